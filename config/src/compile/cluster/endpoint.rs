@@ -1,0 +1,358 @@
+//! EndpointSlice, Endpoints, WorkloadEntry and the endpoints of ServiceEntries -> ClusterEndpoints.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+
+use rustc_hash::FxHashSet;
+
+use super::{Port, Service};
+use crate::{
+    api::{
+        Kind, Object, Spec,
+        istio::{
+            WorkloadEntry,
+            service_entry::{Resolution, ServiceEntry},
+        },
+        kubernetes::{
+            self, EndpointPort, EndpointSlice, Endpoints, ObjectReference, service::ServiceType,
+        },
+    },
+    compile::{
+        View,
+        finding::Findings,
+        name::cluster_name,
+        store::{Link, contains},
+    },
+    model::{
+        ClusterEndpoints,
+        cluster::{Endpoint, EndpointAddress, Locality, Workload},
+    },
+};
+
+/// An endpoint with what subsets are chosen by.
+struct Member {
+    endpoint: Endpoint,
+    labels: BTreeMap<String, String>,
+}
+
+/// The endpoints of every cluster of `service`.
+pub(in crate::compile) fn compile(
+    view: &View,
+    service: &Service,
+    findings: &mut Findings,
+) -> Vec<ClusterEndpoints> {
+    let mut clusters = Vec::new();
+    for port in &service.ports {
+        let members = unique(members(view, service, port, findings));
+        let mut add = |subset: &str, labels: &BTreeMap<String, String>| {
+            let endpoints = members
+                .iter()
+                .filter(|member| contains(&member.labels, labels))
+                .map(|member| member.endpoint.clone());
+            clusters.push(ClusterEndpoints {
+                cluster: cluster_name(&service.host, port.number, subset),
+                endpoints: endpoints.collect(),
+            });
+        };
+        add("", &BTreeMap::new());
+        for subset in &service.subsets {
+            add(&subset.name, &subset.labels);
+        }
+    }
+    clusters
+}
+
+fn members(view: &View, service: &Service, port: &Port, findings: &mut Findings) -> Vec<Member> {
+    let Some(owner) = view.store.find(&port.owner) else { return Vec::new() };
+    match &owner.spec {
+        Spec::Service(spec) if spec.r#type == ServiceType::ExternalName => {
+            let address = address(&spec.external_name, port.number);
+            address.map(Member::at).into_iter().collect()
+        }
+        Spec::Service(spec) => {
+            let mut members = kubernetes_members(view, service, spec, port);
+            if !spec.selector.is_empty() {
+                members.extend(selected(view, owner, &spec.selector, port, findings));
+            }
+            members
+        }
+        Spec::ServiceEntry(entry) => entry_members(view, service, owner, entry, port, findings),
+        _ => Vec::new(),
+    }
+}
+
+fn unique(mut members: Vec<Member>) -> Vec<Member> {
+    let mut seen = FxHashSet::default();
+    members.retain(|member| seen.insert(member.endpoint.address.clone()));
+    members
+}
+
+/// The ready endpoints of a Kubernetes service. EndpointSlices are the newer form; where there are
+/// any, Endpoints only repeat them.
+fn kubernetes_members(
+    view: &View,
+    service: &Service,
+    spec: &kubernetes::Service,
+    port: &Port,
+) -> Vec<Member> {
+    let mut from_slices = Vec::new();
+    let mut from_endpoints = Vec::new();
+    let mut has_slices = false;
+    for object in view.store.linked(&Link::Endpoints(Arc::clone(&service.host))) {
+        if object.metadata.namespace != service.namespace {
+            continue;
+        }
+        match &object.spec {
+            Spec::EndpointSlice(slice) => {
+                has_slices = true;
+                from_slices.extend(slice_members(object, slice, spec, port));
+            }
+            Spec::Endpoints(endpoints) => {
+                from_endpoints.extend(endpoints_members(object, endpoints, spec, port));
+            }
+            _ => {}
+        }
+    }
+    if has_slices { from_slices } else { from_endpoints }
+}
+
+/// The endpoints of a slice. They carry its labels: without the pods, that is what subsets can be
+/// chosen by.
+fn slice_members(
+    object: &Object,
+    slice: &EndpointSlice,
+    spec: &kubernetes::Service,
+    port: &Port,
+) -> Vec<Member> {
+    let Some(number) = endpoint_port(&slice.ports, spec, port) else { return Vec::new() };
+    let ready = slice.endpoints.iter().filter(|endpoint| {
+        endpoint.conditions.ready != Some(false) || spec.publish_not_ready_addresses
+    });
+    ready
+        .filter_map(|endpoint| {
+            // A name (`addressType: FQDN`) is not an endpoint for Istio either.
+            let address = ip_address(endpoint.addresses.first()?, number)?;
+            let mut member = Member::at(address);
+            member.endpoint.locality.zone = endpoint.zone.as_str().into();
+            member.describe(object, endpoint.target_ref.as_ref());
+            Some(member)
+        })
+        .collect()
+}
+
+fn endpoints_members(
+    object: &Object,
+    endpoints: &Endpoints,
+    spec: &kubernetes::Service,
+    port: &Port,
+) -> Vec<Member> {
+    let mut members = Vec::new();
+    for subset in &endpoints.subsets {
+        let Some(number) = endpoint_port(&subset.ports, spec, port) else { continue };
+        let not_ready = subset.not_ready_addresses.iter();
+        let not_ready = not_ready.filter(|_| spec.publish_not_ready_addresses);
+        for endpoint in subset.addresses.iter().chain(not_ready) {
+            let Some(address) = ip_address(&endpoint.ip, number) else { continue };
+            let mut member = Member::at(address);
+            member.describe(object, endpoint.target_ref.as_ref());
+            members.push(member);
+        }
+    }
+    members
+}
+
+/// The endpoints' number for a service port: by name, or the only one where the service has one
+/// port. No ports at all mean every port.
+fn endpoint_port(ports: &[EndpointPort], spec: &kubernetes::Service, port: &Port) -> Option<u16> {
+    if ports.is_empty() {
+        return Some(port.target);
+    }
+    let named = ports.iter().find(|candidate| *candidate.name == *port.name);
+    let only = match (ports, spec.ports.as_slice()) {
+        ([only], [_]) => Some(only),
+        _ => None,
+    };
+    named.or(only).map(|found| found.port.unwrap_or(port.target))
+}
+
+fn entry_members(
+    view: &View,
+    service: &Service,
+    owner: &Object,
+    entry: &ServiceEntry,
+    port: &Port,
+    findings: &mut Findings,
+) -> Vec<Member> {
+    let resolves = match entry.resolution {
+        Resolution::None | Resolution::DynamicDns => {
+            let name = entry.resolution.name();
+            let message = format!(
+                "resolution {name} sends to the address the client asked for, which a gateway does \
+                 not have; requests to {} are answered 503: use STATIC or DNS",
+                service.host
+            );
+            findings.warn(owner, "spec.resolution", message);
+            return Vec::new();
+        }
+        Resolution::Static => false,
+        Resolution::Dns | Resolution::DnsRoundRobin => true,
+    };
+    if let Some(selector) = &entry.workload_selector {
+        return selected(view, owner, &selector.labels, port, findings);
+    }
+    if entry.endpoints.is_empty() && resolves {
+        let address = address(&service.host, port.target);
+        return address.map(Member::at).into_iter().collect();
+    }
+    let mut members = Vec::new();
+    for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        let member = workload_member(endpoint, port).filter(|member| {
+            resolves || !matches!(member.endpoint.address, EndpointAddress::Dns { .. })
+        });
+        match member {
+            Some(mut member) => {
+                member.labels.clone_from(&endpoint.labels);
+                member.endpoint.workload = workload(view, owner, endpoint, &member.labels);
+                members.push(member);
+            }
+            None => findings.warn(
+                owner,
+                format!("spec.endpoints[{index}].address"),
+                format!(
+                    "this endpoint is not used: {:?} is not an address with resolution {}",
+                    endpoint.address,
+                    entry.resolution.name()
+                ),
+            ),
+        }
+    }
+    members
+}
+
+/// The WorkloadEntries of the owner's namespace that have `labels`.
+fn selected(
+    view: &View,
+    owner: &Object,
+    labels: &BTreeMap<String, String>,
+    port: &Port,
+    findings: &mut Findings,
+) -> Vec<Member> {
+    let mut members = Vec::new();
+    for object in view.store.in_namespace(Kind::WorkloadEntry, &owner.metadata.namespace) {
+        let Spec::WorkloadEntry(entry) = &object.spec else { continue };
+        let own_labels = workload_labels(object, entry);
+        if !contains(&own_labels, labels) {
+            continue;
+        }
+        let Some(mut member) = workload_member(entry, port) else {
+            let message = format!(
+                "this workload is not reachable from {}: {:?} is not an address",
+                owner.key(),
+                entry.address
+            );
+            findings.warn(object, "spec.address", message);
+            continue;
+        };
+        member.endpoint.workload = workload(view, object, entry, &own_labels);
+        member.endpoint.workload.name = Arc::clone(&object.metadata.name);
+        member.labels = own_labels;
+        members.push(member);
+    }
+    members
+}
+
+/// The labels of a WorkloadEntry; those of its metadata win.
+pub(in crate::compile) fn workload_labels(
+    object: &Object,
+    entry: &WorkloadEntry,
+) -> BTreeMap<String, String> {
+    let mut labels = entry.labels.clone();
+    labels.extend(object.metadata.labels.clone());
+    labels
+}
+
+/// An endpoint of an Istio object, without its labels; `None` when it has no usable address.
+fn workload_member(entry: &WorkloadEntry, port: &Port) -> Option<Member> {
+    let number = entry.ports.get(&*port.name).copied().unwrap_or(port.target);
+    let mut member = Member::at(address(&entry.address, number)?);
+    member.endpoint.weight = entry.weight.unwrap_or(1).max(1);
+    let mut parts = entry.locality.splitn(3, '/').map(Arc::from);
+    let mut next = || parts.next().unwrap_or_default();
+    member.endpoint.locality = Locality { region: next(), zone: next(), subzone: next() };
+    Some(member)
+}
+
+fn workload(
+    view: &View,
+    owner: &Object,
+    entry: &WorkloadEntry,
+    labels: &BTreeMap<String, String>,
+) -> Workload {
+    let label = |names: [&str; 2]| -> Arc<str> {
+        let value = names.iter().find_map(|name| labels.get(*name));
+        value.map(|value| value.as_str().into()).unwrap_or_default()
+    };
+    let namespace = &owner.metadata.namespace;
+    let account = &entry.service_account;
+    Workload {
+        name: Arc::default(),
+        namespace: Arc::clone(namespace),
+        app: label(["app", "app.kubernetes.io/name"]),
+        version: label(["version", "app.kubernetes.io/version"]),
+        principal: if account.is_empty() {
+            Arc::default()
+        } else {
+            format!("{}/ns/{namespace}/sa/{account}", view.trust_domain()).into()
+        },
+    }
+}
+
+impl Member {
+    fn at(address: EndpointAddress) -> Self {
+        let endpoint = Endpoint {
+            address,
+            weight: 1,
+            locality: Locality::default(),
+            workload: Workload::default(),
+        };
+        Self { endpoint, labels: BTreeMap::new() }
+    }
+
+    /// Takes over what a Kubernetes object says about its endpoints.
+    fn describe(&mut self, object: &Object, target: Option<&ObjectReference>) {
+        self.labels.clone_from(&object.metadata.labels);
+        let namespace = target.map(|target| target.namespace.as_str()).unwrap_or_default();
+        self.endpoint.workload.namespace = match namespace {
+            "" => Arc::clone(&object.metadata.namespace),
+            namespace => namespace.into(),
+        };
+        let label = |name: &str| -> Arc<str> {
+            let value = object.metadata.labels.get(name);
+            value.map(|value| value.as_str().into()).unwrap_or_default()
+        };
+        self.endpoint.workload.app = label("app");
+        self.endpoint.workload.version = label("version");
+    }
+}
+
+/// An IP address, a `unix://` path, or a name to be resolved.
+fn address(text: &str, port: u16) -> Option<EndpointAddress> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return Some(EndpointAddress::Unix(Path::new(path).into()));
+    }
+    if let Some(address) = ip_address(text, port) {
+        return Some(address);
+    }
+    let is_name = !text.is_empty() && !text.contains('*');
+    let host = text.strip_suffix('.').unwrap_or(text);
+    is_name.then(|| EndpointAddress::Dns { host: host.into(), port })
+}
+
+fn ip_address(text: &str, port: u16) -> Option<EndpointAddress> {
+    let ip = text.parse::<IpAddr>().ok()?;
+    Some(EndpointAddress::Ip(SocketAddr::new(ip, port)))
+}

@@ -1,0 +1,172 @@
+//! Service, ServiceEntry and DestinationRule -> Cluster: one per host, port and subset.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+mod endpoint;
+mod policy;
+mod registry;
+mod rule;
+mod tls;
+
+use self::policy::Policy;
+use self::registry::{Port, Subset};
+pub(super) use self::{
+    endpoint::{compile as compile_endpoints, workload_labels},
+    policy::warn_unsupported,
+    registry::{Registry, Service},
+    rule::warn_unknown_host,
+};
+use super::{View, finding::Findings, name::cluster_name, secret::Reference};
+use crate::{
+    api::{
+        Protocol, Spec,
+        istio::{
+            connection_pool::H2UpgradePolicy, load_balancer::SimpleLb, service_entry::Resolution,
+        },
+        kubernetes::service::ServiceType,
+    },
+    model::{
+        Cluster, ClusterName,
+        cluster::{Destination, Discovery, LbPolicy, UpstreamProtocol},
+    },
+};
+
+/// How often names are looked up when their records do not say (`meshConfig.dnsRefreshRate`).
+const DEFAULT_DNS_REFRESH: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Everything a host comes to.
+#[derive(Default)]
+pub(super) struct CompiledService {
+    /// `None`: nothing visible defines the host.
+    pub(super) service: Option<Service>,
+    pub(super) clusters: BTreeMap<ClusterName, Cluster>,
+    pub(super) secrets: Vec<Reference>,
+    pub(super) findings: Findings,
+}
+
+/// The service of `host` and its clusters.
+pub(super) fn compile(view: &View, host: &Arc<str>) -> CompiledService {
+    let mut compiled = CompiledService::default();
+    let Some(mut service) = registry::define(view, host, &mut compiled.findings) else {
+        return compiled;
+    };
+    let rule = rule::find(view, host, &service.namespace, &mut compiled.findings);
+    if let Some(rule) = &rule {
+        let subsets = rule.subsets.iter();
+        service.subsets =
+            subsets.map(|(object, index, subset)| Subset::new(object, *index, subset)).collect();
+    }
+    let builder = Builder { view, service: &service, rule: rule.as_ref() };
+    let mut clusters = BTreeMap::new();
+    for port in &service.ports {
+        let subsets = service.subsets.iter().map(|subset| &*subset.name);
+        for subset in std::iter::once("").chain(subsets) {
+            let name = cluster_name(host, port.number, subset);
+            // A cluster that cannot be made safely is left out, and its requests get a 503.
+            if let Some(cluster) = builder.build(&name, port, subset, &mut compiled) {
+                clusters.insert(name, cluster);
+            }
+        }
+    }
+    compiled.clusters = clusters;
+    compiled.service = Some(service);
+    compiled
+}
+
+struct Builder<'a> {
+    view: &'a View,
+    service: &'a Service,
+    rule: Option<&'a rule::Merged<'a>>,
+}
+
+impl Builder<'_> {
+    fn build(
+        &self,
+        name: &ClusterName,
+        port: &Port,
+        subset: &str,
+        compiled: &mut CompiledService,
+    ) -> Option<Cluster> {
+        let policy = Policy::of(self.view, self.rule, port.number, subset);
+        let pool = policy.connection_pool();
+        let protocol = self.protocol(port, &policy);
+        let tls = policy.tls(self.view, self.service, port, protocol, compiled).ok()?;
+        Some(Cluster {
+            name: name.clone(),
+            discovery: self.discovery(port),
+            protocol,
+            lb_policy: match policy.simple_lb() {
+                SimpleLb::RoundRobin => LbPolicy::RoundRobin,
+                SimpleLb::Random => LbPolicy::Random,
+                SimpleLb::Unspecified
+                | SimpleLb::LeastConn
+                | SimpleLb::LeastRequest
+                | SimpleLb::Passthrough => LbPolicy::LeastRequest,
+            },
+            connect_timeout: pool.connect_timeout,
+            idle_timeout: pool.idle_timeout,
+            tcp_idle_timeout: pool.tcp_idle_timeout,
+            max_connection_duration: pool.max_connection_duration,
+            tcp_keepalive: pool.tcp_keepalive,
+            max_requests_per_connection: pool.max_requests_per_connection,
+            max_concurrent_streams: pool.max_concurrent_streams,
+            circuit_breakers: pool.circuit_breakers,
+            outlier_detection: policy.outlier_detection(),
+            tls,
+            destination: Destination {
+                service: Arc::clone(&self.service.host),
+                service_name: Arc::clone(&self.service.name),
+                service_namespace: Arc::clone(&self.service.namespace),
+            },
+        })
+    }
+
+    fn protocol(&self, port: &Port, policy: &Policy<'_>) -> UpstreamProtocol {
+        let http = policy.http_settings();
+        if http.is_some_and(|http| http.use_client_protocol) {
+            return UpstreamProtocol::MatchDownstream;
+        }
+        let upgrade = match http.map(|http| http.h2_upgrade_policy).unwrap_or_default() {
+            H2UpgradePolicy::Default => self.view.mesh.h2_upgrade_policy.into(),
+            policy => policy,
+        };
+        match port.protocol {
+            Some(Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb) => UpstreamProtocol::Http2,
+            Some(Protocol::Http) if upgrade == H2UpgradePolicy::Upgrade => UpstreamProtocol::Http2,
+            // HTTP rules may send to these as well, by TLS origination in the case of HTTPS and TLS.
+            Some(Protocol::Http | Protocol::Https | Protocol::Tls) | None => {
+                UpstreamProtocol::Http1
+            }
+            Some(
+                Protocol::Tcp | Protocol::Mongo | Protocol::Redis | Protocol::Mysql | Protocol::Udp,
+            ) => UpstreamProtocol::Tcp,
+        }
+    }
+
+    fn discovery(&self, port: &Port) -> Discovery {
+        let refresh = self.view.mesh.dns_refresh_rate.map_or(DEFAULT_DNS_REFRESH, |rate| rate.0);
+        let owner = self.view.store.find(&port.owner);
+        match owner.map(|object| &object.spec) {
+            Some(Spec::Service(service)) if service.r#type == ServiceType::ExternalName => {
+                Discovery::StrictDns { refresh }
+            }
+            Some(Spec::ServiceEntry(entry)) => match entry.resolution {
+                Resolution::Dns => Discovery::StrictDns { refresh },
+                Resolution::DnsRoundRobin => Discovery::LogicalDns { refresh },
+                Resolution::None | Resolution::Static | Resolution::DynamicDns => Discovery::Static,
+            },
+            _ => Discovery::Static,
+        }
+    }
+}
+
+impl CompiledService {
+    /// Whether routes to the host have to be looked at again.
+    pub(super) fn looks_like(&self, old: Option<&Service>) -> bool {
+        match (&self.service, old) {
+            (Some(new), Some(old)) => new.has_same_clusters(old),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}

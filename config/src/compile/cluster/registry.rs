@@ -1,0 +1,263 @@
+//! Which services there are, as seen from the proxy's namespace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    api::{
+        IntOrString, Kind, Object, ObjectKey, Protocol, Spec,
+        istio::{destination_rule, service_entry},
+        kubernetes::{TransportProtocol, service},
+    },
+    compile::{
+        View,
+        finding::Findings,
+        name::{Age, is_exported},
+        store::Link,
+    },
+};
+
+/// On a Service: the namespaces that see it, in the form of `exportTo`.
+const EXPORT_TO_ANNOTATION: &str = "networking.istio.io/exportTo";
+
+/// The services by host.
+#[derive(Debug, Default)]
+pub(in crate::compile) struct Registry(BTreeMap<Arc<str>, Service>);
+
+impl Registry {
+    pub(in crate::compile) fn find(&self, host: &str) -> Option<&Service> {
+        self.0.get(host)
+    }
+
+    pub(in crate::compile) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.keys()
+    }
+
+    /// Puts `service` in the place of the one that had the host, which is returned.
+    pub(in crate::compile) fn replace(
+        &mut self,
+        host: &Arc<str>,
+        service: Option<Service>,
+    ) -> Option<Service> {
+        match service {
+            Some(service) => self.0.insert(Arc::clone(host), service),
+            None => self.0.remove(host),
+        }
+    }
+}
+
+/// One host with its ports.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::compile) struct Service {
+    pub(in crate::compile) host: Arc<str>,
+    /// What metrics call it: the Service's name, or the host.
+    pub(in crate::compile) name: Arc<str>,
+    pub(in crate::compile) namespace: Arc<str>,
+    pub(in crate::compile) ports: Vec<Port>,
+    pub(in crate::compile) subsets: Vec<Subset>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::compile) struct Port {
+    pub(in crate::compile) number: u16,
+    pub(in crate::compile) name: Arc<str>,
+    /// `None`: not said, and not known in advance.
+    pub(in crate::compile) protocol: Option<Protocol>,
+    /// Where endpoints listen when they do not say; a name of theirs counts as not said.
+    pub(in crate::compile) target: u16,
+    /// The object that has the port.
+    pub(in crate::compile) owner: ObjectKey,
+}
+
+/// The endpoints of a service that have some labels.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::compile) struct Subset {
+    pub(in crate::compile) name: Arc<str>,
+    pub(in crate::compile) labels: BTreeMap<String, String>,
+    /// The DestinationRule and where it says so.
+    pub(in crate::compile) rule: ObjectKey,
+    pub(in crate::compile) index: usize,
+}
+
+impl Subset {
+    pub(super) fn new(object: &Object, index: usize, subset: &destination_rule::Subset) -> Self {
+        Self {
+            name: subset.name.as_str().into(),
+            labels: subset.labels.clone(),
+            rule: object.key(),
+            index,
+        }
+    }
+}
+
+impl Service {
+    pub(in crate::compile) fn only_port(&self) -> Option<u16> {
+        match self.ports.as_slice() {
+            [port] => Some(port.number),
+            _ => None,
+        }
+    }
+
+    pub(in crate::compile) fn has_port(&self, number: u16) -> bool {
+        self.ports.iter().any(|port| port.number == number)
+    }
+
+    pub(in crate::compile) fn has_subset(&self, name: &str) -> bool {
+        self.subsets.iter().any(|subset| &*subset.name == name)
+    }
+
+    /// Whether routes find the same clusters in both.
+    pub(super) fn has_same_clusters(&self, other: &Self) -> bool {
+        let ports = |service: &Self| -> BTreeSet<u16> {
+            service.ports.iter().map(|port| port.number).collect()
+        };
+        let subsets = |service: &Self| -> BTreeSet<Arc<str>> {
+            service.subsets.iter().map(|subset| Arc::clone(&subset.name)).collect()
+        };
+        ports(self) == ports(other) && subsets(self) == subsets(other)
+    }
+}
+
+/// The service called `host`: of the proxy's own namespace first, then Kubernetes', then the oldest
+/// (istio-compat 1.6). Further ServiceEntries of the same namespace add ports.
+pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> Option<Service> {
+    let mut objects: Vec<&Arc<Object>> = view
+        .store
+        .linked(&Link::Host(Arc::clone(host)))
+        .filter(|object| is_visible(view, object))
+        .collect();
+    objects.sort_by_cached_key(|object| {
+        let is_foreign = object.metadata.namespace != view.proxy.namespace;
+        (is_foreign, object.kind() != Kind::Service, Age::of(object))
+    });
+    let (first, rest) = objects.split_first()?;
+    let mut service = Service {
+        host: Arc::clone(host),
+        name: match first.kind() {
+            Kind::Service => Arc::clone(&first.metadata.name),
+            _ => Arc::clone(host),
+        },
+        namespace: Arc::clone(&first.metadata.namespace),
+        ports: ports(first),
+        subsets: Vec::new(),
+    };
+    for object in rest {
+        let adds_ports = first.kind() == Kind::ServiceEntry
+            && object.kind() == Kind::ServiceEntry
+            && object.metadata.namespace == service.namespace;
+        let new: Vec<Port> = ports(object)
+            .into_iter()
+            .filter(|port| adds_ports && !service.has_port(port.number))
+            .collect();
+        if new.is_empty() {
+            findings.warn(
+                object,
+                "spec.hosts",
+                format!("{host} is defined by {} already; this object adds nothing", first.key()),
+            );
+        }
+        service.ports.extend(new);
+    }
+    Some(service)
+}
+
+fn is_visible(view: &View, object: &Object) -> bool {
+    let default = &view.mesh.default_service_export_to;
+    let own = &object.metadata.namespace;
+    let to = &view.proxy.namespace;
+    match &object.spec {
+        Spec::ServiceEntry(entry) => is_exported(&entry.export_to, default, own, to),
+        Spec::Service(_) => {
+            let annotation = object.metadata.annotations.get(EXPORT_TO_ANNOTATION);
+            let list: Vec<String> = annotation
+                .map(|text| text.split(',').map(|entry| entry.trim().to_owned()).collect())
+                .unwrap_or_default();
+            is_exported(&list, default, own, to)
+        }
+        _ => false,
+    }
+}
+
+fn ports(object: &Object) -> Vec<Port> {
+    match &object.spec {
+        Spec::Service(spec) => {
+            let tcp = spec.ports.iter().filter(|port| port.protocol == TransportProtocol::Tcp);
+            tcp.map(|port| service_port(object, port)).collect()
+        }
+        Spec::ServiceEntry(spec) => {
+            spec.ports.iter().map(|port| entry_port(object, port)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn service_port(object: &Object, port: &service::ServicePort) -> Port {
+    let target = match port.target_port {
+        Some(IntOrString::Int(number)) if number != 0 => number,
+        Some(IntOrString::Int(_) | IntOrString::String(_)) | None => port.port,
+    };
+    Port {
+        number: port.port,
+        name: port.name.as_str().into(),
+        protocol: protocol(&port.app_protocol, &port.name, port.port),
+        target,
+        owner: object.key(),
+    }
+}
+
+fn entry_port(object: &Object, port: &service_entry::ServicePort) -> Port {
+    Port {
+        number: port.number,
+        name: port.name.as_str().into(),
+        protocol: port.protocol,
+        target: port.target_port.filter(|&number| number != 0).unwrap_or(port.number),
+        owner: object.key(),
+    }
+}
+
+/// What a Kubernetes port speaks: `appProtocol`, else the prefix of its name, else what is usual on
+/// the number (istio-compat 1.6, "Protocol selection").
+fn protocol(app_protocol: &str, name: &str, number: u16) -> Option<Protocol> {
+    match app_protocol {
+        "" => {}
+        "kubernetes.io/h2c" => return Some(Protocol::Http2),
+        "kubernetes.io/ws" => return Some(Protocol::Http),
+        "kubernetes.io/wss" => return Some(Protocol::Https),
+        other => return Protocol::parse(other),
+    }
+    if name == "grpc-web" || name.starts_with("grpc-web-") {
+        return Some(Protocol::GrpcWeb);
+    }
+    let prefix = name.split_once('-').map_or(name, |(prefix, _)| prefix);
+    Protocol::parse(prefix).or(match number {
+        25 | 53 | 3306 | 27017 => Some(Protocol::Tcp),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_says_what_it_speaks_by_app_protocol_then_name_then_number() {
+        for (app_protocol, name, number, expected) in [
+            ("", "http", 80, Some(Protocol::Http)),
+            ("", "http-web", 80, Some(Protocol::Http)),
+            ("", "http2-api", 80, Some(Protocol::Http2)),
+            ("", "grpc", 80, Some(Protocol::Grpc)),
+            ("", "grpc-web", 80, Some(Protocol::GrpcWeb)),
+            ("", "grpc-web-x", 80, Some(Protocol::GrpcWeb)),
+            ("", "web", 80, None),
+            ("", "", 3306, Some(Protocol::Tcp)),
+            ("http", "tcp-x", 80, Some(Protocol::Http)),
+            ("kubernetes.io/h2c", "http", 80, Some(Protocol::Http2)),
+            ("kubernetes.io/wss", "http", 80, Some(Protocol::Https)),
+            ("something.else/x", "http", 80, None),
+        ] {
+            assert_eq!(protocol(app_protocol, name, number), expected, "{app_protocol} {name}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! ClientTLSSettings -> UpstreamTls.
+
+use std::sync::Arc;
+
+use super::{Port, Service};
+use crate::{
+    api::{
+        Object, Spec,
+        istio::client_tls::{ClientTlsMode, ClientTlsSettings},
+    },
+    compile::{
+        View,
+        finding::Findings,
+        secret::{Credentials, Reference},
+    },
+    model::{
+        SecretName,
+        cluster::{UpstreamProtocol, UpstreamTls, UpstreamTrust},
+    },
+};
+
+/// What `caCertificates` says for the operating system's authorities.
+const SYSTEM_ROOTS: &str = "system";
+
+/// The cluster needs TLS that cannot be had. It has been said; sending in clear text is no option.
+pub(super) struct Unavailable;
+
+/// Whose TLS it is, and where the settings stand.
+pub(super) struct Origination<'a> {
+    pub(super) view: &'a View,
+    pub(super) service: &'a Service,
+    pub(super) port: &'a Port,
+    pub(super) protocol: UpstreamProtocol,
+    pub(super) object: &'a Object,
+    pub(super) field: &'a str,
+}
+
+impl Origination<'_> {
+    pub(super) fn compile(
+        &self,
+        settings: &ClientTlsSettings,
+        findings: &mut Findings,
+        references: &mut Vec<Reference>,
+    ) -> Result<Option<UpstreamTls>, Unavailable> {
+        match settings.mode {
+            ClientTlsMode::Disable => return Ok(None),
+            ClientTlsMode::IstioMutual => {
+                let message = format!(
+                    "ISTIO_MUTUAL is not available without a mesh certificate; requests to {} are \
+                     answered 503",
+                    self.service.host
+                );
+                findings.warn(self.object, format!("{}.mode", self.field), message);
+                return Err(Unavailable);
+            }
+            ClientTlsMode::Simple | ClientTlsMode::Mutual => {}
+        }
+        let credential = Some(settings.credential_name.as_str()).filter(|name| !name.is_empty());
+        let mut secrets = Secrets { origination: self, findings, references };
+        let certificate = (settings.mode == ClientTlsMode::Mutual).then(|| match credential {
+            Some(name) => secrets.of("credentialName").certificate(name),
+            None => secrets
+                .of("clientCertificate")
+                .certificate_files(&settings.client_certificate, &settings.private_key),
+        });
+        let trust = if settings.insecure_skip_verify == Some(true) {
+            UpstreamTrust::Insecure
+        } else {
+            let trust_bundle: Option<SecretName> = match credential {
+                Some(name) => Some(secrets.of("credentialName").companion_authority(name)),
+                None if matches!(settings.ca_certificates.as_str(), "" | SYSTEM_ROOTS) => None,
+                None => Some(
+                    secrets
+                        .of("caCertificates")
+                        .authority_files(&settings.ca_certificates, &settings.ca_crl),
+                ),
+            };
+            if trust_bundle.is_none() && !settings.ca_crl.is_empty() {
+                let message = "caCrl needs caCertificates; with the system's authorities no \
+                               revocation list is read";
+                findings.warn(self.object, format!("{}.caCrl", self.field), message);
+            }
+            UpstreamTrust::Verify { trust_bundle, subject_alt_names: self.names(settings) }
+        };
+        let sni = Some(settings.sni.as_str()).filter(|sni| !sni.is_empty());
+        Ok(Some(UpstreamTls { sni: sni.map(Into::into), certificate, trust, alpn: self.alpn() }))
+    }
+
+    /// The rule's names, else the ServiceEntry's.
+    fn names(&self, settings: &ClientTlsSettings) -> Arc<[Arc<str>]> {
+        let owner = self.view.store.find(&self.port.owner);
+        let names = match owner.map(|object| &object.spec) {
+            Some(Spec::ServiceEntry(entry)) if settings.subject_alt_names.is_empty() => {
+                &entry.subject_alt_names
+            }
+            _ => &settings.subject_alt_names,
+        };
+        names.iter().map(|name| name.as_str().into()).collect()
+    }
+
+    fn alpn(&self) -> Arc<[Arc<str>]> {
+        let names: &[&str] = match self.protocol {
+            UpstreamProtocol::Http2 => &["h2"],
+            UpstreamProtocol::MatchDownstream => &["h2", "http/1.1"],
+            UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => &[],
+        };
+        names.iter().map(|&name| name.into()).collect()
+    }
+}
+
+/// The fields of the settings that name secrets.
+struct Secrets<'a> {
+    origination: &'a Origination<'a>,
+    findings: &'a mut Findings,
+    references: &'a mut Vec<Reference>,
+}
+
+impl Secrets<'_> {
+    fn of(&mut self, field: &str) -> Credentials<'_> {
+        Credentials {
+            view: self.origination.view,
+            object: self.origination.object,
+            field: format!("{}.{field}", self.origination.field),
+            findings: self.findings,
+            references: self.references,
+        }
+    }
+}

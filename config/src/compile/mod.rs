@@ -1,0 +1,277 @@
+//! API objects -> the runtime model of one proxy.
+//!
+//! ```text
+//! changes --validate--> store --links--> dirty units --compile--> resources + delta + diagnostics
+//! ```
+//!
+//! The configuration is compiled in units: a listener, a virtual host, the clusters of a host, a
+//! secret. A changed object marks the units that read it, found through the store's links; each is
+//! compiled again, and what comes out equal keeps its `Arc`. So a change costs what depends on it.
+//!
+//! **Invariants**: pure and total; the result depends on the objects in force, not on the order they
+//! came in; every resource belongs to exactly one unit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+mod cluster;
+mod dirty;
+mod finding;
+mod listener;
+mod name;
+mod output;
+mod policy;
+mod recompile;
+mod route;
+mod secret;
+mod settings;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use self::{
+    cluster::Registry,
+    dirty::Dirty,
+    finding::Findings,
+    listener::{Layout, Socket, Table},
+    output::Output,
+    route::{Contribution, Domain},
+    secret::References,
+    store::Store,
+};
+use crate::{
+    api::{MeshConfig, Object, ObjectKey},
+    diagnostic::{Diagnostic, Severity},
+    model::{Delta, Resources, RouteTableName, SecretName},
+    validate::validate,
+};
+
+/// Who the configuration is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    pub namespace: Arc<str>,
+    /// What Gateway and policy selectors are compared with.
+    pub labels: BTreeMap<String, String>,
+    /// What Kubernetes host names end with, `cluster.local`.
+    pub cluster_domain: Arc<str>,
+    /// The process may not bind ports below 1024.
+    pub unprivileged: bool,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self {
+            namespace: "default".into(),
+            labels: BTreeMap::new(),
+            cluster_domain: "cluster.local".into(),
+            unprivileged: false,
+        }
+    }
+}
+
+/// One change of the set of objects.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most changes are the large one, and none is kept")]
+pub enum Change {
+    Upsert(Object),
+    Remove(ObjectKey),
+}
+
+/// Compiles a whole configuration at once.
+#[must_use]
+pub fn compile(
+    proxy: Proxy,
+    mesh: Option<MeshConfig>,
+    objects: impl IntoIterator<Item = Object>,
+) -> (Resources, Vec<Diagnostic>) {
+    let mut compiler = Compiler::new(proxy, mesh);
+    compiler.apply(objects.into_iter().map(Change::Upsert));
+    let diagnostics = compiler.diagnostics();
+    (compiler.output.resources, diagnostics)
+}
+
+/// What every unit reads.
+#[derive(Debug)]
+struct View {
+    proxy: Proxy,
+    mesh: MeshConfig,
+    store: Store,
+}
+
+impl View {
+    /// The namespace whose policies are for the whole mesh.
+    fn root_namespace(&self) -> &str {
+        match self.mesh.root_namespace.as_str() {
+            "" => "istio-system",
+            name => name,
+        }
+    }
+
+    fn trust_domain(&self) -> &str {
+        match self.mesh.trust_domain.as_str() {
+            "" => "cluster.local",
+            name => name,
+        }
+    }
+}
+
+/// What is compiled, and said something about, at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Settings,
+    Policies,
+    /// Validation of one object. True while the object in force is an older one.
+    Object(ObjectKey),
+    Gateway(ObjectKey),
+    Listener(Socket),
+    DestinationRule(ObjectKey),
+    Service(Arc<str>),
+    Endpoints(Arc<str>),
+    VirtualService(ObjectKey),
+    Domain(Domain),
+    Secret(SecretName),
+}
+
+/// The objects in force and the resources made of them.
+#[derive(Debug)]
+pub struct Compiler {
+    view: View,
+    /// Whether `view.mesh` was given, and not only stands for the defaults.
+    has_mesh: bool,
+    /// Objects whose last version was refused.
+    refused: BTreeSet<ObjectKey>,
+    registry: Registry,
+    /// The sockets each Gateway has servers on, and the other way round.
+    sockets: BTreeMap<ObjectKey, BTreeSet<Socket>>,
+    gateways: BTreeMap<Socket, BTreeSet<ObjectKey>>,
+    layouts: BTreeMap<Socket, Layout>,
+    tables: BTreeMap<RouteTableName, Arc<Table>>,
+    /// The tables that have a server of a Gateway.
+    tables_of: BTreeMap<ObjectKey, BTreeSet<RouteTableName>>,
+    bound: BTreeMap<ObjectKey, route::virtual_service::Bound>,
+    contributions: BTreeMap<Domain, BTreeSet<Contribution>>,
+    references: References,
+    output: Output,
+}
+
+impl Compiler {
+    /// Starts without objects. The first delta, of [`Self::apply`] or [`Self::set_mesh_config`], is
+    /// the difference from `Resources::default()`.
+    #[must_use]
+    pub fn new(proxy: Proxy, mesh: Option<MeshConfig>) -> Self {
+        let has_mesh = mesh.is_some();
+        let mesh = mesh.unwrap_or_default();
+        let mut compiler = Self {
+            view: View { proxy, mesh, store: Store::default() },
+            has_mesh,
+            refused: BTreeSet::new(),
+            registry: Registry::default(),
+            sockets: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            layouts: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            tables_of: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            contributions: BTreeMap::new(),
+            references: References::default(),
+            output: Output::default(),
+        };
+        compiler.compile_units(Dirty::everything(&compiler));
+        compiler
+    }
+
+    /// Applies the changes in order and brings the resources up to date. An object that does not
+    /// validate is refused: its last good version, if there is one, stays in force.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Delta {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            match change {
+                Change::Upsert(object) => self.upsert(object, &mut dirty),
+                Change::Remove(key) => {
+                    self.refused.remove(&key);
+                    self.output.set_findings(Unit::Object(key.clone()), Findings::default());
+                    let old = self.view.store.remove(&key, &self.view.proxy);
+                    dirty.mark(self, &key, old.as_deref(), None);
+                }
+            }
+        }
+        self.recompile(dirty)
+    }
+
+    /// Replaces the mesh configuration; `None` is Istio's defaults with an access log.
+    pub fn set_mesh_config(&mut self, mesh: Option<MeshConfig>) -> Delta {
+        self.has_mesh = mesh.is_some();
+        self.view.mesh = mesh.unwrap_or_default();
+        let dirty = Dirty::everything(self);
+        self.recompile(dirty)
+    }
+
+    /// Everything the proxy runs.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.output.resources
+    }
+
+    /// Objects in force.
+    #[must_use]
+    pub fn object_count(&self) -> usize {
+        self.view.store.len()
+    }
+
+    /// Everything there is to say about the objects now, sorted by object.
+    #[must_use]
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let mut all: Vec<Diagnostic> = Vec::new();
+        for (unit, findings) in self.output.findings() {
+            let is_refused = matches!(unit, Unit::Object(key) if self.refused.contains(key));
+            all.extend(findings.iter().cloned().map(|mut diagnostic| {
+                // The object may have moved in its file since this was found.
+                let object = diagnostic.object.as_ref().and_then(|key| self.view.store.find(key));
+                if let Some(object) = object.filter(|_| !is_refused) {
+                    diagnostic.source = object.source.clone();
+                }
+                diagnostic
+            }));
+        }
+        all.sort_by(|a, b| {
+            let key = |d: &'_ Diagnostic| (d.object.clone(), d.source.clone(), d.severity);
+            key(a).cmp(&key(b)).then_with(|| (&a.field, &a.message).cmp(&(&b.field, &b.message)))
+        });
+        all.dedup();
+        all
+    }
+
+    fn upsert(&mut self, object: Object, dirty: &mut Dirty) {
+        let key = object.key();
+        let current = self.view.store.find(&key);
+        let is_same = current.is_some_and(|current| {
+            current.metadata == object.metadata && current.spec == object.spec
+        });
+        if is_same && !self.refused.contains(&key) {
+            self.view.store.relocate(Arc::new(object));
+            return;
+        }
+        let mut findings = Findings::default();
+        let mut is_valid = true;
+        for diagnostic in validate(&object) {
+            is_valid &= diagnostic.severity != Severity::Error;
+            findings.push(diagnostic);
+        }
+        self.output.set_findings(Unit::Object(key.clone()), findings);
+        if !is_valid {
+            self.refused.insert(key);
+            return;
+        }
+        self.refused.remove(&key);
+        let object = Arc::new(object);
+        if is_same {
+            self.view.store.relocate(object);
+            return;
+        }
+        let old = self.view.store.insert(Arc::clone(&object), &self.view.proxy);
+        dirty.mark(self, &key, old.as_deref(), Some(&object));
+    }
+}

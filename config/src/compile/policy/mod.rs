@@ -1,0 +1,65 @@
+//! RequestAuthentication and AuthorizationPolicy -> what applies to every request of the proxy.
+
+use std::sync::Arc;
+
+mod attribute;
+mod authn;
+mod authz;
+
+use super::{View, finding::Findings};
+use crate::{
+    api::{Kind, Object, PolicyTargetReference, Selector},
+    model::WorkloadPolicies,
+};
+
+/// The policies of the root namespace and the proxy's own that select the proxy: one set.
+pub(super) fn compile(view: &View, findings: &mut Findings) -> WorkloadPolicies {
+    WorkloadPolicies {
+        jwt_authn: authn::compile(view, findings).map(Arc::new),
+        authz: authz::compile(view, findings).map(Arc::new),
+    }
+}
+
+/// The objects of `kind` that could apply to the proxy.
+fn candidates(view: &View, kind: Kind) -> Vec<&Arc<Object>> {
+    let own = view.store.in_namespace(kind, &view.proxy.namespace);
+    if view.root_namespace() == &*view.proxy.namespace {
+        return own.collect();
+    }
+    own.chain(view.store.in_namespace(kind, view.root_namespace())).collect()
+}
+
+/// Whether the proxy is what a policy is for. One that names other objects is not, and says so.
+fn applies(
+    view: &View,
+    object: &Object,
+    selector: Option<&Selector>,
+    targets: impl IntoIterator<Item = (String, PolicyTargetReference)>,
+    findings: &mut Findings,
+) -> bool {
+    let mut targets = targets.into_iter().peekable();
+    if targets.peek().is_none() {
+        return selector.is_none_or(|selector| selector.selects(&view.proxy.labels));
+    }
+    for (field, target) in targets {
+        let message = format!(
+            "{} {} is not served by this proxy, so the policy does not apply to it; use selector",
+            target.kind, target.name
+        );
+        findings.warn(object, field, message);
+    }
+    false
+}
+
+/// `targetRef` and `targetRefs` with their fields.
+fn targets<'a>(
+    one: Option<&'a PolicyTargetReference>,
+    many: &'a [PolicyTargetReference],
+) -> impl Iterator<Item = (String, PolicyTargetReference)> + use<'a> {
+    let one = one.into_iter().map(|target| ("spec.targetRef".to_owned(), target.clone()));
+    let many = many
+        .iter()
+        .enumerate()
+        .map(|(index, target)| (format!("spec.targetRefs[{index}]"), target.clone()));
+    one.chain(many)
+}

@@ -1,0 +1,194 @@
+//! The objects in force, and who refers to whom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use super::{
+    Proxy,
+    name::{resolve_gateway, resolve_host, service_host},
+};
+use crate::{
+    api::{
+        Kind, Object, ObjectKey, Spec,
+        istio::virtual_service::{Destination, VirtualService},
+        kubernetes::endpoint_slice::SERVICE_NAME_LABEL,
+    },
+    model::matcher::HostPattern,
+};
+
+/// Something objects refer to. The index from a link to the objects that have it is what makes a
+/// change cost only what depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Link {
+    /// VirtualServices bound to this Gateway.
+    Gateway(ObjectKey),
+    /// VirtualServices that delegate to this one.
+    Delegate(ObjectKey),
+    /// VirtualServices that send traffic to this host.
+    Destination(Arc<str>),
+    /// Services and ServiceEntries that define this host.
+    Host(Arc<str>),
+    /// DestinationRules for this host.
+    Rule(HostPattern),
+    /// EndpointSlices and Endpoints of this host.
+    Endpoints(Arc<str>),
+    /// Services and ServiceEntries of this namespace that select workloads by label.
+    Workloads(Arc<str>),
+    /// Services whose selector fits the proxy itself: they translate its Gateways' ports.
+    OwnService,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
+    links: BTreeMap<Link, BTreeSet<ObjectKey>>,
+}
+
+impl Store {
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<&Arc<Object>> {
+        self.objects.get(key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
+    }
+
+    /// Puts `object` in the place of the one of the same name, which is returned.
+    pub(super) fn insert(&mut self, object: Arc<Object>, proxy: &Proxy) -> Option<Arc<Object>> {
+        let key = object.key();
+        let old = self.remove(&key, proxy);
+        for link in links(&object, proxy) {
+            self.links.entry(link).or_default().insert(key.clone());
+        }
+        self.objects.insert(key, object);
+        old
+    }
+
+    pub(super) fn remove(&mut self, key: &ObjectKey, proxy: &Proxy) -> Option<Arc<Object>> {
+        let old = self.objects.remove(key)?;
+        for link in links(&old, proxy) {
+            if let Some(keys) = self.links.get_mut(&link) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.links.remove(&link);
+                }
+            }
+        }
+        Some(old)
+    }
+
+    /// Replaces an object by one that differs in nothing but where it was read.
+    pub(super) fn relocate(&mut self, object: Arc<Object>) {
+        self.objects.insert(object.key(), object);
+    }
+
+    /// The objects that have `link`, in the order of their keys.
+    pub(super) fn linked<'a>(
+        &'a self,
+        link: &Link,
+    ) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        self.linked_keys(link).filter_map(|key| self.objects.get(key))
+    }
+
+    pub(super) fn linked_keys<'a>(
+        &'a self,
+        link: &Link,
+    ) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
+        self.links.get(link).into_iter().flatten()
+    }
+
+    /// The objects of one kind in one namespace.
+    pub(super) fn in_namespace<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Object>> {
+        let from = ObjectKey { kind, namespace: namespace.into(), name: Arc::default() };
+        self.objects
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind && *key.namespace == *namespace)
+            .map(|(_, object)| object)
+    }
+}
+
+/// What `object` refers to.
+fn links(object: &Object, proxy: &Proxy) -> Vec<Link> {
+    let namespace = &object.metadata.namespace;
+    let name = &*object.metadata.name;
+    let host = |host: &str| resolve_host(host, namespace, &proxy.cluster_domain);
+    let own_host = |name: &str| service_host(name, namespace, &proxy.cluster_domain);
+    match &object.spec {
+        Spec::VirtualService(spec) => virtual_service_links(spec, namespace, proxy),
+        Spec::DestinationRule(spec) => {
+            vec![Link::Rule(HostPattern::parse(&host(&spec.host)))]
+        }
+        Spec::ServiceEntry(spec) => {
+            let hosts = spec.hosts.iter().map(|name| Link::Host(host(name)));
+            let workloads = spec.workload_selector.iter();
+            hosts.chain(workloads.map(|_| Link::Workloads(Arc::clone(namespace)))).collect()
+        }
+        Spec::Service(spec) => {
+            let mut links = vec![Link::Host(own_host(name))];
+            if !spec.selector.is_empty() {
+                links.push(Link::Workloads(Arc::clone(namespace)));
+                if *namespace == proxy.namespace && contains(&proxy.labels, &spec.selector) {
+                    links.push(Link::OwnService);
+                }
+            }
+            links
+        }
+        Spec::EndpointSlice(_) => {
+            let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
+            service.map(|service| Link::Endpoints(own_host(service))).into_iter().collect()
+        }
+        Spec::Endpoints(_) => vec![Link::Endpoints(own_host(name))],
+        Spec::Gateway(_)
+        | Spec::WorkloadEntry(_)
+        | Spec::RequestAuthentication(_)
+        | Spec::AuthorizationPolicy(_)
+        | Spec::EnvoyFilter(_)
+        | Spec::Secret(_)
+        | Spec::ConfigMap(_)
+        | Spec::Namespace(_) => Vec::new(),
+    }
+}
+
+fn virtual_service_links(spec: &VirtualService, namespace: &Arc<str>, proxy: &Proxy) -> Vec<Link> {
+    let gateways =
+        spec.gateways.iter().filter_map(|name| resolve_gateway(name, namespace).map(Link::Gateway));
+    let delegates = spec.http.iter().filter_map(|rule| rule.delegate.as_ref()).map(|delegate| {
+        Link::Delegate(delegate_key(&delegate.name, &delegate.namespace, namespace))
+    });
+    let destinations = destinations(spec).map(|destination| {
+        Link::Destination(resolve_host(&destination.host, namespace, &proxy.cluster_domain))
+    });
+    gateways.chain(delegates).chain(destinations).collect()
+}
+
+/// The VirtualService a rule in `own` namespace delegates to.
+pub(super) fn delegate_key(name: &str, namespace: &str, own: &Arc<str>) -> ObjectKey {
+    let namespace = if namespace.is_empty() { Arc::clone(own) } else { namespace.into() };
+    ObjectKey { kind: Kind::VirtualService, namespace, name: name.into() }
+}
+
+fn destinations(spec: &VirtualService) -> impl Iterator<Item = &Destination> {
+    let http = spec.http.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    let tls = spec.tls.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    let tcp = spec.tcp.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    http.chain(tls).chain(tcp).flatten()
+}
+
+/// Whether `labels` has all of `selector`.
+pub(super) fn contains(
+    labels: &BTreeMap<String, String>,
+    selector: &BTreeMap<String, String>,
+) -> bool {
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}

@@ -1,0 +1,429 @@
+//! Rules that decide compatibility, one test each (istio-compat Appendix A).
+
+use std::time::Duration;
+
+use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources};
+use crate::model::{
+    ClusterName, Resources, Route, VirtualHost,
+    cluster::EndpointAddress,
+    listener::{BindAddress, ListenerKind},
+    matcher::HostPattern,
+    route::{Forward, PathMatch, RouteAction},
+    secret::SecretMaterial,
+};
+
+/// A Gateway `gw` on port 80 for every host.
+const GATEWAY: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+";
+
+/// Services `a` and `b`.
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: b}
+spec: {ports: [{name: http, port: 80}]}
+";
+
+/// A VirtualService at `gw` for `a.example.com` with these http rules.
+fn virtual_service(name: &str, http: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {name}}}
+spec:
+  hosts: [a.example.com]
+  gateways: [gw]
+  http: {http}
+"
+    )
+}
+
+fn join(documents: &[&str]) -> String {
+    documents.join("\n---\n")
+}
+
+/// The only virtual host of a VirtualService with these http rules.
+fn routed(http: &str) -> VirtualHost {
+    let resources = resources(&join(&[GATEWAY, SERVICES, &virtual_service("vs", http)]));
+    only_virtual_host(&resources)
+}
+
+fn only_virtual_host(resources: &Resources) -> VirtualHost {
+    assert_eq!(resources.virtual_hosts.len(), 1);
+    resources.virtual_hosts.values().next().map(|host| (**host).clone()).unwrap()
+}
+
+fn forward(route: &Route) -> &Forward {
+    match &route.action {
+        RouteAction::Forward(forward) => forward,
+        other => panic!("not forwarded: {other:?}"),
+    }
+}
+
+fn names(host: &VirtualHost) -> Vec<&str> {
+    host.routes.iter().map(|route| route.name.as_str()).collect()
+}
+
+/// Trap 1.
+#[test]
+fn a_uri_prefix_is_one_of_bytes() {
+    let host = routed("[{match: [{uri: {prefix: /foo}}], directResponse: {status: 200}}]");
+    assert_eq!(host.routes[0].matcher.path, PathMatch::Prefix("/foo".into()));
+}
+
+/// Trap 3.
+#[test]
+fn a_rule_that_matches_everything_ends_the_list_of_its_virtual_service() {
+    for catch_all in ["match: [{uri: {prefix: /}}]", "match: [{uri: {regex: '.*'}}]", "timeout: 1s"]
+    {
+        let (resources, _) = super::compiled(&join(&[
+            GATEWAY,
+            SERVICES,
+            &virtual_service(
+                "vs",
+                &format!(
+                    "[{{name: first, {catch_all}, route: [{{destination: {{host: a}}}}]}}, \
+                     {{name: second, match: [{{uri: {{prefix: /b}}}}], directResponse: {{status: \
+                     200}}}}]"
+                ),
+            ),
+        ]));
+        assert_eq!(names(&only_virtual_host(&resources)), ["first"], "{catch_all}");
+    }
+}
+
+/// Trap 3: across VirtualServices it only goes last.
+#[test]
+fn what_matches_everything_goes_behind_the_rules_of_other_virtual_services() {
+    let host = only_virtual_host(&resources(&join(&[
+        GATEWAY,
+        &virtual_service("a", "[{name: all, directResponse: {status: 200}}]"),
+        &virtual_service(
+            "b",
+            "[{name: b, match: [{uri: {prefix: /b}}], directResponse: {status: 200}}]",
+        ),
+    ])));
+    assert_eq!(names(&host), ["b", "all"]);
+}
+
+/// Trap 5.
+#[test]
+fn match_port_is_compared_with_the_number_in_the_gateway() {
+    let host = routed(
+        "[{name: r, match: [{name: other, port: 81}, {name: own, port: 80}], directResponse: \
+         {status: 200}}]",
+    );
+    assert_eq!(names(&host), ["r.own"]);
+}
+
+/// Trap 5.
+#[test]
+fn source_labels_do_not_count_next_to_gateways() {
+    let host = routed(
+        "[{name: r, match: [{name: both, gateways: [gw], sourceLabels: {app: x}}, {name: source, \
+         sourceLabels: {app: x}, uri: {prefix: /x}}], directResponse: {status: 200}}]",
+    );
+    assert_eq!(names(&host), ["r.both"]);
+}
+
+/// Traps 6 and 7.
+#[test]
+fn without_a_word_there_are_two_retries_and_no_timeout() {
+    let host = routed("[{route: [{destination: {host: a}}]}]");
+    let forward = forward(&host.routes[0]);
+    assert_eq!(forward.timeout, None);
+    assert_eq!(forward.retry.attempts, 2);
+    assert!(forward.retry.on.connect_failure && forward.retry.on.refused_stream);
+    assert!(!forward.retry.on.server_error);
+}
+
+#[test]
+fn a_timeout_of_zero_is_none() {
+    let host = routed("[{timeout: 0s, route: [{destination: {host: a}}]}]");
+    assert_eq!(forward(&host.routes[0]).timeout, None);
+}
+
+/// Trap 8.
+#[test]
+fn destinations_without_weight_vanish_and_a_single_one_needs_none() {
+    let host = routed(
+        "[{match: [{uri: {prefix: /1}}], route: [{destination: {host: a}, weight: 0}]}, {route: \
+         [{destination: {host: a}, weight: 3}, {destination: {host: b}, weight: 0}]}]",
+    );
+    let weights = |route: &Route| -> Vec<(String, u32)> {
+        let clusters = forward(route).clusters.iter();
+        clusters.map(|entry| (entry.cluster.to_string(), entry.weight)).collect()
+    };
+    let a = "outbound|80||a.default.svc.cluster.local".to_owned();
+    assert_eq!(weights(&host.routes[0]), [(a.clone(), 1)]);
+    assert_eq!(weights(&host.routes[1]), [(a, 1)]);
+}
+
+/// Trap 9 is in the golden case `destination_rules`; trap 10.
+#[test]
+fn the_proxys_namespace_decides_on_destination_rules_before_the_services() {
+    let rule = |namespace: &str, seconds: u32| {
+        format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: dr, namespace: {namespace}}}
+spec:
+  host: svc.backend.svc.cluster.local
+  trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: {seconds}s}}}}}}
+"
+        )
+    };
+    let service = "
+apiVersion: v1
+kind: Service
+metadata: {name: svc, namespace: backend}
+spec: {ports: [{name: http, port: 80}]}
+";
+    let timeout = |rules: &[&str]| {
+        let resources = resources(&join(&[&[service], rules].concat()));
+        let name = ClusterName::new("outbound|80||svc.backend.svc.cluster.local");
+        resources.clusters[&name].connect_timeout
+    };
+    let (own, services, root) = (rule("default", 1), rule("backend", 2), rule("istio-system", 3));
+    assert_eq!(timeout(&[&own, &services, &root]), Duration::from_secs(1));
+    assert_eq!(timeout(&[&services, &root]), Duration::from_secs(2));
+    assert_eq!(timeout(&[&root]), Duration::from_secs(3));
+    assert_eq!(timeout(&[&rule("elsewhere", 4)]), Duration::from_secs(10));
+}
+
+/// Trap 14.
+#[test]
+fn an_empty_policy_allows_nothing_and_an_empty_rule_everything() {
+    let policy = |spec: &str| {
+        let yaml = format!(
+            "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: p}}
+spec: {spec}
+"
+        );
+        let authz = resources(&yaml).policies.authz.clone().unwrap();
+        let [policy] = &authz.allow[..] else { panic!("one ALLOW policy") };
+        policy.rules.to_vec()
+    };
+    assert_eq!(policy("{}"), []);
+    assert_eq!(policy("{rules: [{}]}"), [Default::default()]);
+}
+
+/// Trap 18.
+#[test]
+fn a_gateways_port_is_translated_by_the_service_of_the_proxy() {
+    let service = |labels: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: ingress, labels: {{{labels}}}}}
+spec:
+  selector: {{istio: ingressgateway}}
+  ports: [{{name: http2, port: 80, targetPort: 8080}}]
+"
+        )
+    };
+    let listener = |yaml: &str| {
+        let resources = resources(yaml);
+        let listener = resources.listeners.values().next().unwrap();
+        let BindAddress::Ip(address) = &listener.address else { panic!("not an address") };
+        (address.port(), listener.port)
+    };
+    assert_eq!(listener(GATEWAY), (80, 80));
+    assert_eq!(listener(&join(&[GATEWAY, &service("")])), (8080, 80));
+    let direct = service("experimental.istio.io/disable-gateway-port-translation: 'true'");
+    assert_eq!(listener(&join(&[GATEWAY, &direct])), (80, 80));
+}
+
+/// Trap 19.
+#[test]
+fn a_gateway_of_any_namespace_is_served_if_its_selector_fits() {
+    let gateway = |selector: &str| {
+        let yaml = GATEWAY.replace("{name: gw}", "{name: gw, namespace: far}");
+        let yaml = yaml.replace("{istio: ingressgateway}", selector);
+        resources(&yaml).listeners.len()
+    };
+    assert_eq!(gateway("{istio: ingressgateway}"), 1);
+    assert_eq!(gateway("{}"), 1);
+    assert_eq!(gateway("{istio: ingressgateway, app: other}"), 0);
+}
+
+/// Trap 21.
+#[test]
+fn https_redirect_holds_for_every_host_also_without_virtual_service() {
+    let gateway = GATEWAY.replace("hosts: ['*']", "hosts: ['*'], tls: {httpsRedirect: true}");
+    let host = only_virtual_host(&resources(&gateway));
+    assert!(host.require_tls);
+    assert_eq!(host.domain, HostPattern::Any);
+    assert_eq!(host.routes.len(), 0);
+}
+
+/// Trap 22.
+#[test]
+fn an_unknown_destination_keeps_its_route_and_has_no_cluster() {
+    let yaml = join(&[GATEWAY, &virtual_service("vs", "[{route: [{destination: {host: x}}]}]")]);
+    let (resources, _) = super::compiled(&yaml);
+    let host = only_virtual_host(&resources);
+    let cluster = &forward(&host.routes[0]).clusters[0].cluster;
+    assert_eq!(cluster.as_str(), "outbound|80||x.default.svc.cluster.local");
+    assert!(!resources.clusters.contains_key(cluster));
+    assert_eq!(findings(&yaml).len(), 1);
+}
+
+/// Trap 24.
+#[test]
+fn a_fault_without_percentage_never_happens() {
+    let host = routed(
+        "[{fault: {delay: {fixedDelay: 1s}}, route: [{destination: {host: a}}], match: [{uri: \
+         {prefix: /1}}]}, {fault: {delay: {fixedDelay: 1s, percentage: {value: 50}}}, route: \
+         [{destination: {host: a}}]}]",
+    );
+    assert_eq!(host.routes[0].fault, None);
+    let delay = host.routes[1].fault.as_ref().and_then(|fault| fault.delay.clone()).unwrap();
+    assert_eq!(delay.per_million, 500_000);
+}
+
+/// Trap 25.
+#[test]
+fn host_among_the_headers_is_a_rewrite() {
+    let host = routed(
+        "[{headers: {request: {set: {Host: x.example.com, z: '1', a: '2'}}}, route: \
+         [{destination: {host: a}}]}]",
+    );
+    let route = &host.routes[0];
+    assert_eq!(forward(route).host_rewrite.as_deref(), Some("x.example.com"));
+    let set: Vec<&str> = route.request_headers.set.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(set, ["a", "z"]);
+}
+
+/// Trap 26.
+#[test]
+fn a_private_destination_rule_is_not_seen_from_other_namespaces() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: dr, namespace: backend}
+spec:
+  host: svc
+  exportTo: ['.']
+  subsets: [{name: v1, labels: {version: v1}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: svc, namespace: backend}
+spec: {ports: [{name: http, port: 80}]}
+";
+    assert_eq!(resources(yaml).clusters.len(), 1);
+    let inside = Proxy { namespace: "backend".into(), ..proxy() };
+    assert_eq!(compile(inside, None, objects(yaml)).0.clusters.len(), 2);
+}
+
+#[test]
+fn an_unprivileged_proxy_leaves_low_ports_and_says_so() {
+    let unprivileged = Proxy { unprivileged: true, ..proxy() };
+    let (resources, diagnostics) = compile(unprivileged, None, objects(GATEWAY));
+    assert_eq!(resources.listeners.len(), 0);
+    assert_eq!(diagnostics.len(), 1);
+    assert_eq!(diagnostics[0].field, "spec.servers[0].port.number");
+}
+
+#[test]
+fn servers_of_one_port_and_different_kinds_do_not_mix() {
+    let tcp = GATEWAY.replace("name: gw", "name: later").replace("protocol: HTTP", "protocol: TCP");
+    let (resources, diagnostics) = super::compiled(&join(&[GATEWAY, &tcp]));
+    assert_eq!(resources.listeners.values().next().unwrap().kind, ListenerKind::Http);
+    let text = diagnostics[0].to_string();
+    assert!(
+        text.contains("Gateway default/later") && text.contains("Gateway default/gw"),
+        "{text}"
+    );
+}
+
+#[test]
+fn only_ready_endpoints_are_used_unless_the_service_publishes_all() {
+    let yaml = |publish: bool| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: a}}
+spec: {{publishNotReadyAddresses: {publish}, ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: a-1, labels: {{kubernetes.io/service-name: a}}}}
+addressType: IPv4
+endpoints:
+- {{addresses: [10.0.0.1]}}
+- {{addresses: [10.0.0.2], conditions: {{ready: false, serving: true}}}}
+ports: [{{name: http, port: 8080}}]
+"
+        )
+    };
+    let addresses = |yaml: &str| -> Vec<String> {
+        let resources = resources(yaml);
+        let endpoints = resources.endpoints.values().next().unwrap().endpoints.clone();
+        let text = |address: &EndpointAddress| match address {
+            EndpointAddress::Ip(address) => address.to_string(),
+            other => panic!("not an address: {other:?}"),
+        };
+        endpoints.iter().map(|endpoint| text(&endpoint.address)).collect()
+    };
+    assert_eq!(addresses(&yaml(false)), ["10.0.0.1:8080"]);
+    assert_eq!(addresses(&yaml(true)), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+}
+
+#[test]
+fn the_cacert_companion_comes_before_the_authority_in_the_same_secret() {
+    let gateway = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: ['*']
+    tls: {mode: MUTUAL, credentialName: c}
+";
+    let secret = |name: &str, data: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{{data}}}\n"
+        )
+    };
+    let own = secret("c", "tls.crt: C, tls.key: K, ca.crt: OWN");
+    let companion = secret("c-cacert", "ca.crt: COMPANION");
+    let mut compiler = Compiler::new(proxy(), None);
+    compiler.apply(objects(&join(&[gateway, &own])).into_iter().map(Change::Upsert));
+    let bundle = |compiler: &Compiler| {
+        let secret = compiler.resources().secrets["kubernetes://default/c-cacert"].clone();
+        match &secret.material {
+            SecretMaterial::Inline { trust_bundle, private_key, .. } => {
+                assert_eq!(*private_key, None, "a trust bundle carries no key");
+                String::from_utf8(trust_bundle.as_deref().unwrap().to_vec()).unwrap()
+            }
+            SecretMaterial::Files { .. } => panic!("not a file"),
+        }
+    };
+    assert_eq!(bundle(&compiler), "OWN");
+    let delta = compiler.apply(objects(&companion).into_iter().map(Change::Upsert));
+    assert_eq!(bundle(&compiler), "COMPANION");
+    assert_eq!(delta.secrets.len(), 1);
+    assert!(delta.filter_chains.is_empty());
+}

@@ -1,0 +1,186 @@
+//! Sets of upstreams and how they are used.
+
+use std::{sync::Arc, time::Duration};
+
+use super::name::{ClusterName, SecretName};
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    pub name: ClusterName,
+    pub discovery: Discovery,
+    pub protocol: UpstreamProtocol,
+    pub lb_policy: LbPolicy,
+    pub connect_timeout: Duration,
+    /// An idle pooled connection is closed after this; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// For proxied TCP connections without traffic; `None`: never.
+    pub tcp_idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Requests after which a connection is not used again; 0: no limit.
+    pub max_requests_per_connection: u32,
+    pub max_concurrent_streams: u32,
+    pub circuit_breakers: CircuitBreakers,
+    pub outlier_detection: Option<OutlierDetection>,
+    pub tls: Option<UpstreamTls>,
+    /// What the standard metrics call this destination.
+    pub destination: Destination,
+}
+
+/// Where the endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Discovery {
+    /// From the cluster's `ClusterEndpoints`; their addresses are IPs or sockets.
+    Static,
+    /// Names among the endpoints are resolved, every address is an endpoint (`resolution: DNS`).
+    StrictDns { refresh: Duration },
+    /// The name is resolved, new connections go to the first address (`DNS_ROUND_ROBIN`).
+    LogicalDns { refresh: Duration },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamProtocol {
+    Http1,
+    Http2,
+    /// What the client speaks (`useClientProtocol`).
+    MatchDownstream,
+    Tcp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LbPolicy {
+    /// Of two random endpoints, the one with fewer requests in flight.
+    LeastRequest,
+    RoundRobin,
+    Random,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+/// Limits per proxy; beyond them a request is answered 503 `UO`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreakers {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+impl Default for CircuitBreakers {
+    /// Istio's: as good as none.
+    fn default() -> Self {
+        Self {
+            max_connections: u32::MAX,
+            max_pending_requests: u32::MAX,
+            max_requests: u32::MAX,
+            max_retries: u32::MAX,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// 0: off.
+    pub consecutive_5xx: u32,
+    pub consecutive_gateway_errors: Option<u32>,
+    pub split_external_local_origin_errors: bool,
+    pub consecutive_local_origin_failures: u32,
+    pub interval: Duration,
+    pub base_ejection_time: Duration,
+    pub max_ejection_percent: u8,
+    pub min_health_percent: u8,
+}
+
+/// TLS towards the upstream.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamTls {
+    /// `None`: the request's host.
+    pub sni: Option<Arc<str>>,
+    /// Our certificate (`MUTUAL`).
+    pub certificate: Option<SecretName>,
+    pub trust: UpstreamTrust,
+    pub alpn: Arc<[Arc<str>]>,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UpstreamTrust {
+    /// `None`: the operating system's roots. Names empty: the SNI's host is verified.
+    Verify { trust_bundle: Option<SecretName>, subject_alt_names: Arc<[Arc<str>]> },
+    /// `insecureSkipVerify`.
+    Insecure,
+}
+
+/// Labels of Istio's standard metrics that a cluster decides.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    /// `destination_service`: the host.
+    pub service: Arc<str>,
+    /// `destination_service_name`: the short name.
+    pub service_name: Arc<str>,
+    pub service_namespace: Arc<str>,
+}
+
+/// The members of a cluster; separate, so that their change is a message of its own.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterEndpoints {
+    pub cluster: ClusterName,
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// Relative; at least 1.
+    pub weight: u32,
+    pub locality: Locality,
+    /// What the standard metrics call the workload; empty where not known.
+    pub workload: Workload,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndpointAddress {
+    Ip(std::net::SocketAddr),
+    /// Resolved by the proxy.
+    Dns {
+        host: Arc<str>,
+        port: u16,
+    },
+    Unix(Arc<std::path::Path>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Locality {
+    pub region: Arc<str>,
+    pub zone: Arc<str>,
+    pub subzone: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    pub name: Arc<str>,
+    pub namespace: Arc<str>,
+    pub app: Arc<str>,
+    pub version: Arc<str>,
+    /// The SPIFFE ID's path form, for `destination_principal`.
+    pub principal: Arc<str>,
+}

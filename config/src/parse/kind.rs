@@ -1,0 +1,102 @@
+//! Which API versions and kinds are read.
+
+use crate::api::Kind;
+
+/// What an `apiVersion` and `kind` mean to Weir.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lookup {
+    Known(Kind),
+    /// Not read; why, and what to write instead if that is known.
+    NotUsed(String),
+}
+
+/// Every kind, with its API group and the versions of it that are read. All versions of a kind have
+/// the same schema.
+const SERVED: [(Kind, &str, &[&str]); 14] = [
+    (Kind::Gateway, NETWORKING, NETWORKING_VERSIONS),
+    (Kind::VirtualService, NETWORKING, NETWORKING_VERSIONS),
+    (Kind::DestinationRule, NETWORKING, NETWORKING_VERSIONS),
+    (Kind::ServiceEntry, NETWORKING, NETWORKING_VERSIONS),
+    (Kind::WorkloadEntry, NETWORKING, NETWORKING_VERSIONS),
+    (Kind::EnvoyFilter, NETWORKING, &["v1alpha3"]),
+    (Kind::RequestAuthentication, SECURITY, SECURITY_VERSIONS),
+    (Kind::AuthorizationPolicy, SECURITY, SECURITY_VERSIONS),
+    (Kind::Service, "", &["v1"]),
+    (Kind::Endpoints, "", &["v1"]),
+    (Kind::Secret, "", &["v1"]),
+    (Kind::ConfigMap, "", &["v1"]),
+    (Kind::Namespace, "", &["v1"]),
+    (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
+];
+
+const NETWORKING: &str = "networking.istio.io";
+const NETWORKING_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &str = "security.istio.io";
+const SECURITY_VERSIONS: &[&str] = &["v1", "v1beta1"];
+
+/// Finds the kind an object says it is.
+pub(super) fn lookup(api_version: &str, kind: &str) -> Lookup {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let named = SERVED.iter().find(|(known, ..)| known.name() == kind);
+    let Some((known, served_group, versions)) = named else {
+        return Lookup::NotUsed(format!(
+            "kind {kind} ({api_version}) is not used by Weir; the object has no effect"
+        ));
+    };
+    if group == *served_group && versions.contains(&version) {
+        return Lookup::Known(*known);
+    }
+    let served: Vec<String> = versions.iter().map(|version| join(served_group, version)).collect();
+    Lookup::NotUsed(format!(
+        "{kind} of {api_version} is not used by Weir; the object has no effect; {kind} is read as {}",
+        served.join(", ")
+    ))
+}
+
+fn join(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_served_version_of_every_kind_is_known() {
+        for (kind, group, versions) in SERVED {
+            for version in versions {
+                assert_eq!(lookup(&join(group, version), kind.name()), Lookup::Known(kind));
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_served_names_those_that_are() {
+        assert_eq!(
+            lookup("security.istio.io/v1alpha1", "AuthorizationPolicy"),
+            Lookup::NotUsed(
+                "AuthorizationPolicy of security.istio.io/v1alpha1 is not used by Weir; the object \
+                 has no effect; AuthorizationPolicy is read as security.istio.io/v1, \
+                 security.istio.io/v1beta1"
+                    .to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn a_kind_of_the_same_name_in_another_group_is_another_kind() {
+        let lookup = lookup("gateway.networking.k8s.io/v1", "Gateway");
+        assert!(matches!(lookup, Lookup::NotUsed(_)), "{lookup:?}");
+    }
+
+    #[test]
+    fn a_foreign_kind_is_not_used() {
+        assert_eq!(
+            lookup("apps/v1", "Deployment"),
+            Lookup::NotUsed(
+                "kind Deployment (apps/v1) is not used by Weir; the object has no effect"
+                    .to_owned()
+            )
+        );
+    }
+}
