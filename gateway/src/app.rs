@@ -1,0 +1,169 @@
+//! Builds every component once, in start order, and takes them down in the other.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use weir_config::compile::{Change, Proxy};
+
+use crate::{
+    admin::{self, AdminState},
+    bootstrap::Bootstrap,
+    cluster::Resolver,
+    discovery::{
+        apply::{Applier, Update},
+        file::{self, FileSource},
+    },
+    engine::Engine,
+    limits::Limits,
+    listener::{ListenerManager, raise_open_file_limit},
+    telemetry::{Telemetry, labels::Reporter, log},
+};
+
+/// Between two looks at the certificate files that secrets name.
+const FILES_INTERVAL: Duration = Duration::from_secs(5);
+/// For the access log's last lines.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// Runs a gateway until it is told to end.
+///
+/// # Errors
+/// What keeps it from starting at all: its configuration cannot be read, or an address of its own
+/// cannot be bound. Listeners that cannot be bound do not.
+pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
+    raise_open_file_limit();
+    let data_plane = data_plane(bootstrap.workers)?;
+    // The thread that configures is not one that serves: a large change adds no latency.
+    let control_plane =
+        Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
+    let outcome = control_plane.block_on(serve(&bootstrap, &data_plane));
+    // Whatever is left was given its time.
+    data_plane.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+fn data_plane(workers: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("start the data plane runtime")
+}
+
+async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // Supervisors send it on log rotation and terminals when they close; neither is meant.
+    let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+
+    let reporter = Reporter::new(&bootstrap.namespace, &bootstrap.labels);
+    let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
+    log::report_panics(telemetry.metrics.panics.clone());
+    let engine = Arc::new(Engine::new(Limits::default(), telemetry));
+    let listeners = ListenerManager::new(Arc::clone(&engine), data_plane.handle().clone());
+    let resolver = match bootstrap.name_server {
+        Some(address) => Resolver::with_name_server(address),
+        None => Resolver::system(),
+    }
+    .context("read the system's name resolution settings")?;
+    let proxy = Proxy {
+        namespace: bootstrap.namespace.as_str().into(),
+        labels: bootstrap.labels.clone(),
+        ..Proxy::default()
+    };
+    let applier = Applier::new(
+        Arc::clone(&engine),
+        Arc::clone(&listeners),
+        resolver,
+        data_plane.handle().clone(),
+        proxy,
+    );
+
+    let (ready, is_ready) = watch::channel(false);
+    let (quit, mut quitting) = mpsc::channel(1);
+    let admin = admin::start(
+        bootstrap,
+        AdminState {
+            engine: Arc::clone(&engine),
+            listeners: Arc::clone(&listeners),
+            configured: applier.configured(),
+            ready: is_ready,
+            quit,
+        },
+    )?;
+
+    let options = file::Options {
+        paths: bootstrap.config.clone(),
+        mesh_config: bootstrap.mesh_config.clone(),
+        namespace: bootstrap.namespace.clone(),
+    };
+    let (source, first) = FileSource::load(options)?;
+    let configuring =
+        follow(applier, source, first, bootstrap.mesh_config.is_some(), ready.clone());
+
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        _ = quitting.recv() => None,
+        error = configuring => Some(error),
+    };
+    ready.send_replace(false);
+    if let Some(Err(error)) = failed {
+        return Err(error);
+    }
+    tracing::info!(seconds = bootstrap.drain_time.as_secs(), "draining");
+    let cut = listeners.drain(bootstrap.drain_time).await;
+    if cut > 0 {
+        tracing::warn!(connections = cut, "still open at the end of the drain time, cut");
+    }
+    engine.telemetry.flush(FLUSH_LIMIT);
+    admin.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Puts in force what the folder says, first as a whole and then change by change. Returns only with
+/// an error of the first kind: there is nothing to serve.
+async fn follow(
+    mut applier: Applier,
+    source: FileSource,
+    first: file::Changes,
+    has_mesh: bool,
+    ready: watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    applier.apply(update(first, has_mesh)).await;
+    ready.send_replace(true);
+    tracing::info!("ready");
+    let mut changes = source.watch()?;
+    let mut files = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tokio::select! {
+            change = changes.recv() => match change {
+                Some(change) => applier.apply(update(change, has_mesh)).await,
+                // The watching thread ended, which it does not by itself: go on with what there is.
+                None => std::future::pending().await,
+            },
+            _ = files.tick() => applier.refresh_files().await,
+        }
+    }
+}
+
+/// `has_mesh`: without a MeshConfig file the defaults of a gateway that stands alone are in force, not
+/// those of an empty file.
+fn update(changes: file::Changes, has_mesh: bool) -> Update {
+    let file::Changes { objects, mesh_config, diagnostics, noticed } = changes;
+    let changes = objects.into_iter().map(|(key, object)| match object {
+        Some(object) => Change::Upsert(Arc::unwrap_or_clone(object)),
+        None => Change::Remove(key),
+    });
+    Update {
+        changes: changes.collect(),
+        mesh: mesh_config.filter(|_| has_mesh).map(Arc::unwrap_or_clone),
+        unread: diagnostics,
+        noticed,
+    }
+}

@@ -1,0 +1,377 @@
+//! What the process is started with: the command line and its environment. Nothing else reads either.
+
+use std::{
+    collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod check;
+
+const ABOUT: &str = "An edge gateway that runs Istio's configuration, with or without Kubernetes.";
+
+const LONG_ABOUT: &str = "\
+An edge gateway that runs Istio's configuration, with or without Kubernetes.
+
+Reads a folder of YAML or JSON: Gateway, VirtualService, DestinationRule, ServiceEntry, security \
+policies, Services and Secrets. What changes in the folder is live within milliseconds. What cannot be \
+read or is wrong keeps its last good version, and is said in the log, on /config_dump and in metrics.";
+
+const AFTER_HELP: &str = "\
+Signals: TERM and INT end the process after its connections have (see --drain-time); USR1 opens the \
+access log file again.
+
+Examples:
+  weir-gateway demo
+  weir-gateway check ./config
+  weir-gateway --config ./config --mesh-config mesh.yaml
+  weir-gateway --config ./config --labels istio=ingressgateway --namespace istio-ingress";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir-gateway",
+    version,
+    about = ABOUT,
+    long_about = LONG_ABOUT,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    #[command(flatten)]
+    gateway: GatewayArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says what is wrong with a configuration and serves nothing.
+    ///
+    /// Exits with 0 if there is no error (warnings are none), with 65 if there is.
+    Check(CheckArguments),
+    /// Runs the quickstart example with servers to route to, and prints what to try.
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Args)]
+struct GatewayArguments {
+    /// Folder (with its subfolders) or file of the configuration; may be given more than once.
+    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", value_delimiter = ',', required = true)]
+    config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    proxy: ProxyArguments,
+
+    #[command(flatten)]
+    process: ProcessArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// Folders or files of the configuration.
+    #[arg(value_name = "DIR", required = true)]
+    pub config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub proxy: ProxyArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Folder of the example.
+    #[arg(long, value_name = "DIR", default_value = "examples/quickstart")]
+    pub dir: PathBuf,
+
+    #[command(flatten)]
+    proxy: ProxyArguments,
+
+    #[command(flatten)]
+    process: ProcessArguments,
+}
+
+/// Who this proxy is to the configuration.
+#[derive(Debug, Args)]
+pub struct ProxyArguments {
+    /// Labels of this gateway, which the `selector` of Gateways and policies is compared with.
+    #[arg(
+        long,
+        value_name = "K=V,...",
+        env = "WEIR_LABELS",
+        value_delimiter = ',',
+        value_parser = label,
+        default_value = "app=istio-ingressgateway,istio=ingressgateway"
+    )]
+    labels: Vec<(String, String)>,
+
+    /// Namespace of this gateway, and of objects that name none.
+    #[arg(long, value_name = "NS", env = "WEIR_NAMESPACE", default_value = "default")]
+    pub namespace: String,
+
+    /// File with the MeshConfig: the mesh's own YAML, or the `istio` ConfigMap that holds it.
+    #[arg(long, value_name = "FILE", env = "WEIR_MESH_CONFIG")]
+    pub mesh_config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ProcessArguments {
+    /// Where the admin pages are served. They change things too: keep it on loopback.
+    #[arg(long, value_name = "ADDR", env = "WEIR_ADMIN", default_value = "127.0.0.1:15000")]
+    admin: SocketAddr,
+
+    /// Where /healthz/ready is served, for load balancers.
+    #[arg(long, value_name = "ADDR", env = "WEIR_STATUS", default_value = "0.0.0.0:15021")]
+    status: SocketAddr,
+
+    /// Threads that serve traffic [default: one per processor]
+    #[arg(long, value_name = "N", env = "WEIR_WORKERS")]
+    workers: Option<NonZeroUsize>,
+
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives like `info,weir_gateway::http=trace`.
+    #[arg(long, value_name = "L", env = "WEIR_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+
+    /// How log lines on standard error look.
+    #[arg(long, value_name = "FORMAT", env = "WEIR_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
+    /// At the end, how long connections may go on with what they are doing: `45s`, `500ms`, `2m`.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "WEIR_DRAIN_TIME",
+        default_value = "45s",
+        value_parser = duration
+    )]
+    drain_time: Duration,
+
+    /// DNS server to ask instead of the system's.
+    #[arg(long, value_name = "ADDR", env = "WEIR_NAME_SERVER")]
+    name_server: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What a gateway is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Folders or files.
+    pub config: Vec<PathBuf>,
+    pub mesh_config: Option<PathBuf>,
+    pub labels: BTreeMap<String, String>,
+    pub namespace: String,
+    pub admin: SocketAddr,
+    pub status: SocketAddr,
+    /// At least 1.
+    pub workers: usize,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub drain_time: Duration,
+    /// `None`: the system's.
+    pub name_server: Option<SocketAddr>,
+}
+
+impl Arguments {
+    /// To serve what `--config` names. Only where there is no subcommand.
+    #[must_use]
+    pub fn into_bootstrap(self) -> Bootstrap {
+        let GatewayArguments { config, proxy, process } = self.gateway;
+        Bootstrap::new(config, proxy, process)
+    }
+}
+
+impl CheckArguments {
+    /// Prints what there is to say; the exit code says whether it is an error.
+    #[must_use]
+    pub fn run(&self) -> std::process::ExitCode {
+        check::run(self)
+    }
+}
+
+impl DemoArguments {
+    /// To serve the example.
+    #[must_use]
+    pub fn into_bootstrap(self) -> Bootstrap {
+        Bootstrap::new(vec![self.dir], self.proxy, self.process)
+    }
+}
+
+impl ProxyArguments {
+    #[must_use]
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.labels.iter().cloned().collect()
+    }
+}
+
+impl Bootstrap {
+    fn new(config: Vec<PathBuf>, proxy: ProxyArguments, process: ProcessArguments) -> Self {
+        let labels = proxy.labels();
+        let ProxyArguments { labels: _, namespace, mesh_config } = proxy;
+        let ProcessArguments {
+            admin,
+            status,
+            workers,
+            log_level,
+            log_format,
+            drain_time,
+            name_server,
+        } = process;
+        // Respects the limits of a container, as far as they are whole processors.
+        let workers = workers.or_else(|| thread::available_parallelism().ok());
+        Self {
+            config,
+            mesh_config,
+            labels,
+            namespace,
+            admin,
+            status,
+            workers: workers.map_or(1, NonZeroUsize::get),
+            log_level,
+            log_format,
+            drain_time,
+            name_server,
+        }
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is written key=value".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let millis = digits
+        .parse()
+        .ok()
+        .zip(unit)
+        .and_then(|(number, unit): (u64, u64)| number.checked_mul(unit));
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| "a time is a whole number and a unit: ms, s, m or h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from([&["weir-gateway"], arguments].concat())
+    }
+
+    fn bootstrap(arguments: &[&str]) -> Bootstrap {
+        parse(arguments).unwrap().into_bootstrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_environment_name() {
+        let command = Arguments::command();
+        let options = command.get_arguments().filter(|it| it.get_long().is_some());
+        for option in options.filter(|it| !["help", "version"].contains(&it.get_id().as_str())) {
+            let name = option.get_long().unwrap();
+            let expected = format!("WEIR_{}", name.to_uppercase().replace('-', "_"));
+            let environment = option.get_env().map(|name| name.to_string_lossy().into_owned());
+            assert_eq!(environment, Some(expected), "--{name}");
+        }
+    }
+
+    #[test]
+    fn only_the_folder_has_to_be_said() {
+        let bootstrap = bootstrap(&["--config", "conf"]);
+        let istio = [("app", "istio-ingressgateway"), ("istio", "ingressgateway")];
+        let expected = Bootstrap {
+            config: vec!["conf".into()],
+            mesh_config: None,
+            labels: istio.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            namespace: "default".to_owned(),
+            admin: ([127, 0, 0, 1], 15000).into(),
+            status: ([0, 0, 0, 0], 15021).into(),
+            workers: bootstrap.workers,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+            drain_time: Duration::from_secs(45),
+            name_server: None,
+        };
+        assert_eq!(bootstrap, expected);
+        assert!(bootstrap.workers >= 1);
+        let missing = parse(&[]).unwrap_err();
+        assert_eq!(missing.kind(), clap::error::ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn options_say_what_they_are_named_after() {
+        let bootstrap = bootstrap(&[
+            "--config",
+            "a",
+            "--config",
+            "b,c",
+            "--labels",
+            "istio=edge,zone=",
+            "--namespace",
+            "infra",
+            "--workers",
+            "3",
+            "--drain-time",
+            "500ms",
+            "--log-format",
+            "json",
+        ]);
+        assert_eq!(bootstrap.config, ["a", "b", "c"].map(PathBuf::from));
+        let labels = [("istio", "edge"), ("zone", "")];
+        assert_eq!(bootstrap.labels, labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert_eq!(bootstrap.namespace, "infra");
+        assert_eq!(bootstrap.workers, 3);
+        assert_eq!(bootstrap.drain_time, Duration::from_millis(500));
+        assert_eq!(bootstrap.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for wrong in [
+            ["--workers", "0"],
+            ["--labels", "istio"],
+            ["--admin", "15000"],
+            ["--drain-time", "45"],
+            ["--drain-time", "s"],
+            ["--log-format", "xml"],
+        ] {
+            assert!(parse(&[&["--config", "conf"], &wrong[..]].concat()).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn subcommands_need_no_folder_to_serve() {
+        let Some(Command::Check(check)) = parse(&["check", "conf"]).unwrap().command else {
+            panic!("not a check")
+        };
+        assert_eq!(check.config, [PathBuf::from("conf")]);
+        let Some(Command::Demo(demo)) = parse(&["demo", "--workers", "1"]).unwrap().command else {
+            panic!("not a demo")
+        };
+        assert_eq!(demo.into_bootstrap().config, [PathBuf::from("examples/quickstart")]);
+    }
+}

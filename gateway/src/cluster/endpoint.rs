@@ -1,0 +1,255 @@
+//! A member of a cluster: where it is, what it has to do, and the connections to it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use weir_config::model::cluster::{EndpointAddress, Workload};
+
+use super::{outlier::Monitor, transport::Transports};
+use crate::{
+    telemetry::{Protocol, clusters::ClusterGauges},
+    upstream::{Address, Pool, Target},
+};
+
+/// Which endpoint, for as long as it is a member; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EndpointId(u64);
+
+impl EndpointId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// One version of a member's configuration, with the running state all versions share.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: EndpointId,
+    /// Its identity from one configuration to the next.
+    key: Key,
+    address: Address,
+    weight: u32,
+    workload: Arc<Workload>,
+    pools: Pools,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Address(EndpointAddress),
+    /// The one endpoint of a logical DNS cluster, whose address comes and goes.
+    Logical,
+}
+
+/// What configuration and name resolution say about an endpoint.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub key: Key,
+    pub address: Address,
+    pub weight: u32,
+    pub workload: Arc<Workload>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: AtomicU32,
+    monitor: Monitor,
+}
+
+#[derive(Debug, Clone)]
+enum Pools {
+    One(Arc<Pool>),
+    /// `useClientProtocol`: upstream is spoken what downstream is.
+    MatchDownstream {
+        http1: Arc<Pool>,
+        http2: Arc<Pool>,
+    },
+}
+
+impl Endpoint {
+    /// The endpoint for `member`, taking over the state of `prev` and, if it may, its connections.
+    pub(super) fn next(
+        prev: Option<&Arc<Self>>,
+        member: Member,
+        transports: &Transports,
+        gauges: &Arc<ClusterGauges>,
+    ) -> Arc<Self> {
+        let Member { key, address, weight, workload } = member;
+        let reusable = prev.filter(|prev| prev.pools.are_for(transports));
+        if let Some(prev) = reusable
+            && prev.weight == weight
+            && prev.workload == workload
+        {
+            return Arc::clone(prev);
+        }
+        Arc::new(Self {
+            id: prev.map_or_else(EndpointId::next, |prev| prev.id),
+            pools: reusable.map_or_else(
+                || Pools::new(&address, transports, gauges),
+                |prev| prev.pools.clone(),
+            ),
+            state: prev.map(|prev| Arc::clone(&prev.state)).unwrap_or_default(),
+            key,
+            address,
+            weight,
+            workload,
+        })
+    }
+
+    /// What this endpoint was made from.
+    pub(super) fn member(&self) -> Member {
+        Member {
+            key: self.key.clone(),
+            address: self.address.clone(),
+            weight: self.weight,
+            workload: Arc::clone(&self.workload),
+        }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    #[must_use]
+    pub fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// The connections for an exchange whose client speaks `downstream`.
+    #[must_use]
+    pub fn pool(&self, downstream: Protocol) -> &Arc<Pool> {
+        match (&self.pools, downstream) {
+            (Pools::One(pool), _) => pool,
+            (Pools::MatchDownstream { http2, .. }, Protocol::Http2) => http2,
+            (
+                Pools::MatchDownstream { http1, .. },
+                Protocol::Http10 | Protocol::Http11 | Protocol::Tcp,
+            ) => http1,
+        }
+    }
+
+    /// For connections that are not pooled: what to `dial`.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        self.pool(Protocol::Tcp).target()
+    }
+
+    /// Requests (or TCP connections) it has to do with at the moment.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.state.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more in flight for as long as the guard lives.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.state.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(super) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(super) fn monitor(&self) -> &Monitor {
+        &self.state.monitor
+    }
+
+    /// Where a logical endpoint keeps its current address.
+    pub(super) fn logical_address(&self) -> Option<&Arc<ArcSwap<Option<SocketAddr>>>> {
+        match &self.address {
+            Address::Logical(current) => Some(current),
+            Address::Ip(_) | Address::Unix(_) => None,
+        }
+    }
+
+    /// Closes what is idle and keeps no connection any more, unless `successor` goes on using them.
+    pub(super) fn retire(&self, successor: Option<&Self>) {
+        let kept = successor.map(|successor| &successor.pools);
+        for pool in self.pools.iter() {
+            if !kept.is_some_and(|kept| kept.iter().any(|other| Arc::ptr_eq(pool, other))) {
+                pool.retire();
+            }
+        }
+    }
+}
+
+impl Pools {
+    fn new(address: &Address, transports: &Transports, gauges: &Arc<ClusterGauges>) -> Self {
+        let pool = |transport: &Arc<_>| {
+            let target = Target { address: address.clone(), transport: Arc::clone(transport) };
+            Pool::new(target, Arc::clone(gauges))
+        };
+        match transports {
+            Transports::One(transport) => Self::One(pool(transport)),
+            Transports::MatchDownstream { http1, http2 } => {
+                Self::MatchDownstream { http1: pool(http1), http2: pool(http2) }
+            }
+        }
+    }
+
+    fn are_for(&self, transports: &Transports) -> bool {
+        match (self, transports) {
+            (Self::One(pool), Transports::One(transport)) => {
+                *pool.target().transport == **transport
+            }
+            (
+                Self::MatchDownstream { http1, http2 },
+                Transports::MatchDownstream { http1: transport1, http2: transport2 },
+            ) => {
+                *http1.target().transport == **transport1
+                    && *http2.target().transport == **transport2
+            }
+            (Self::One(_), Transports::MatchDownstream { .. })
+            | (Self::MatchDownstream { .. }, Transports::One(_)) => false,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let (first, second) = match self {
+            Self::One(pool) => (pool, None),
+            Self::MatchDownstream { http1, http2 } => (http1, Some(http2)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+/// One more in flight at an endpoint, until dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,107 @@
+//! From a cluster's configuration to how its endpoints are talked to.
+
+use std::sync::Arc;
+
+use weir_config::model::{
+    self, ClusterName,
+    cluster::{UpstreamProtocol, UpstreamTls},
+};
+
+use crate::{
+    codec,
+    limits::Limits,
+    tls::Secrets,
+    upstream::{Protocol, TlsContext, Transport},
+};
+
+/// One way, or one for each protocol a client may speak.
+#[derive(Debug, Clone)]
+pub(super) enum Transports {
+    One(Arc<Transport>),
+    MatchDownstream { http1: Arc<Transport>, http2: Arc<Transport> },
+}
+
+impl Transports {
+    /// As configured; TLS contexts of `prev` are kept where building them again would change nothing.
+    pub(super) fn next(
+        prev: Option<(&model::Cluster, &Self)>,
+        config: &model::Cluster,
+        secrets: &Secrets,
+        limits: &Limits,
+    ) -> Self {
+        let reusable = prev.filter(|(prev, _)| prev.tls == config.tls).map(|(_, prev)| prev);
+        let transport = |protocol| {
+            let kept = reusable
+                .and_then(|prev| prev.tls_context(protocol))
+                .filter(|context| context.is_current(secrets));
+            let tls = config.tls.as_ref().map(|tls| {
+                let new = || tls_context(&config.name, tls, protocol, secrets);
+                kept.cloned().unwrap_or_else(new)
+            });
+            Arc::new(transport(config, protocol, tls, limits))
+        };
+        match config.protocol {
+            UpstreamProtocol::Http1 => Self::One(transport(Protocol::Http1)),
+            UpstreamProtocol::Http2 => Self::One(transport(Protocol::Http2)),
+            UpstreamProtocol::Tcp => Self::One(transport(Protocol::Tcp)),
+            UpstreamProtocol::MatchDownstream => Self::MatchDownstream {
+                http1: transport(Protocol::Http1),
+                http2: transport(Protocol::Http2),
+            },
+        }
+    }
+
+    /// Whether the secrets they were built from are still the ones in force.
+    pub(super) fn are_current(&self, secrets: &Secrets) -> bool {
+        self.iter()
+            .filter_map(|transport| transport.tls.as_ref())
+            .all(|context| context.is_current(secrets))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Transport>> {
+        let (first, second) = match self {
+            Self::One(transport) => (transport, None),
+            Self::MatchDownstream { http1, http2 } => (http1, Some(http2)),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    fn tls_context(&self, protocol: Protocol) -> Option<&Arc<TlsContext>> {
+        self.iter().find(|transport| transport.protocol == protocol)?.tls.as_ref()
+    }
+}
+
+fn tls_context(
+    cluster: &ClusterName,
+    tls: &UpstreamTls,
+    protocol: Protocol,
+    secrets: &Secrets,
+) -> Arc<TlsContext> {
+    let context = TlsContext::new(tls, protocol, secrets);
+    if let Some(failure) = context.failure() {
+        tracing::warn!(%cluster, %failure, "requests to the cluster fail: TLS cannot be set up");
+    }
+    Arc::new(context)
+}
+
+fn transport(
+    config: &model::Cluster,
+    protocol: Protocol,
+    tls: Option<Arc<TlsContext>>,
+    limits: &Limits,
+) -> Transport {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    Transport {
+        protocol,
+        tls,
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+        max_connection_duration: config.max_connection_duration,
+        keepalive: config.tcp_keepalive,
+        max_requests_per_connection: config.max_requests_per_connection,
+        max_concurrent_streams: config.max_concurrent_streams,
+        max_connections: config.circuit_breakers.max_connections,
+        max_pending_requests: config.circuit_breakers.max_pending_requests,
+        codec: codec::Options::new(limits, scheme),
+    }
+}

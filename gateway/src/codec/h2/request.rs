@@ -1,0 +1,93 @@
+//! What a request has to be before it is one of ours.
+
+use http::{HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
+
+use super::super::{Options, Rejection, Underscores, field, target};
+
+/// What RFC 9113 section 8.3.1 asks of a request and h2 does not check, plus our limits; makes the
+/// target origin-form and `host` the one authority. True: the client waits for a 100.
+pub(super) fn check(
+    parts: &mut http::request::Parts,
+    is_empty: bool,
+    options: &Options,
+) -> Result<bool, Rejection> {
+    let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    if parts.headers.len() > options.max_headers {
+        return Err(Rejection::new(too_large, "too_many_headers"));
+    }
+    target::check_method(&parts.method, options)?;
+    settle_authority(parts)?;
+    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if path.len() > options.max_target_bytes {
+        return Err(Rejection::new(StatusCode::URI_TOO_LONG, "target_too_long"));
+    }
+    target::check_bytes(path.as_bytes())?;
+    let is_asterisk = path == "*" && parts.method == Method::OPTIONS;
+    if parts.method != Method::CONNECT && !path.starts_with('/') && !is_asterisk {
+        return Err(Rejection::bad_request("target_form"));
+    }
+    let collides = |name: &http::HeaderName| field::collides(name.as_str());
+    if options.underscores == Underscores::RejectCollisions && parts.headers.keys().any(collides) {
+        return Err(Rejection::bad_request("header_name_underscore"));
+    }
+    settle_content_length(parts)?;
+    field::join_cookies(&mut parts.headers);
+    if parts.method != Method::CONNECT {
+        let path = parts.uri.path_and_query().cloned();
+        parts.uri = path.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+    }
+    settle_expect(parts, is_empty)
+}
+
+/// h2 takes equal content lengths twice; we do not (hardening H02).
+fn settle_content_length(parts: &mut http::request::Parts) -> Result<(), Rejection> {
+    let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    if lengths.next().is_some() {
+        return Err(Rejection::bad_request("content_length_twice"));
+    }
+    let length = field::parse_content_length(length.as_bytes())
+        .ok_or(Rejection::bad_request("content_length_invalid"))?;
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok(())
+}
+
+/// `:authority` and `host` are one thing; where both are there they have to say the same.
+fn settle_authority(parts: &mut http::request::Parts) -> Result<(), Rejection> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Rejection::bad_request("host_twice"));
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let settled = match (authority, host) {
+        (None, None) => return Err(Rejection::bad_request("host_missing")),
+        (Some(authority), Some(host))
+            if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
+        {
+            return Err(Rejection::bad_request("host_differs_from_target"));
+        }
+        (Some(authority), _) => authority.as_bytes(),
+        (None, Some(host)) => host.as_bytes(),
+    };
+    if !target::is_authority(settled) {
+        return Err(Rejection::bad_request("host_invalid"));
+    }
+    let value = HeaderValue::from_bytes(settled)
+        .map_err(|_invalid| Rejection::bad_request("host_invalid"))?;
+    parts.headers.insert(header::HOST, value);
+    Ok(())
+}
+
+fn settle_expect(parts: &mut http::request::Parts, is_empty: bool) -> Result<bool, Rejection> {
+    let count = parts.headers.get_all(header::EXPECT).iter().count();
+    let Some(expect) = parts.headers.remove(header::EXPECT) else { return Ok(false) };
+    if count > 1 || !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Rejection::new(StatusCode::EXPECTATION_FAILED, "expectation_unknown"));
+    }
+    if is_empty {
+        return Ok(false);
+    }
+    parts.headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    Ok(true)
+}

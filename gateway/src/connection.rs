@@ -1,0 +1,76 @@
+//! What is known of a downstream connection before its first request.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use weir_config::model::ListenerName;
+
+/// Facts of one accepted connection; shared by all its exchanges, never changed.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// The socket's peer. For Unix sockets an unspecified address.
+    pub peer_addr: SocketAddr,
+    /// Where the connection was accepted.
+    pub local_addr: SocketAddr,
+    pub listener: ListenerName,
+    /// The number of the Gateway's server port, which `match.port` and authorization see.
+    pub port: u16,
+    /// The ClientHello's server name, lower case, without a trailing dot; also where TLS is passed
+    /// through.
+    pub server_name: Option<Arc<str>>,
+    /// `None`: the connection is not TLS, or its TLS is passed through.
+    pub tls: Option<TlsInfo>,
+}
+
+impl ConnectionInfo {
+    /// `https` where we terminated TLS.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    #[must_use]
+    pub fn peer_identity(&self) -> Option<&PeerIdentity> {
+        self.tls.as_ref().and_then(|tls| tls.peer.as_ref())
+    }
+}
+
+/// Facts of a finished handshake.
+#[derive(Debug)]
+pub struct TlsInfo {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// OpenSSL's name of the suite.
+    pub cipher_suite: &'static str,
+    pub alpn: Option<Arc<[u8]>>,
+    /// `None`: the client showed no certificate.
+    pub peer: Option<PeerIdentity>,
+}
+
+/// A client certificate that was verified. There is no value of this type for one that was not.
+#[derive(Debug, Clone)]
+pub struct PeerIdentity {
+    /// RFC 2253 form, for `x-forwarded-client-cert`.
+    pub subject: Arc<str>,
+    pub uri_sans: Arc<[Arc<str>]>,
+    pub dns_sans: Arc<[Arc<str>]>,
+    /// SHA-256 of the DER certificate, lower-case hex.
+    pub fingerprint: Arc<str>,
+    /// The chain as sent, leaf first, DER.
+    pub chain: Arc<[rustls::pki_types::CertificateDer<'static>]>,
+}
+
+impl PeerIdentity {
+    /// `trust-domain/ns/namespace/sa/account` when the certificate carries exactly one SPIFFE ID.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        match &*self.uri_sans {
+            [uri] => uri.strip_prefix("spiffe://"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Where the configuration comes from, and how it is put in force.
+
+pub mod apply;
+pub mod file;

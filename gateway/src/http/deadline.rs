@@ -1,0 +1,139 @@
+//! How long an exchange may take: the route's timeout, the try's, and the time nothing moves.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Which deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expired {
+    /// The route's timeout: the whole exchange, retries included.
+    Route,
+    /// The time for one try.
+    Try,
+    /// Nothing moved in either direction.
+    Idle,
+}
+
+/// The deadlines of one exchange over a single timer, which is created the first time the exchange
+/// has to wait and re-armed only when it fires: movement costs one store.
+#[derive(Debug)]
+pub struct Deadlines {
+    route: Option<Instant>,
+    attempt: Option<Instant>,
+    idle: Duration,
+    /// Whether something moved since the timer was armed.
+    moved: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadlines {
+    /// `idle`: the longest time without movement, precise to a factor of two.
+    #[must_use]
+    pub fn new(idle: Duration) -> Self {
+        Self { route: None, attempt: None, idle, moved: false, sleep: None }
+    }
+
+    /// Starts the clock of the whole exchange; `None`: no limit.
+    pub fn limit_exchange(&mut self, timeout: Option<Duration>) {
+        self.route = timeout.map(|timeout| Instant::now() + timeout);
+        self.rearm();
+    }
+
+    /// Starts the clock of one try; `None`: no limit.
+    pub fn limit_attempt(&mut self, timeout: Option<Duration>) {
+        self.attempt = timeout.map(|timeout| Instant::now() + timeout);
+        self.rearm();
+    }
+
+    /// The rest has no end of its own: a tunnel, a stream.
+    pub fn lift(&mut self) {
+        self.route = None;
+        self.attempt = None;
+        self.rearm();
+    }
+
+    pub fn moved(&mut self) {
+        self.moved = true;
+    }
+
+    /// When the whole exchange has to be over.
+    #[must_use]
+    pub fn route(&self) -> Option<Instant> {
+        self.route
+    }
+
+    /// Ready when a deadline passed. The task is woken for the next one otherwise.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        loop {
+            let (route, attempt, idle) = (self.route, self.attempt, self.idle);
+            let sleep = self.sleep.get_or_insert_with(|| {
+                Box::pin(sleep_until(earliest(Instant::now() + idle, route, attempt)))
+            });
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if self.route.is_some_and(|at| at <= now) {
+                return Poll::Ready(Expired::Route);
+            }
+            if self.attempt.is_some_and(|at| at <= now) {
+                return Poll::Ready(Expired::Try);
+            }
+            if !std::mem::take(&mut self.moved) {
+                return Poll::Ready(Expired::Idle);
+            }
+            sleep.as_mut().reset(earliest(now + idle, route, attempt));
+        }
+    }
+
+    fn rearm(&mut self) {
+        // An armed timer stands for a wait that is over; what was set now begins a new one.
+        if let Some(sleep) = &mut self.sleep {
+            self.moved = true;
+            let idle_end = Instant::now() + self.idle;
+            sleep.as_mut().reset(earliest(idle_end, self.route, self.attempt));
+        }
+    }
+}
+
+fn earliest(idle: Instant, route: Option<Instant>, attempt: Option<Instant>) -> Instant {
+    [route, attempt].into_iter().flatten().fold(idle, Instant::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_exchange_that_does_not_move_expires_idle() {
+        let mut deadlines = Deadlines::new(Duration::from_secs(5));
+        assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn movement_puts_the_idle_end_off() {
+        let start = Instant::now();
+        let mut deadlines = Deadlines::new(Duration::from_secs(5));
+        deadlines.moved();
+        assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
+        assert_eq!(start.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_try_and_route_is_reported() {
+        let mut deadlines = Deadlines::new(Duration::from_secs(60));
+        deadlines.limit_exchange(Some(Duration::from_secs(3)));
+        deadlines.limit_attempt(Some(Duration::from_secs(1)));
+        assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Try);
+        deadlines.limit_attempt(Some(Duration::from_secs(9)));
+        assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Route);
+    }
+}

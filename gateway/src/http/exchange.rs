@@ -1,0 +1,248 @@
+//! The straight line: every stage of an exchange, in order.
+
+use std::{future::poll_fn, sync::Arc};
+
+use http::{HeaderValue, StatusCode, header};
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::timeout;
+use weir_config::model::{RouteTableName, Settings};
+
+use super::{
+    date,
+    deadline::Deadlines,
+    error::{Stop, classify},
+    normalize,
+    retry::{self, Answered, Attempts},
+    stream::{self, Failure, RequestBody, ResponseBody},
+};
+use crate::{
+    cluster::{Cluster, Outcome},
+    codec::{BodyLength, ServerSession},
+    connection::ConnectionInfo,
+    engine::Engine,
+    filter::RequestContext,
+    local_reply::LocalReply,
+    route::{Destination, Route},
+    snapshot::Snapshot,
+    telemetry::{ResponseFlag, StreamInfo},
+};
+
+/// One exchange: a request, its response, and the record of both.
+pub async fn serve(
+    engine: &Engine,
+    session: &mut ServerSession,
+    conn: &Arc<ConnectionInfo>,
+    route_table: &RouteTableName,
+) {
+    let snapshot = engine.snapshot();
+    let mut info = StreamInfo::start(Arc::clone(conn), session.protocol());
+    let mut request = session.take_request();
+    info.grpc = is_grpc(&request);
+    let mut response = None;
+    let mut line = Line {
+        engine,
+        snapshot: &snapshot,
+        route_table,
+        request: &mut request,
+        response: &mut response,
+        context: RequestContext::default(),
+        route: None,
+    };
+    match line.run(session, &mut info).await {
+        Ok(()) => {}
+        Err(Stop::Reply(reply)) => line.reply(session, reply, &mut info).await,
+        Err(Stop::Abort { flag, details }) => {
+            session.abort();
+            info.flags.set(flag);
+            info.details = details;
+        }
+    }
+    engine.telemetry.record_http(&info, Some(&request), response.as_ref());
+}
+
+/// What the stages of one exchange share.
+struct Line<'a> {
+    engine: &'a Engine,
+    snapshot: &'a Snapshot,
+    route_table: &'a RouteTableName,
+    request: &'a mut RequestHeader,
+    /// The head sent to the client, once there is one.
+    response: &'a mut Option<ResponseHeader>,
+    context: RequestContext,
+    /// The route taken, once there is one.
+    route: Option<&'a Route>,
+}
+
+impl<'a> Line<'a> {
+    async fn run(
+        &mut self,
+        session: &mut ServerSession,
+        info: &mut StreamInfo,
+    ) -> Result<(), Stop> {
+        let snapshot = self.snapshot;
+        self.context = normalize::request(&snapshot.settings, self.request, info)?;
+
+        let table = snapshot.route_tables.find(self.route_table)?;
+        let mut route = table.select(self.request, &self.context)?;
+        self.take(route, info);
+        let filters = &snapshot.filters;
+        filters.authenticate(&route.filters, self.request, &mut self.context, info)?;
+        if table.has_claim_matches() {
+            // The claims are known only now, and they take part in the choice.
+            route = table.select(self.request, &self.context)?;
+            self.take(route, info);
+        }
+        filters.on_request(&route.filters, self.request, &mut self.context, info).await?;
+
+        let destination =
+            route.forward(self.request, &self.context, info, &mut fastrand::Rng::new())?;
+        let name = &destination.cluster.cluster;
+        let cluster = snapshot.clusters.find(name).ok_or_else(no_cluster)?;
+        info.upstream.stats = Some(Arc::clone(cluster.stats()));
+        let _permit = cluster.admit()?;
+
+        self.proxy(session, info, route, destination, cluster).await
+    }
+
+    fn take(&mut self, route: &'a Route, info: &mut StreamInfo) {
+        self.route = Some(route);
+        info.route_name = Some(route.config.name.shared());
+    }
+
+    /// The stages that talk to the upstream: attempts, the response's head, both bodies.
+    async fn proxy(
+        &mut self,
+        session: &mut ServerSession,
+        info: &mut StreamInfo,
+        route: &Route,
+        destination: Destination<'_>,
+        cluster: &Arc<Cluster>,
+    ) -> Result<(), Stop> {
+        let Destination { forward, cluster: target } = destination;
+        let limits = &self.engine.limits;
+        let settings = &*self.snapshot.settings;
+        let upgrade = session.wants_upgrade().is_some();
+        let length = session.request_body_length();
+        let keep = if forward.retry.attempts == 0 { 0 } else { limits.max_replay_bytes };
+        let mut body = RequestBody::new(length == BodyLength::Empty && !upgrade, keep);
+        let mut deadlines = Deadlines::new(limits.stream_idle_timeout);
+        deadlines.limit_exchange(forward.timeout);
+        let attempts = Attempts {
+            cluster,
+            policy: &forward.retry,
+            request: self.request,
+            request_body: length,
+            upgrade,
+            attempt_count: settings.attempt_count,
+        };
+        let answered = retry::send(attempts, session, &mut body, &mut deadlines, info).await;
+        info.bytes_received = body.received;
+        let Answered { mut upstream, head, endpoint } = answered?;
+
+        let head = self.response.insert(head);
+        let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let length = if tunnel { BodyLength::Empty } else { upstream.response_body_length() };
+        info.status = head.status.as_u16();
+        info.grpc_status = stream::grpc_status(&head.headers);
+        respond(settings, head, info);
+        let mutations = &target.response_headers;
+        route.filters.on_response(mutations, self.request, head, &self.context, info);
+        session.write_head(head, length).map_err(|error| classify::downstream(&error))?;
+        if tunnel {
+            session.start_tunnel();
+            upstream.start_tunnel();
+            // The route's time is for an answer; what follows may last.
+            deadlines.lift();
+        }
+
+        body.stop_keeping();
+        let mut answer = ResponseBody::default();
+        let bodies = (&mut body, &mut answer);
+        let moved = stream::bodies(session, &mut upstream, bodies, tunnel, &mut deadlines).await;
+        info.bytes_received = body.received;
+        info.bytes_sent = answer.sent;
+        info.grpc_status = answer.grpc_status.or(info.grpc_status);
+        info.details = "via_upstream".into();
+        moved.map_err(|failure| {
+            upstream.abort();
+            if matches!(failure, Failure::Upstream(_)) {
+                cluster.report(endpoint.endpoint(), Outcome::ConnectFailure);
+            }
+            classify::cut(&failure)
+        })
+    }
+
+    /// Answers the client ourselves.
+    async fn reply(
+        &mut self,
+        session: &mut ServerSession,
+        mut reply: LocalReply,
+        info: &mut StreamInfo,
+    ) {
+        if let Some(route) = self.route {
+            route.filters.on_local_reply(&self.context, &mut reply);
+        }
+        local_headers(&self.snapshot.settings, &mut reply);
+        info.status = reply.status.as_u16();
+        info.details = reply.details.clone();
+        if let Some(flag) = reply.flag {
+            info.flags.set(flag);
+        }
+        let written = session.write_reply(&reply, info.grpc);
+        let flushed = match written {
+            Ok(head) => {
+                *self.response = Some(head);
+                info.bytes_sent = reply.body.len() as u64;
+                let limit = self.engine.limits.stream_idle_timeout;
+                let flush = poll_fn(|cx| session.poll_flush(cx));
+                matches!(timeout(limit, flush).await, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        if !flushed {
+            session.abort();
+            info.flags.set(ResponseFlag::DownstreamTermination);
+        }
+    }
+}
+
+/// What every reply of our own carries beside its own headers.
+fn local_headers(settings: &Settings, reply: &mut LocalReply) {
+    if let Some(Ok(server)) = settings.server_name.as_deref().map(HeaderValue::from_str) {
+        reply.headers.push((header::SERVER, server));
+    }
+    reply.headers.push((header::DATE, date::now()));
+}
+
+/// What a gateway changes in every response it passes on (istio-compat 5.4).
+fn respond(settings: &Settings, head: &mut ResponseHeader, info: &StreamInfo) {
+    // The names are valid ones.
+    if let Some(elapsed) = info.upstream.service_time {
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let _ = head.insert_header("x-envoy-upstream-service-time", HeaderValue::from(millis));
+    }
+    if let Some(Ok(server)) = settings.server_name.as_deref().map(HeaderValue::from_str) {
+        let _ = head.insert_header(header::SERVER, server);
+    }
+    if !head.headers.contains_key(header::DATE) {
+        let _ = head.insert_header(header::DATE, date::now());
+    }
+}
+
+/// gRPC over HTTP/2 and over HTTP/1: `application/grpc`, with or without a subtype.
+fn is_grpc(request: &RequestHeader) -> bool {
+    request.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// The route names a cluster that is not configured: an unknown host, port or subset.
+fn no_cluster() -> LocalReply {
+    LocalReply::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ResponseFlag::NoCluster,
+        "cluster_not_found",
+        "",
+    )
+}

@@ -1,0 +1,290 @@
+//! What is told about the client: `X-Forwarded-*`, `x-envoy-external-address`, the client's
+//! certificate (istio-compat 5.4, hardening C8).
+
+use std::{fmt::Write, net::IpAddr};
+
+use http::{HeaderMap, HeaderValue};
+use pingora_http::RequestHeader;
+use weir_config::model::{route::Scheme, settings::ForwardClientCert};
+
+use crate::connection::PeerIdentity;
+
+pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+pub const X_FORWARDED_PORT: &str = "x-forwarded-port";
+pub const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
+pub const X_ENVOY_EXTERNAL_ADDRESS: &str = "x-envoy-external-address";
+
+/// The client as the outermost of `trusted_proxies` proxies saw it: that many entries from the right
+/// of `X-Forwarded-For` as it arrived. `None` where there is no address in that place; the socket's
+/// peer is the client then, because what is further left may be anybody's word.
+#[must_use]
+pub fn client_ip(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+    let place = usize::try_from(trusted_proxies.checked_sub(1)?).ok()?;
+    let entry = headers
+        .get_all(X_FORWARDED_FOR)
+        .iter()
+        .rev()
+        .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
+        .nth(place)?;
+    std::str::from_utf8(entry).ok()?.trim().parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+/// Appends the socket's peer; several fields become one. Returns the peer's text.
+pub fn append_forwarded_for(request: &mut RequestHeader, peer: IpAddr) -> HeaderValue {
+    let peer = text(peer);
+    let mut received = request.headers.get_all(X_FORWARDED_FOR).iter().peekable();
+    let value = if received.peek().is_none() {
+        peer.clone()
+    } else {
+        let mut joined = Vec::with_capacity(64);
+        for value in received {
+            joined.extend_from_slice(value.as_bytes());
+            joined.push(b',');
+        }
+        joined.extend_from_slice(peer.as_bytes());
+        // Bytes of valid values and commas are a valid value.
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).unwrap_or_else(|_| peer.clone())
+    };
+    set(request, X_FORWARDED_FOR, value);
+    peer
+}
+
+/// An address as header value.
+#[must_use]
+pub fn text(ip: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(ip.to_canonical().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// The scheme the client used: the connection's, unless a trusted proxy in front says otherwise.
+#[must_use]
+pub fn scheme(headers: &HeaderMap, connection: Scheme, trusted_proxies: u32) -> Scheme {
+    if trusted_proxies == 0 {
+        return connection;
+    }
+    let mut sent = headers.get_all(X_FORWARDED_PROTO).iter();
+    match (sent.next(), sent.next()) {
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"https") => Scheme::Https,
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"http") => Scheme::Http,
+        _ => connection,
+    }
+}
+
+/// Replaces, extends or removes `x-forwarded-client-cert`.
+pub fn client_cert(
+    request: &mut RequestHeader,
+    mode: ForwardClientCert,
+    peer: Option<&PeerIdentity>,
+) {
+    let received = request.headers.get(X_FORWARDED_CLIENT_CERT);
+    let kept = match (mode, peer) {
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
+            return;
+        }
+        (ForwardClientCert::Sanitize, _) | (_, None) => None,
+        (ForwardClientCert::SanitizeSet, Some(peer)) => Some(certificate_element(peer)),
+        (ForwardClientCert::AppendForward, Some(peer)) => Some(match received {
+            Some(received) => {
+                let received = String::from_utf8_lossy(received.as_bytes());
+                format!("{received},{}", certificate_element(peer))
+            }
+            None => certificate_element(peer),
+        }),
+    };
+    match kept.and_then(|element| HeaderValue::try_from(element).ok()) {
+        Some(value) => set(request, X_FORWARDED_CLIENT_CERT, value),
+        None if received.is_some() => {
+            request.remove_header(X_FORWARDED_CLIENT_CERT);
+        }
+        None => {}
+    }
+}
+
+/// `Hash=…;Subject="…";URI=…`. There is no `By`: a gateway's certificate has no SPIFFE ID.
+fn certificate_element(peer: &PeerIdentity) -> String {
+    let mut element = format!("Hash={};Subject=\"{}\"", peer.fingerprint, escaped(&peer.subject));
+    for uri in &*peer.uri_sans {
+        let quoted = uri.contains([',', ';', '=', '"', '\\', ' ']);
+        // Writing to a string cannot fail.
+        let _ = if quoted {
+            write!(element, ";URI=\"{}\"", escaped(uri))
+        } else {
+            write!(element, ";URI={uri}")
+        };
+    }
+    if peer.uri_sans.is_empty() {
+        element.push_str(";URI=");
+    }
+    element
+}
+
+/// A quotation mark in a certificate must not end the value it stands in; what no header can carry
+/// becomes `?`.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => escaped.extend(['\\', c]),
+            c if c.is_control() => escaped.push('?'),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Sets a field whose name is static, which cannot be refused.
+pub(super) fn set(request: &mut RequestHeader, name: &'static str, value: HeaderValue) {
+    let _ = request.insert_header(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            request.append_header(*name, *value).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn the_client_is_that_many_hops_from_the_right() {
+        let chain = "56.5.6.7, 72.9.5.6, 98.1.2.3";
+        for (hops, expected) in [
+            (0, None),
+            (1, Some("98.1.2.3")),
+            (2, Some("72.9.5.6")),
+            (3, Some("56.5.6.7")),
+            (4, None),
+            (u32::MAX, None),
+        ] {
+            let request = request(&[(X_FORWARDED_FOR, chain)]);
+            let expected = expected.map(|ip: &str| ip.parse().unwrap());
+            assert_eq!(client_ip(&request.headers, hops), expected, "{hops} hops");
+        }
+    }
+
+    #[test]
+    fn several_fields_are_one_chain() {
+        let request =
+            request(&[(X_FORWARDED_FOR, "1.1.1.1"), (X_FORWARDED_FOR, "2.2.2.2,3.3.3.3")]);
+        assert_eq!(client_ip(&request.headers, 3), Some("1.1.1.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn junk_in_the_trusted_place_is_nobody() {
+        for entry in [
+            "",
+            "unknown",
+            "1.2.3.4:80",
+            "1.2.3",
+            "999.1.1.1",
+            "fe80::1%eth0",
+            "[::1]",
+            "0x7f.1",
+            "1.2.3.4 evil",
+            "é",
+        ] {
+            let request = request(&[(X_FORWARDED_FOR, &format!("10.0.0.1,{entry}"))]);
+            assert_eq!(client_ip(&request.headers, 1), None, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn the_peer_is_appended_to_what_arrived() {
+        let peer = "192.0.2.7".parse().unwrap();
+        for (received, expected) in [
+            (vec![], "192.0.2.7"),
+            (vec!["1.1.1.1"], "1.1.1.1,192.0.2.7"),
+            (vec!["1.1.1.1, 2.2.2.2", "3.3.3.3"], "1.1.1.1, 2.2.2.2,3.3.3.3,192.0.2.7"),
+        ] {
+            let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
+            for value in received {
+                request.append_header(X_FORWARDED_FOR, value).unwrap();
+            }
+            append_forwarded_for(&mut request, peer);
+            let values: Vec<_> = request.headers.get_all(X_FORWARDED_FOR).iter().collect();
+            assert_eq!(values, [expected]);
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_written_as_ipv4() {
+        assert_eq!(text("::ffff:192.0.2.7".parse().unwrap()), "192.0.2.7");
+    }
+
+    #[test]
+    fn the_scheme_is_the_connections_unless_a_proxy_is_trusted() {
+        use Scheme::{Http, Https};
+        for (sent, connection, trusted, expected) in [
+            (vec![], Http, 0, Http),
+            (vec!["https"], Http, 0, Http),
+            (vec!["https"], Http, 1, Https),
+            (vec!["HTTPS"], Http, 1, Https),
+            (vec!["http"], Https, 1, Http),
+            (vec!["wss"], Https, 1, Https),
+            (vec!["https,http"], Http, 1, Http),
+            (vec!["https", "https"], Http, 1, Http),
+            (vec![], Https, 1, Https),
+        ] {
+            let mut request = request(&[]);
+            for value in &sent {
+                request.append_header(X_FORWARDED_PROTO, *value).unwrap();
+            }
+            assert_eq!(
+                scheme(&request.headers, connection, trusted),
+                expected,
+                "{sent:?} {trusted}"
+            );
+        }
+    }
+
+    fn peer() -> PeerIdentity {
+        PeerIdentity {
+            subject: "CN=a \"quoted\" client".into(),
+            uri_sans: Arc::from(["spiffe://td/ns/n/sa/s".into()]),
+            dns_sans: Arc::default(),
+            fingerprint: "ab12".into(),
+            chain: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn every_mode_treats_the_clients_certificate_as_documented() {
+        use ForwardClientCert::{
+            AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+        };
+        let element = r#"Hash=ab12;Subject="CN=a \"quoted\" client";URI=spiffe://td/ns/n/sa/s"#;
+        let appended = format!("forged,{element}");
+        let peer = peer();
+        for (mode, peer, expected) in [
+            (Sanitize, None, None),
+            (Sanitize, Some(&peer), None),
+            (SanitizeSet, None, None),
+            (SanitizeSet, Some(&peer), Some(element)),
+            (AppendForward, None, None),
+            (AppendForward, Some(&peer), Some(&*appended)),
+            (ForwardOnly, None, None),
+            (ForwardOnly, Some(&peer), Some("forged")),
+            (AlwaysForwardOnly, None, Some("forged")),
+            (AlwaysForwardOnly, Some(&peer), Some("forged")),
+        ] {
+            let mut request = request(&[(X_FORWARDED_CLIENT_CERT, "forged")]);
+            client_cert(&mut request, mode, peer);
+            let sent = request.headers.get(X_FORWARDED_CLIENT_CERT).map(|v| v.to_str().unwrap());
+            assert_eq!(sent, expected, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificates_uri_cannot_add_elements() {
+        let mut peer = peer();
+        peer.uri_sans = Arc::from(["spiffe://td/x;By=\"y\",Hash=z".into()]);
+        assert!(certificate_element(&peer).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#));
+    }
+}

@@ -1,0 +1,256 @@
+//! HTTP/2 connections: one task that moves frames and one for each stream, budgets against clients
+//! that make work for nothing, GOAWAY at the end.
+
+use std::{
+    future::{Future, poll_fn},
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{
+    Reason, RecvStream,
+    server::{Connection, SendResponse},
+};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::JoinSet,
+    time::{Instant, Sleep, sleep, timeout},
+};
+
+use super::{Downstream, exchange};
+use crate::{
+    codec::{
+        ServerSession,
+        h2::{Malformed, ServerSession as H2Session, server_options},
+    },
+    io::Io,
+    telemetry::Protocol,
+};
+
+/// Malformed requests a connection may send (hardening G14).
+const MAX_MALFORMED: u32 = 32;
+/// A connection whose client resets more than half of so many streams before they are answered is
+/// an attack (rapid reset, hardening T01); Envoy's number.
+const RESET_SAMPLE: u32 = 500;
+/// A stream given up within this time was not worth waiting for.
+const PREMATURE: Duration = Duration::from_secs(1);
+/// Time for a client to take note of GOAWAY when nothing else is going on.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection of which the first bytes have been read already.
+pub(super) struct Rewound {
+    bytes: BytesMut,
+    io: Io,
+}
+
+impl Rewound {
+    pub fn new(io: Io) -> Self {
+        Self { bytes: BytesMut::new(), io }
+    }
+
+    pub fn with(bytes: BytesMut, io: Io) -> Self {
+        Self { bytes, io }
+    }
+}
+
+/// Serves streams until the connection ends, and waits for the last of them.
+pub(super) async fn serve(downstream: Downstream, io: Rewound) {
+    let limits = &downstream.engine.limits;
+    let handshake = server_options(limits).handshake::<_, Bytes>(io);
+    let Ok(Ok(mut connection)) = timeout(limits.header_timeout, handshake).await else { return };
+    let downstream = Arc::new(downstream);
+    let mut streams = JoinSet::new();
+    serve_streams(&downstream, &mut connection, &mut streams).await;
+    // Without its connection a stream fails, and its exchange ends and is recorded.
+    drop(connection);
+    while streams.join_next().await.is_some() {}
+}
+
+async fn serve_streams(
+    downstream: &Arc<Downstream>,
+    connection: &mut Connection<Rewound, Bytes>,
+    streams: &mut JoinSet<Ended>,
+) {
+    let idle_timeout = downstream.engine.limits.idle_timeout;
+    let mut idle = pin!(sleep(idle_timeout));
+    let mut drain = downstream.drain.clone();
+    let mut draining: Pin<&mut (dyn Future<Output = ()> + Send)> = pin!(drain.draining());
+    // Polled once: its waker is the task's and stays good.
+    poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
+    let mut budget = Budget::default();
+    let mut closing = false;
+    loop {
+        let drain_now = || !closing && downstream.drain.is_draining();
+        let event = poll_fn(|cx| poll_event(connection, streams, idle.as_mut(), drain_now, cx));
+        match event.await {
+            Event::Request(request) => {
+                let (request, respond) = *request;
+                match H2Session::accept(request, respond, &downstream.options()) {
+                    Ok(session) => {
+                        streams.spawn(serve_stream(Arc::clone(downstream), Box::new(session)));
+                    }
+                    Err(malformed) => {
+                        budget.malformed += 1;
+                        streams.spawn(refuse_stream(Arc::clone(downstream), malformed));
+                    }
+                }
+            }
+            Event::StreamEnded(ended) => {
+                budget.count(ended);
+                if streams.is_empty() {
+                    let timeout = if closing { CLOSE_TIMEOUT } else { idle_timeout };
+                    idle.as_mut().reset(Instant::now() + timeout);
+                }
+            }
+            Event::Idle if closing => return,
+            Event::Idle | Event::Drain => {
+                connection.graceful_shutdown();
+                closing = true;
+                idle.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
+            }
+            Event::Closed => return,
+        }
+        if budget.is_exceeded() {
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+}
+
+enum Event {
+    Request(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    StreamEnded(Ended),
+    /// No stream for as long as the deadline allows.
+    Idle,
+    Drain,
+    /// By the client, or by an error that ends everything.
+    Closed,
+}
+
+fn poll_event(
+    connection: &mut Connection<Rewound, Bytes>,
+    streams: &mut JoinSet<Ended>,
+    idle: Pin<&mut Sleep>,
+    drain_now: impl Fn() -> bool,
+    cx: &mut Context<'_>,
+) -> Poll<Event> {
+    if drain_now() {
+        return Poll::Ready(Event::Drain);
+    }
+    // Accepting is also what moves the frames of all streams, so it is polled whatever happens.
+    match connection.poll_accept(cx) {
+        Poll::Ready(Some(Ok(request))) => return Poll::Ready(Event::Request(Box::new(request))),
+        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Closed),
+        Poll::Pending => {}
+    }
+    match streams.poll_join_next(cx) {
+        Poll::Ready(Some(ended)) => Poll::Ready(Event::StreamEnded(ended.unwrap_or(Ended::Served))),
+        Poll::Ready(None) => idle.poll(cx).map(|()| Event::Idle),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Served,
+    /// The client gave it up as soon as it had asked.
+    Premature,
+}
+
+async fn serve_stream(downstream: Arc<Downstream>, session: Box<H2Session>) -> Ended {
+    let started = Instant::now();
+    let mut session = ServerSession::H2(session);
+    exchange::serve(&downstream.engine, &mut session, &downstream.conn, &downstream.route_table)
+        .await;
+    let ServerSession::H2(session) = &mut session else { return Ended::Served };
+    let given_up = poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await;
+    if given_up && started.elapsed() < PREMATURE { Ended::Premature } else { Ended::Served }
+}
+
+async fn refuse_stream(downstream: Arc<Downstream>, malformed: Box<Malformed>) -> Ended {
+    let Malformed { rejection, request, session } = *malformed;
+    let reply = rejection.reply();
+    downstream.record_rejection(Protocol::Http2, rejection, &reply, &request);
+    let mut session = ServerSession::H2(Box::new(session));
+    // Nobody is left to be told if this fails.
+    if session.write_reply(&reply, false).is_ok() {
+        let flush = poll_fn(|cx| session.poll_flush(cx));
+        let _ = timeout(downstream.engine.limits.header_timeout, flush).await;
+    }
+    Ended::Served
+}
+
+/// What a client may do that costs us and brings it nothing.
+#[derive(Debug, Default)]
+struct Budget {
+    malformed: u32,
+    ended: u32,
+    premature: u32,
+}
+
+impl Budget {
+    fn count(&mut self, ended: Ended) {
+        self.ended = self.ended.saturating_add(1);
+        if ended == Ended::Premature {
+            self.premature = self.premature.saturating_add(1);
+        }
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.malformed >= MAX_MALFORMED || self.premature > self.ended.max(RESET_SAMPLE) / 2
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.bytes.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let length = this.bytes.len().min(buf.remaining());
+        buf.put_slice(&this.bytes[..length]);
+        this.bytes.advance(length);
+        if this.bytes.is_empty() {
+            this.bytes = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}

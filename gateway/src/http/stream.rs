@@ -1,0 +1,253 @@
+//! Both bodies at once. Each direction moves as far as the side it writes to has room; a side without
+//! room stops only what is written to it. Nothing here grows with the size of a body.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
+
+use http::HeaderMap;
+
+use super::deadline::{Deadlines, Expired};
+use crate::codec::{ClientSession, Frame, ServerSession, StreamError};
+
+/// What ended the movement before its end.
+#[derive(Debug)]
+pub enum Failure {
+    Downstream(StreamError),
+    Upstream(StreamError),
+    Expired(Expired),
+}
+
+/// The request's body on its way up. What an attempt took is kept, within a limit, for the next one.
+#[derive(Debug)]
+pub struct RequestBody {
+    kept: Vec<Frame>,
+    kept_bytes: usize,
+    /// Bytes that may be kept; 0 once the request can be sent only once.
+    keep: usize,
+    /// The next of `kept` to be sent in this attempt.
+    next: usize,
+    /// The client's end of the body was read.
+    ended: bool,
+    /// The end was written to the upstream of this attempt.
+    finished: bool,
+    /// Something was read that is not kept any more.
+    lost: bool,
+    /// Body bytes read from the client.
+    pub received: u64,
+}
+
+impl RequestBody {
+    /// `empty`: there is nothing to read. `keep`: bytes kept so that the request can be sent again; 0
+    /// when it will not be.
+    #[must_use]
+    pub fn new(empty: bool, keep: usize) -> Self {
+        Self {
+            kept: Vec::new(),
+            kept_bytes: 0,
+            keep,
+            next: 0,
+            ended: empty,
+            finished: false,
+            lost: false,
+            received: 0,
+        }
+    }
+
+    /// Whether another attempt would carry the same body.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        !self.lost
+    }
+
+    /// From the start, for a new attempt.
+    pub fn rewind(&mut self) {
+        self.next = 0;
+        self.finished = false;
+    }
+
+    /// No further attempt will be made: what is kept is let go as soon as it is sent.
+    pub fn stop_keeping(&mut self) {
+        self.keep = 0;
+    }
+
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Moves what can be moved; ready once the end was written (not: flushed) to the upstream.
+    /// `moved` is set when anything was.
+    pub fn poll_forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &mut ServerSession,
+        upstream: &mut ClientSession,
+        moved: &mut bool,
+    ) -> Poll<Result<(), Failure>> {
+        while !self.finished {
+            ready!(upstream.poll_ready(cx)).map_err(Failure::Upstream)?;
+            let Some(frame) = ready!(self.poll_next(cx, session)).map_err(Failure::Downstream)?
+            else {
+                upstream.finish().map_err(Failure::Upstream)?;
+                self.finished = true;
+                *moved = true;
+                break;
+            };
+            self.finished = matches!(frame, Frame::Trailers(_));
+            *moved = true;
+            upstream.write(frame).map_err(Failure::Upstream)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &mut ServerSession,
+    ) -> Poll<Result<Option<Frame>, StreamError>> {
+        if let Some(frame) = self.kept.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Ok(Some(duplicate(frame))));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let frame = ready!(session.poll_read(cx))?;
+        match &frame {
+            Some(frame) => self.keep(frame),
+            None => self.ended = true,
+        }
+        Poll::Ready(Ok(frame))
+    }
+
+    fn keep(&mut self, frame: &Frame) {
+        let bytes = match frame {
+            Frame::Data(data) => data.len(),
+            Frame::Trailers(_) => {
+                self.ended = true;
+                0
+            }
+        };
+        self.received += bytes as u64;
+        if !self.lost && self.kept_bytes + bytes <= self.keep {
+            self.kept_bytes += bytes;
+            self.kept.push(duplicate(frame));
+            self.next = self.kept.len();
+        } else {
+            self.lost = true;
+            self.kept = Vec::new();
+            self.next = 0;
+        }
+    }
+}
+
+/// Data is shared, not copied.
+fn duplicate(frame: &Frame) -> Frame {
+    match frame {
+        Frame::Data(data) => Frame::Data(data.clone()),
+        Frame::Trailers(trailers) => Frame::Trailers(trailers.clone()),
+    }
+}
+
+/// The response's body on its way down.
+#[derive(Debug, Default)]
+pub struct ResponseBody {
+    finished: bool,
+    /// Body bytes written to the client.
+    pub sent: u64,
+    /// `grpc-status` of the trailers.
+    pub grpc_status: Option<u8>,
+}
+
+impl ResponseBody {
+    /// Moves what can be moved; ready once the end was written (not: flushed) to the client.
+    pub fn poll_forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &mut ClientSession,
+        session: &mut ServerSession,
+        moved: &mut bool,
+    ) -> Poll<Result<(), Failure>> {
+        while !self.finished {
+            ready!(session.poll_ready(cx)).map_err(Failure::Downstream)?;
+            let frame = ready!(upstream.poll_read(cx)).map_err(Failure::Upstream)?;
+            *moved = true;
+            match frame {
+                Some(Frame::Data(data)) => {
+                    self.sent += data.len() as u64;
+                    session.write(Frame::Data(data)).map_err(Failure::Downstream)?;
+                }
+                Some(Frame::Trailers(trailers)) => {
+                    self.grpc_status = grpc_status(&trailers);
+                    self.finished = true;
+                    session.write(Frame::Trailers(trailers)).map_err(Failure::Downstream)?;
+                }
+                None => {
+                    self.finished = true;
+                    session.finish().map_err(Failure::Downstream)?;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// `grpc-status` of headers or trailers.
+#[must_use]
+pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Moves both bodies until the response has reached the client; a tunnel until both ends are done.
+///
+/// # Errors
+/// The side that failed, or the deadline that passed. An upstream that stops reading the request is
+/// not a failure as long as it answers.
+pub async fn bodies(
+    session: &mut ServerSession,
+    upstream: &mut ClientSession,
+    (request, response): (&mut RequestBody, &mut ResponseBody),
+    tunnel: bool,
+    deadlines: &mut Deadlines,
+) -> Result<(), Failure> {
+    let mut sending = true;
+    poll_fn(|cx| {
+        let mut moved = false;
+        if sending {
+            let forwarded = match request.poll_forward(cx, session, upstream, &mut moved) {
+                Poll::Ready(Err(Failure::Upstream(error))) => Err(error),
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+            };
+            let flushed = forwarded.and_then(|()| match upstream.poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    // All was sent; only reading is left on that side.
+                    sending = !request.is_finished();
+                    Ok(())
+                }
+                Poll::Ready(Err(error)) => Err(error),
+                Poll::Pending => Ok(()),
+            });
+            if flushed.is_err() {
+                sending = false;
+            }
+        }
+        let answered = match response.poll_forward(cx, upstream, session, &mut moved) {
+            Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        match session.poll_flush(cx) {
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Downstream(error))),
+            Poll::Ready(Ok(())) if answered && !(tunnel && sending) => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if moved {
+            deadlines.moved();
+        }
+        deadlines.poll_expired(cx).map(|expired| Err(Failure::Expired(expired)))
+    })
+    .await
+}

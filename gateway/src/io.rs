@@ -1,0 +1,133 @@
+//! The byte stream under a connection, whichever way it came about.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// Any stream the proxy reads from and writes to. An enum, so that the plain case costs a branch and
+/// TLS state is allocated only where there is TLS.
+#[derive(Debug)]
+pub enum Io {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    UnixServerTls(Box<tokio_rustls::server::TlsStream<UnixStream>>),
+    ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+macro_rules! each {
+    ($self:expr, $io:ident => $body:expr) => {
+        match $self {
+            Io::Tcp($io) => $body,
+            Io::Unix($io) => $body,
+            Io::ServerTls($io) => $body,
+            Io::UnixServerTls($io) => $body,
+            Io::ClientTls($io) => $body,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, io => io.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
+    }
+}
+
+impl AsFd for Io {
+    /// The socket under any TLS.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(io) => io.as_fd(),
+            Self::Unix(io) => io.as_fd(),
+            Self::ServerTls(io) => io.get_ref().0.as_fd(),
+            Self::UnixServerTls(io) => io.get_ref().0.as_fd(),
+            Self::ClientTls(io) => io.get_ref().0.as_fd(),
+        }
+    }
+}
+
+// What Pingora asks of a stream its HTTP/2 sessions run on. Addresses and TLS facts are carried by
+// `ConnectionInfo`, so the digests stay empty.
+#[async_trait]
+impl Shutdown for Io {
+    async fn shutdown(&mut self) {
+        // The peer may be gone already; there is nobody left to tell.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Io {
+    fn id(&self) -> UniqueIDType {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl Ssl for Io {}
+
+impl GetTimingDigest for Io {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Io {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Io {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+impl Peek for Io {}

@@ -1,0 +1,196 @@
+//! Listening sockets.
+
+use std::{
+    fmt, fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, PermissionsExt},
+            net as unix,
+        },
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+use weir_config::model::listener::BindAddress;
+
+use crate::io::Io;
+
+const BACKLOG: i32 = 4096;
+/// Of Unix sockets: the owner and its group may connect.
+const UNIX_MODE: u32 = 0o660;
+
+/// Where a listener really listens: the port is never 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoundAddress {
+    Ip(SocketAddr),
+    Unix(Arc<Path>),
+}
+
+impl fmt::Display for BoundAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// Why an address cannot be listened on, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error(
+        "bind {address}: the address is already in use; `ss -ltnp` shows by whom; stop that \
+         process or change the port"
+    )]
+    InUse { address: String },
+    #[error(
+        "bind {address}: not permitted; ports below 1024 need root, CAP_NET_BIND_SERVICE or the \
+         sysctl net.ipv4.ip_unprivileged_port_start"
+    )]
+    NotPermitted { address: String },
+    #[error("bind {address}: no interface of this machine has that address")]
+    NotLocal { address: String },
+    #[error("bind {address}: something that is not a socket is in its place; remove it")]
+    NotASocket { address: String },
+    #[error("bind {address}: listener `{listener}` listens there already")]
+    Duplicate { address: String, listener: String },
+    #[error("bind {address}")]
+    Other {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    pub(super) fn new(address: String, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { address },
+            io::ErrorKind::PermissionDenied => Self::NotPermitted { address },
+            io::ErrorKind::AddrNotAvailable => Self::NotLocal { address },
+            _ => Self::Other { address, source: error },
+        }
+    }
+}
+
+/// A socket that accepts.
+#[derive(Debug)]
+pub(super) enum ListeningSocket {
+    Tcp { socket: TcpListener, address: SocketAddr },
+    Unix { socket: UnixListener, path: Arc<Path> },
+}
+
+impl ListeningSocket {
+    /// Binds and listens. Has to be called in the runtime that will accept.
+    ///
+    /// # Errors
+    /// One sentence for the user.
+    pub(super) fn bind(address: &BindAddress) -> Result<Self, BindError> {
+        match address {
+            BindAddress::Ip(address) => {
+                bind_tcp(*address).map_err(|error| BindError::new(address.to_string(), error))
+            }
+            BindAddress::Unix(path) => bind_unix(path),
+        }
+    }
+
+    pub(super) fn address(&self) -> BoundAddress {
+        match self {
+            Self::Tcp { address, .. } => BoundAddress::Ip(*address),
+            Self::Unix { path, .. } => BoundAddress::Unix(Arc::clone(path)),
+        }
+    }
+
+    /// The next connection with its peer's and its own address. Safe to cancel.
+    pub(super) async fn accept(&self) -> io::Result<(Io, SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp { socket, .. } => {
+                let (stream, peer) = socket.accept().await?;
+                // Only a socket that is gone already refuses; it ends at its first read.
+                let _ = stream.set_nodelay(true);
+                let local = stream.local_addr()?;
+                Ok((Io::Tcp(stream), canonical(peer), canonical(local)))
+            }
+            Self::Unix { socket, .. } => {
+                let (stream, _) = socket.accept().await?;
+                let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                Ok((Io::Unix(stream), unspecified, unspecified))
+            }
+        }
+    }
+}
+
+impl Drop for ListeningSocket {
+    fn drop(&mut self) {
+        if let Self::Unix { path, .. } = self
+            && abstract_name(path).is_none()
+        {
+            // It may have been removed by hand.
+            let _ = fs::remove_file(&**path);
+        }
+    }
+}
+
+/// `::ffff:a.b.c.d` is a.b.c.d to everybody who compares addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<ListeningSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for the connections of the one before.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from_std(socket.into())?;
+    let address = socket.local_addr()?;
+    Ok(ListeningSocket::Tcp { socket, address })
+}
+
+fn bind_unix(path: &Arc<Path>) -> Result<ListeningSocket, BindError> {
+    let address = || format!("unix://{}", path.display());
+    let other = |error| BindError::new(address(), error);
+    let socket = match abstract_name(path) {
+        Some(name) => unix::SocketAddr::from_abstract_name(name)
+            .and_then(|name| unix::UnixListener::bind_addr(&name))
+            .map_err(other)?,
+        None => {
+            remove_stale(path, &address)?;
+            let socket = unix::UnixListener::bind(path).map_err(other)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE)).map_err(other)?;
+            socket
+        }
+    };
+    socket.set_nonblocking(true).map_err(other)?;
+    let socket = UnixListener::from_std(socket).map_err(other)?;
+    Ok(ListeningSocket::Unix { socket, path: Arc::clone(path) })
+}
+
+/// Removes the socket of a process that is gone; one that answers is in use.
+fn remove_stale(path: &Path, address: &dyn Fn() -> String) -> Result<(), BindError> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(BindError::NotASocket { address: address() });
+    }
+    match unix::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| BindError::new(address(), error))
+        }
+        Ok(_) | Err(_) => Err(BindError::InUse { address: address() }),
+    }
+}
+
+/// `@name`: Linux' abstract namespace, which leaves no file.
+fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_bytes().strip_prefix(b"@")
+}

@@ -1,0 +1,238 @@
+//! One connection, from accept to its end.
+
+use std::{net::SocketAddr, pin::pin, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use weir_config::model::{
+    ListenerName,
+    listener::{ListenerKind, NetworkFilter},
+};
+
+use super::{
+    ListenerState,
+    filter_chain::{Chain, ChainTls},
+    overload::{OpenConnection, Overload},
+    tls::{self, HandshakeError, Hello},
+};
+use crate::{
+    connection::{ConnectionInfo, TlsInfo},
+    engine::Engine,
+    http,
+    io::Io,
+    tcp::{self, TcpProxy},
+    telemetry::{Protocol, ResponseFlag, StreamInfo, metrics::ListenerMetrics},
+};
+
+/// What the connections of one bound address share. The state is replaced when the configuration
+/// changes; a connection reads it once.
+#[derive(Debug)]
+pub(super) struct Binding {
+    pub(super) state: ArcSwap<ListenerState>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: ListenerMetrics,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) engine: Arc<Engine>,
+    pub(super) overload: Arc<Overload>,
+    pub(super) connections: TaskTracker,
+}
+
+impl Binding {
+    pub(super) fn name(&self) -> ListenerName {
+        self.state.load().config.name.clone()
+    }
+
+    pub(super) fn refused(&self, connections: usize, reason: &'static str) {
+        for _ in 0..connections {
+            self.metrics.refused(reason);
+        }
+    }
+
+    /// Serves a connection in a task of its own, or closes it.
+    pub(super) fn take_in(this: &Arc<Self>, io: Io, peer_addr: SocketAddr, local_addr: SocketAddr) {
+        let Some(open) = this.shared.overload.admit() else {
+            this.refused(1, "connection limit");
+            return;
+        };
+        let accepted = Accepted { io, peer_addr, local_addr };
+        this.shared.connections.spawn(serve(Arc::clone(this), accepted, open));
+    }
+}
+
+/// A connection of which nothing was read yet.
+struct Accepted {
+    io: Io,
+    peer_addr: SocketAddr,
+    local_addr: SocketAddr,
+}
+
+/// A connection whose filter chain serves it from now on.
+struct Established {
+    io: Io,
+    info: Arc<ConnectionInfo>,
+    chain: Arc<Chain>,
+    /// Read already, and for the upstream.
+    hello: Vec<u8>,
+}
+
+/// The line of a connection: filter chain and TLS, then what the chain has for it.
+async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection) {
+    let _counted = binding.metrics.connection();
+    let kind = binding.state.load().config.kind;
+    let established = match kind {
+        ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
+        // Boxed, because its state is large and gone before the connection's long life begins.
+        ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await,
+    };
+    if let Some(established) = established {
+        established.serve(&binding.shared.engine).await;
+    }
+}
+
+/// The chain of a listener that does not look at what the client sends.
+fn plain(binding: &Binding, accepted: Accepted) -> Option<Established> {
+    let state = binding.state.load();
+    let Accepted { io, peer_addr, local_addr } = accepted;
+    let info = state.info(peer_addr, local_addr, None, None);
+    let Some(chain) = state.chains.only() else {
+        record_no_chain(&binding.shared.engine, info);
+        return None;
+    };
+    Some(Established { io, info, chain: Arc::clone(chain), hello: Vec::new() })
+}
+
+async fn secure_in_time(binding: &Binding, accepted: Accepted) -> Option<Established> {
+    let deadline = binding.shared.engine.limits.handshake_timeout;
+    let outcome = timeout(deadline, secure(binding, accepted)).await;
+    outcome.unwrap_or(Err(HandshakeError::Timeout)).unwrap_or_else(|error| {
+        let cause: &(dyn std::error::Error + 'static) = &error;
+        tracing::debug!(listener = %binding.name(), cause, "handshake failed");
+        binding.metrics.handshake_error(error.reason());
+        None
+    })
+}
+
+/// ClientHello, the chain it chooses, and the rest of the handshake where that is ours to do.
+async fn secure(
+    binding: &Binding,
+    accepted: Accepted,
+) -> Result<Option<Established>, HandshakeError> {
+    let Accepted { mut io, peer_addr, local_addr } = accepted;
+    let hello = Hello::read(&mut io).await?;
+    // Only now, so that a client that took its time gets the configuration of now.
+    let state = binding.state.load_full();
+    let server_name = hello.server_name.clone();
+    let info = |tls| state.info(peer_addr, local_addr, server_name, tls);
+
+    let Some(chain) = state.chains.select(hello.server_name.as_deref()) else {
+        record_no_chain(&binding.shared.engine, info(None));
+        return Ok(None);
+    };
+    let chain = Arc::clone(chain);
+    Ok(Some(match &chain.tls {
+        ChainTls::None => Established { io, info: info(None), chain, hello: hello.bytes },
+        ChainTls::Unavailable(why) => return Err(HandshakeError::Unavailable(Arc::clone(why))),
+        ChainTls::Terminate(config) => {
+            let (io, tls) = tls::terminate(io, hello, config, &binding.shared.overload).await?;
+            Established { io, info: info(Some(tls)), chain, hello: Vec::new() }
+        }
+    }))
+}
+
+impl Established {
+    async fn serve(self, engine: &Arc<Engine>) {
+        let Self { io, info, chain, hello } = self;
+        let drain = chain.drain_signal();
+        let network = chain.config.network.clone();
+        // A long connection must not keep the certificates of its beginning in memory.
+        drop(chain);
+        match network {
+            NetworkFilter::Http { route_table } => {
+                let engine = Arc::clone(engine);
+                let signal = drain.clone();
+                let serving = http::serve_connection(engine, io, info, route_table, signal);
+                drain.until_cut(pin!(serving)).await;
+            }
+            NetworkFilter::TcpProxy { clusters, idle_timeout } => {
+                let proxy = TcpProxy { clusters, idle_timeout, hello };
+                // Boxed, so that HTTP connections do not hold the room for it.
+                Box::pin(tcp::serve(engine, io, info, proxy, drain)).await;
+            }
+        }
+    }
+}
+
+fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
+    let mut stream = StreamInfo::start(info, Protocol::Tcp);
+    stream.flags.set(ResponseFlag::NoRoute);
+    stream.details = "filter_chain_not_found".into();
+    engine.telemetry.record_tcp(&stream);
+}
+
+impl ListenerState {
+    fn info(
+        &self,
+        peer_addr: SocketAddr,
+        local_addr: SocketAddr,
+        server_name: Option<Arc<str>>,
+        tls: Option<TlsInfo>,
+    ) -> Arc<ConnectionInfo> {
+        Arc::new(ConnectionInfo {
+            peer_addr,
+            local_addr,
+            listener: self.config.name.clone(),
+            port: self.config.port,
+            server_name,
+            tls,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, net::Ipv4Addr};
+
+    use tokio::net::UnixStream;
+    use weir_config::model::{Listener, listener::BindAddress};
+
+    use super::*;
+    use crate::{
+        limits::Limits, listener::filter_chain::FilterChains, telemetry::Telemetry,
+        telemetry::labels::Reporter,
+    };
+
+    /// Ten thousand idle connections are ten thousand of these.
+    #[tokio::test]
+    async fn the_task_of_a_connection_is_small() {
+        let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 1);
+        let limits = Limits::default();
+        let overload = Overload::new(&limits, 1);
+        let config = Arc::new(Listener {
+            name: ListenerName::new("tls"),
+            address: BindAddress::Ip((Ipv4Addr::LOCALHOST, 0).into()),
+            port: 443,
+            kind: ListenerKind::Tls,
+        });
+        let chains = FilterChains::default();
+        let binding = Arc::new(Binding {
+            state: ArcSwap::from_pointee(ListenerState { config, chains }),
+            metrics: telemetry.metrics.listener(&ListenerName::new("tls")),
+            shared: Arc::new(Shared {
+                engine: Arc::new(Engine::new(limits, Arc::new(telemetry))),
+                overload: Arc::clone(&overload),
+                connections: TaskTracker::new(),
+            }),
+        });
+        let (io, _other_end) = UnixStream::pair().unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let accepted = Accepted { io: Io::Unix(io), peer_addr: address, local_addr: address };
+        let task = serve(binding, accepted, overload.admit().unwrap());
+        let size = size_of_val(&task);
+        assert!(size <= 3072, "{size} bytes");
+    }
+}

@@ -1,0 +1,215 @@
+//! The L4 line: cluster -> admit -> pick -> dial -> copy -> record. Also for TLS that is passed
+//! through, the ClientHello of which goes first.
+
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use socket2::SockRef;
+use tokio::time::sleep;
+use weir_config::model::route::WeightedCluster;
+
+use crate::{
+    cluster::{Cluster, Clusters, EndpointId, InFlight, Outcome},
+    connection::ConnectionInfo,
+    drain::DrainSignal,
+    engine::Engine,
+    io::Io,
+    telemetry::{Protocol, ResponseFlag, StreamInfo},
+    upstream::{self, Slot},
+};
+
+mod copy;
+
+use copy::{End, Moved};
+
+/// Connect attempts, each at another endpoint while there is one.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// What a filter chain does with the bytes of a connection.
+#[derive(Debug)]
+pub struct TcpProxy {
+    pub clusters: Arc<[WeightedCluster]>,
+    /// `None`: what the cluster says.
+    pub idle_timeout: Option<Duration>,
+    /// Read from the client already.
+    pub hello: Vec<u8>,
+}
+
+/// The upstream's side of a connection and what it counts against.
+struct Upstream {
+    io: Io,
+    cluster: Arc<Cluster>,
+    _admitted: Slot,
+    _in_flight: InFlight,
+}
+
+/// Proxies one connection to its end and records it.
+pub async fn serve(
+    engine: &Engine,
+    downstream: Io,
+    connection: Arc<ConnectionInfo>,
+    proxy: TcpProxy,
+    drain: DrainSignal,
+) {
+    let mut info = StreamInfo::start(connection, Protocol::Tcp);
+    // The clusters only: a snapshot must not live as long as a connection may.
+    let clusters = engine.snapshot().clusters.clone();
+    let upstream = Box::pin(connect(&clusters, &proxy.clusters, &mut info)).await;
+    drop(clusters);
+    engine.telemetry.record_tcp_opened(&info);
+    match upstream {
+        Ok(upstream) => copy(downstream, upstream, proxy, drain, &mut info).await,
+        Err(flag) => info.flags.set(flag),
+    }
+    engine.telemetry.record_tcp(&info);
+}
+
+/// Everything before the first byte.
+async fn connect(
+    clusters: &Clusters,
+    choice: &[WeightedCluster],
+    info: &mut StreamInfo,
+) -> Result<Upstream, ResponseFlag> {
+    let name = &choose(choice, fastrand::u64(..)).ok_or(ResponseFlag::NoRoute)?.cluster;
+    info.upstream.cluster_name = Some(name.shared());
+    let cluster = clusters.find(name).ok_or(ResponseFlag::NoCluster)?;
+    info.upstream.stats = Some(Arc::clone(cluster.stats()));
+    let admitted = cluster.admit_connection().ok_or(ResponseFlag::UpstreamOverflow)?;
+    let (io, in_flight) = dial(cluster, info).await?;
+    Ok(Upstream { io, cluster: Arc::clone(cluster), _admitted: admitted, _in_flight: in_flight })
+}
+
+/// The cluster `random` falls on. Without weights the first.
+fn choose(choice: &[WeightedCluster], random: u64) -> Option<&WeightedCluster> {
+    let total: u64 = choice.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    let mut at = random.checked_rem(total).unwrap_or_default();
+    choice
+        .iter()
+        .find(|cluster| {
+            let weight = u64::from(cluster.weight);
+            let here = at < weight;
+            at = at.saturating_sub(weight);
+            here
+        })
+        .or_else(|| choice.first())
+}
+
+/// A connection to one of the cluster's endpoints. One that does not answer costs the client only
+/// time while there is another.
+async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight), ResponseFlag> {
+    let mut tried: SmallVec<[EndpointId; MAX_ATTEMPTS as usize]> = SmallVec::new();
+    loop {
+        let endpoint = match cluster.pick(&tried) {
+            Ok(endpoint) => endpoint,
+            Err(reply) => return Err(reply.flag.unwrap_or(ResponseFlag::NoHealthyUpstream)),
+        };
+        if tried.contains(&endpoint.id()) {
+            // Nobody else is left to ask.
+            return Err(ResponseFlag::UpstreamConnectionFailure);
+        }
+        tried.push(endpoint.id());
+        info.upstream.attempts += 1;
+        info.upstream.workload = Some(Arc::clone(endpoint.workload()));
+        info.upstream.remote_addr = endpoint.address().socket_addr();
+
+        let in_flight = endpoint.begin();
+        let server_name = info.connection.server_name();
+        match upstream::dial(endpoint.target(), server_name).await {
+            Ok(io) => {
+                cluster.report(&endpoint, Outcome::Response(200));
+                info.upstream.local_addr =
+                    SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
+                info.upstream.tls = matches!(io, Io::ClientTls(_));
+                info.upstream.failure = None;
+                return Ok((io, in_flight));
+            }
+            Err(error) => {
+                cluster.report(&endpoint, Outcome::ConnectFailure);
+                info.upstream.failure = Some(error.reason());
+                if info.upstream.attempts == MAX_ATTEMPTS {
+                    return Err(error.flag());
+                }
+            }
+        }
+    }
+}
+
+/// Moves bytes until there are no more, or no more may be moved.
+async fn copy(
+    mut downstream: Io,
+    upstream: Upstream,
+    proxy: TcpProxy,
+    drain: DrainSignal,
+    info: &mut StreamInfo,
+) {
+    let Upstream { mut io, cluster, _admitted, _in_flight } = upstream;
+    let idle_timeout = proxy.idle_timeout.or(cluster.config().tcp_idle_timeout);
+    let max_duration = cluster.config().max_connection_duration;
+    drop(cluster);
+
+    let mut moved = Moved::default();
+    let copying = copy::both_ways(&mut downstream, &mut io, proxy.hello, idle_timeout, &mut moved);
+    let copying = async {
+        tokio::select! {
+            end = copying => Some(end),
+            () = sleep(max_duration.unwrap_or_default()), if max_duration.is_some() => {
+                info.flags.set(ResponseFlag::DurationTimeout);
+                None
+            }
+        }
+    };
+    let end = drain.until_cut(pin!(copying)).await.flatten();
+    info.bytes_received = moved.to_upstream;
+    info.bytes_sent = moved.to_downstream;
+    match end {
+        Some(End::Complete) | None => {}
+        Some(End::Idle) => info.termination_details = Cow::Borrowed("tcp_session_idle_timeout"),
+        Some(End::Downstream(error)) => {
+            tracing::debug!(%error, "the client broke off");
+            info.flags.set(ResponseFlag::DownstreamTermination);
+            reset(&io);
+        }
+        Some(End::Upstream(error)) => {
+            tracing::debug!(%error, "the upstream broke off");
+            info.flags.set(ResponseFlag::UpstreamConnectionTermination);
+            reset(&downstream);
+        }
+    }
+}
+
+/// The other side broke off: what this side got is not the whole, and must not look like it.
+fn reset(io: &Io) {
+    // A socket that is gone already needs no reset.
+    let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_config::model::{ClusterName, route::HeaderMutation};
+
+    use super::*;
+
+    fn cluster(name: &str, weight: u32) -> WeightedCluster {
+        WeightedCluster {
+            cluster: ClusterName::new(name),
+            weight,
+            request_headers: HeaderMutation::default(),
+            response_headers: HeaderMutation::default(),
+            host_rewrite: None,
+        }
+    }
+
+    #[test]
+    fn each_weight_is_its_share_of_the_numbers() {
+        let choice = [cluster("a", 1), cluster("none", 0), cluster("b", 3)];
+        let chosen = (0..8).map(|random| choose(&choice, random).unwrap().cluster.as_str());
+        assert_eq!(chosen.collect::<Vec<_>>(), ["a", "b", "b", "b", "a", "b", "b", "b"]);
+    }
+
+    #[test]
+    fn without_weights_the_first_is_chosen_and_without_clusters_none() {
+        let choice = [cluster("a", 0), cluster("b", 0)];
+        assert_eq!(choose(&choice, 7).unwrap().cluster.as_str(), "a");
+        assert!(choose(&[], 7).is_none());
+    }
+}

@@ -1,0 +1,122 @@
+//! Connections to upstreams: dialling them, TLS, and the pools they are kept in.
+//!
+//! A pool belongs to one endpoint and one TLS context, so that a connection can never be used for a
+//! destination it was not made for. Nothing here knows of clusters or routes.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use weir_config::model::cluster::TcpKeepalive;
+
+use crate::codec;
+
+pub mod count;
+mod dial;
+mod error;
+pub mod pool;
+mod tls;
+mod verify;
+
+pub use self::{
+    count::Slot,
+    dial::dial,
+    error::{ConnectError, TlsFailure},
+    pool::{Checkout, Pool, Reuse},
+    tls::TlsContext,
+};
+
+/// One endpoint and how to talk to it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub address: Address,
+    pub transport: Arc<Transport>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// Whatever a name resolves to at the moment; `None` while it does not.
+    Logical(Arc<ArcSwap<Option<SocketAddr>>>),
+    Unix(Arc<Path>),
+}
+
+impl Address {
+    /// Where a connection would go now; `None` for Unix sockets and unresolved names.
+    #[must_use]
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Logical(current) => **current.load(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// How the endpoints of a cluster are talked to; shared by all of them.
+#[derive(Debug)]
+pub struct Transport {
+    pub protocol: Protocol,
+    pub tls: Option<Arc<TlsContext>>,
+    /// TCP connect and TLS handshake together.
+    pub connect_timeout: Duration,
+    /// An unused connection is closed after this; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection older than this takes no more requests; `None`: any age.
+    pub max_connection_duration: Option<Duration>,
+    pub keepalive: Option<TcpKeepalive>,
+    /// 0: no limit.
+    pub max_requests_per_connection: u32,
+    /// Of one HTTP/2 connection; the peer may allow less.
+    pub max_concurrent_streams: u32,
+    /// Connections of the cluster; 0 still leaves each endpoint one, as in Envoy.
+    pub max_connections: u32,
+    /// Requests of the cluster that wait for a connection.
+    pub max_pending_requests: u32,
+    /// The same for the whole proxy, so not compared.
+    pub codec: codec::Options,
+}
+
+impl PartialEq for Transport {
+    /// Whether connections made with the one may be used in place of the other's.
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            protocol,
+            tls,
+            connect_timeout,
+            idle_timeout,
+            max_connection_duration,
+            keepalive,
+            max_requests_per_connection,
+            max_concurrent_streams,
+            max_connections,
+            max_pending_requests,
+            codec: _,
+        } = self;
+        let same_tls = match (tls, &other.tls) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_tls
+            && *protocol == other.protocol
+            && *connect_timeout == other.connect_timeout
+            && *idle_timeout == other.idle_timeout
+            && *max_connection_duration == other.max_connection_duration
+            && *keepalive == other.keepalive
+            && *max_requests_per_connection == other.max_requests_per_connection
+            && *max_concurrent_streams == other.max_concurrent_streams
+            && *max_connections == other.max_connections
+            && *max_pending_requests == other.max_pending_requests
+    }
+}
+
+/// What is spoken on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    Tcp,
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

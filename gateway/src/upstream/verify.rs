@@ -1,0 +1,192 @@
+//! Who an upstream may be, where that is not simply the host asked for.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
+};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::tls::provider;
+
+/// Verifies the chain as usual, but instead of the host the certificate has to carry one of the
+/// configured names (`subjectAltNames`).
+#[derive(Debug)]
+pub(super) struct IdentityVerifier {
+    webpki: Arc<WebPkiServerVerifier>,
+    roots: Arc<RootCertStore>,
+    has_crls: bool,
+    names: Vec<Identity>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+enum Identity {
+    /// Compared byte by byte.
+    Uri(Arc<str>),
+    /// A DNS name, which a wildcard of the certificate may cover, or an address.
+    Host(ServerName<'static>),
+}
+
+impl IdentityVerifier {
+    pub(super) fn new(
+        webpki: Arc<WebPkiServerVerifier>,
+        roots: Arc<RootCertStore>,
+        has_crls: bool,
+        names: &[Arc<str>],
+    ) -> Self {
+        let identity = |name: &Arc<str>| {
+            if name.contains("://") {
+                return Some(Identity::Uri(Arc::clone(name)));
+            }
+            // Anything else no certificate can carry: it matches none.
+            ServerName::try_from(&**name).ok().map(|name| Identity::Host(name.to_owned()))
+        };
+        let names = names.iter().filter_map(identity).collect();
+        let algorithms = provider().signature_verification_algorithms;
+        Self { webpki, roots, has_crls, names, algorithms }
+    }
+
+    fn carries_a_name(&self, leaf: &CertificateDer<'_>, parsed: &ParsedCertificate<'_>) -> bool {
+        let uri = single_uri(leaf);
+        self.names.iter().any(|name| match name {
+            Identity::Uri(wanted) => uri.as_deref() == Some(&**wanted),
+            Identity::Host(wanted) => verify_server_name(parsed, wanted).is_ok(),
+        })
+    }
+}
+
+/// The certificate's URI name. More than one is no identity at all (SPIFFE X509-SVID section 2).
+fn single_uri(leaf: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let uri = uris.next()?;
+    uris.next().is_none().then(|| uri.to_owned())
+}
+
+impl ServerCertVerifier for IdentityVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        if self.has_crls {
+            // rustls checks revocation only together with the host, which it looks at last: a wrong
+            // host means that everything before was in order. The chain does not depend on that.
+            let checked = self.webpki.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            );
+            match checked {
+                Ok(_)
+                | Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                )) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !self.carries_a_name(end_entity, &parsed) {
+            return Err(CertificateError::NotValidForName.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// `insecureSkipVerify`: any certificate, as long as the peer has its key.
+#[derive(Debug)]
+pub(super) struct NoVerifier {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl NoVerifier {
+    pub(super) fn new() -> Self {
+        Self { algorithms: provider().signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for NoVerifier {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
