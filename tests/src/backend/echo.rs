@@ -1,0 +1,300 @@
+//! The HTTP upstream of most tests: HTTP/1.1 and HTTP/2 on one port, tells what it received, and
+//! does what the request's `x-echo-*` headers say.
+//!
+//! | header | effect |
+//! |---|---|
+//! | `x-echo-status: N` | answers with that status |
+//! | `x-echo-header: name=value` | adds a response header |
+//! | `x-echo-body: stream` | the response body is the request body, as it arrives |
+//! | `x-echo-bytes: N` | the response body is N bytes of [`Pattern`], without a length |
+//! | `x-echo-abort: N` | the response body breaks off after N bytes |
+//! | `x-echo-trailer: name=value` | ends the response with a trailer |
+//! | `x-echo-delay: MS` | waits before answering |
+//! | `upgrade: websocket` | echoes WebSocket messages |
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use rustls::ServerConfig;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
+
+use super::Server;
+use crate::pattern::Pattern;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A request as the upstream saw it; also the body of the plain answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// The name the backend was started with.
+    pub backend: String,
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// `Host`, or `:authority`.
+    pub host: String,
+    pub version: String,
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// Length of the body; 0 in records, which are made when the head has arrived.
+    pub body_bytes: u64,
+}
+
+impl Received {
+    /// The value of a header that must be there at most once.
+    ///
+    /// # Panics
+    /// When it is there more than once.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let values = self.headers.get(name)?;
+        assert!(values.len() == 1, "{name} is there {} times: {values:?}", values.len());
+        Some(&values[0])
+    }
+}
+
+/// A running backend.
+#[derive(Debug)]
+pub struct Echo {
+    server: Server,
+    requests: Arc<Mutex<Vec<Received>>>,
+}
+
+impl Echo {
+    /// In clear text.
+    pub async fn start(name: &str) -> Self {
+        Self::start_at(name, 0).await
+    }
+
+    /// In clear text, on that port.
+    pub async fn start_at(name: &str, port: u16) -> Self {
+        let service = Service::new(name);
+        let requests = Arc::clone(&service.requests);
+        let server = Server::start_at(port, move |stream| service.clone().serve(stream)).await;
+        Self { server, requests }
+    }
+
+    /// Over TLS.
+    pub async fn start_tls(name: &str, config: ServerConfig) -> Self {
+        let service = Service::new(name);
+        let requests = Arc::clone(&service.requests);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let server = Server::start(move |stream| {
+            let (service, acceptor) = (service.clone(), acceptor.clone());
+            async move {
+                // Clients that refuse our certificate are part of some tests.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    service.serve(stream).await;
+                }
+            }
+        })
+        .await;
+        Self { server, requests }
+    }
+
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Connections accepted so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
+    /// Requests whose head has arrived so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Received> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    name: Arc<str>,
+    requests: Arc<Mutex<Vec<Received>>>,
+}
+
+impl Service {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), requests: Arc::default() }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = service_fn(move |request| {
+            let service = self.clone();
+            async move { Ok::<_, Infallible>(service.answer(request).await) }
+        });
+        // Errors are clients going away and responses told to break off.
+        let _ = auto::Builder::new(TokioExecutor::new())
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+            .await;
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+        let received = self.received(&request);
+        self.requests.lock().unwrap().push(received.clone());
+        let orders = Orders::read(request.headers());
+        tokio::time::sleep(orders.delay).await;
+        if request.headers().get(header::UPGRADE).is_some_and(|value| value == "websocket") {
+            let upgrade = hyper::upgrade::on(&mut request);
+            return upgrade_to_websocket(request.headers(), upgrade);
+        }
+        let mut response = Response::new(orders.body(request.into_body(), received).await);
+        *response.status_mut() = orders.status;
+        response.headers_mut().insert("x-backend", header_value(&self.name));
+        response.headers_mut().extend(orders.headers.map(|(name, value)| (Some(name), value)));
+        response
+    }
+
+    fn received(&self, request: &Request<Incoming>) -> Received {
+        let mut headers = BTreeMap::<String, Vec<String>>::new();
+        for (name, value) in request.headers() {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            headers.entry(name.to_string()).or_default().push(value);
+        }
+        let uri = request.uri();
+        let host = headers.get("host").map(|values| values.join(", "));
+        Received {
+            backend: self.name.to_string(),
+            method: request.method().to_string(),
+            target: uri.path_and_query().map_or("", |target| target.as_str()).to_owned(),
+            host: host.or_else(|| uri.authority().map(ToString::to_string)).unwrap_or_default(),
+            version: format!("{:?}", request.version()),
+            headers,
+            body_bytes: 0,
+        }
+    }
+}
+
+/// What the `x-echo-*` headers ask for.
+struct Orders {
+    status: StatusCode,
+    delay: Duration,
+    stream: bool,
+    bytes: Option<u64>,
+    abort_after: Option<u64>,
+    headers: Option<(HeaderName, HeaderValue)>,
+    trailer: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Orders {
+    fn read(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok());
+        let pair = |name: &str| {
+            let (name, value) = text(name)?.split_once('=')?;
+            Some((name.parse().ok()?, header_value(value)))
+        };
+        Self {
+            status: text("x-echo-status").map_or(StatusCode::OK, |code| code.parse().unwrap()),
+            delay: Duration::from_millis(number("x-echo-delay").unwrap_or_default()),
+            stream: text("x-echo-body") == Some("stream"),
+            bytes: number("x-echo-bytes"),
+            abort_after: number("x-echo-abort"),
+            headers: pair("x-echo-header"),
+            trailer: pair("x-echo-trailer"),
+        }
+    }
+
+    async fn body(&self, request: Incoming, mut received: Received) -> Body {
+        if let Some(bytes) = self.abort_after {
+            return aborted(bytes);
+        }
+        let body = if self.stream {
+            request.map_err(io::Error::other).boxed_unsync()
+        } else if let Some(bytes) = self.bytes {
+            Pattern::of_unknown_length(bytes).boxed_unsync()
+        } else {
+            received.body_bytes = length(request).await;
+            let json = serde_json::to_vec(&received).expect("a record is JSON");
+            Full::from(json).map_err(|never| match never {}).boxed_unsync()
+        };
+        match self.trailer.clone() {
+            Some(trailer) => {
+                let trailers = HeaderMap::from_iter([trailer]);
+                body.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed_unsync()
+            }
+            None => body,
+        }
+    }
+}
+
+async fn length(mut body: Incoming) -> u64 {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    bytes
+}
+
+/// A body that ends with an error, which cuts the connection or resets the stream.
+fn aborted(bytes: u64) -> Body {
+    let data = Bytes::from(vec![b'x'; usize::try_from(bytes).expect("a small number")]);
+    let frames = [Ok(Frame::data(data)), Err(io::Error::other("told to break off"))];
+    // The pause lets the first part leave before the connection is cut.
+    let frames = futures_util::stream::iter(frames).then(|frame| async {
+        if frame.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        frame
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+fn upgrade_to_websocket(headers: &HeaderMap, upgrade: OnUpgrade) -> Response<Body> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).expect("a WebSocket key");
+    let accept = derive_accept_key(key.as_bytes());
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let stream = TokioIo::new(upgraded);
+        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let is_text = message.is_text() || message.is_binary();
+            if is_text && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let body = Full::default().map_err(|never: Infallible| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, header_value(&accept));
+    response
+}
+
+fn header_value(text: &str) -> HeaderValue {
+    text.parse().expect("a header value")
+}

@@ -1,0 +1,97 @@
+//! Requests one after another over kept connections, until told to stop.
+
+use std::collections::BTreeMap;
+
+use http::Version;
+use tokio::{sync::watch, task::JoinSet};
+
+use super::http::{Connection, Request};
+
+/// Running load.
+#[derive(Debug)]
+pub struct Load {
+    stop: watch::Sender<bool>,
+    workers: JoinSet<Tally>,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally {
+    pub succeeded: u64,
+    /// How often each failure happened.
+    pub failures: BTreeMap<String, u64>,
+    /// Connections opened.
+    pub connections: u64,
+}
+
+impl Load {
+    /// `connections` at once, each sending `request` again and again and expecting 200.
+    ///
+    /// A connection the server closes between two requests is opened again: that is how HTTP/1.1
+    /// servers drain. Anything that fails a request is a failure.
+    #[must_use]
+    pub fn start(port: u16, version: Version, connections: usize, request: &Request) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut workers = JoinSet::new();
+        for _ in 0..connections {
+            workers.spawn(work(port, version, request.clone(), stopped.clone()));
+        }
+        Self { stop, workers }
+    }
+
+    /// Lets the requests in flight end, and adds everything up.
+    pub async fn stop(self) -> Tally {
+        self.stop.send_replace(true);
+        let mut sum = Tally::default();
+        for tally in self.workers.join_all().await {
+            sum.succeeded += tally.succeeded;
+            sum.connections += tally.connections;
+            for (failure, count) in tally.failures {
+                *sum.failures.entry(failure).or_default() += count;
+            }
+        }
+        sum
+    }
+}
+
+async fn work(
+    port: u16,
+    version: Version,
+    request: Request,
+    stopped: watch::Receiver<bool>,
+) -> Tally {
+    let mut tally = Tally::default();
+    let mut connection = None;
+    while !*stopped.borrow() {
+        let outcome = exchange(port, version, &request, &mut connection, &mut tally).await;
+        match outcome {
+            Ok(200) => tally.succeeded += 1,
+            Ok(status) => *tally.failures.entry(format!("status {status}")).or_default() += 1,
+            Err(error) => {
+                connection = None;
+                *tally.failures.entry(format!("{error:#}")).or_default() += 1;
+            }
+        }
+        // Lets the others of this thread, backends among them, have their turn.
+        tokio::task::yield_now().await;
+    }
+    tally
+}
+
+async fn exchange(
+    port: u16,
+    version: Version,
+    request: &Request,
+    connection: &mut Option<Connection>,
+    tally: &mut Tally,
+) -> anyhow::Result<u16> {
+    if connection.as_ref().is_none_or(Connection::is_closed) {
+        tally.connections += 1;
+        *connection = Some(match version {
+            Version::HTTP_2 => Connection::http2(port).await?,
+            _ => Connection::http1(port).await?,
+        });
+    }
+    let connection = connection.as_mut().expect("just connected");
+    Ok(connection.send(request).await?.status)
+}

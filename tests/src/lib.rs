@@ -1,0 +1,25 @@
+//! The harness of the end-to-end tests: the real `weir-gateway` binary between real servers and real
+//! clients, all on loopback.
+//!
+//! ```text
+//! client::{http, raw, curl, load}  -->  gateway::Gateway  -->  backend::{echo, raw, grpc}
+//! ```
+//!
+//! A test writes the YAML a user would write, starts a [`gateway::Gateway`] on it and looks only at
+//! what comes out: responses, what upstreams received, log lines, metrics and exit codes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a harness that fails fails its test")]
+
+pub mod backend;
+pub mod certs;
+pub mod client;
+pub mod config;
+pub mod eventually;
+pub mod gateway;
+pub mod jwt;
+pub mod metrics;
+pub mod objects;
+pub mod pattern;
+pub mod ports;
+
+#[cfg(test)]
+mod selftest;
