@@ -683,8 +683,10 @@ async fn a_client_that_resets_streams_rapidly_is_sent_away_and_others_are_served
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let ended = tokio::spawn(connection);
     reset_rapidly(sender).await;
-    let error = ended.await.unwrap().expect_err("the connection is ended by the gateway");
-    assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+    // GOAWAY, or the closed socket where the flood did not leave room to read it.
+    ended.await.unwrap().expect_err("the gateway ends the connection");
+    let reached = echo.requests().len();
+    assert!(reached < 2_000, "{reached} cancelled requests reached the upstream");
     assert_eq!(gateway.get("a.test", "/").await.status, 200);
 }
 
