@@ -368,7 +368,7 @@ async fn no_spelling_of_a_denied_path_gets_through() {
         .with(forward("all", "*", "up.test"))
         .with(policy("deny", deny));
     let mut gateway = Gateway::start(config).await;
-    for path in [
+    let denied = [
         "/admin",
         "/admin/",
         "/admin?x",
@@ -381,21 +381,18 @@ async fn no_spelling_of_a_denied_path_gets_through() {
         "/a/%2e%2e/admin",
         "/a/.%2e/admin",
         "/a/%2E%2E/admin",
-        "\\admin",
         "/a\\..\\admin",
         "/admin\\x",
         "/../admin",
-        "/admin#x",
-        "/admin%00",
-        "/admin/%",
-        "/admin/%zz",
         "http://a.test/admin",
         "http://a.test/x/../admin",
-    ] {
+    ];
+    let malformed = ["\\admin", "/admin#x", "/admin%00", "/admin/%", "/admin/%zz"];
+    let all = denied.map(|path| (path, 403)).into_iter().chain(malformed.map(|path| (path, 400)));
+    for (path, status) in all {
         let mut client = RawClient::connect(gateway.port("http")).await;
         client.send(format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n\r\n")).await;
-        let status = client.read_head().await.status;
-        assert!([400, 403].contains(&status), "{path}: {status}");
+        assert_eq!(client.read_head().await.status, status, "{path}");
     }
     assert_eq!(upstream.received(), "");
 }
@@ -499,8 +496,7 @@ async fn transfer_codings_other_than_chunked_are_refused() {
         );
         let mut client = RawClient::connect(gateway.port("http")).await;
         client.send(bytes).await;
-        let status = client.read_response().await.status;
-        assert!([400, 501].contains(&status), "H04 {coding}: {status}");
+        assert_eq!(client.read_response().await.status, 501, "H04 {coding}");
         assert!(client.is_closed_by_server().await, "H04 {coding}: the connection goes on");
     }
     assert!(echo.requests().is_empty());
@@ -580,7 +576,7 @@ async fn a_slow_head_is_cut_on_the_first_request_and_on_the_second() {
     let port = gateway.port("http");
     let dripping = async |mut client: RawClient| {
         // One byte a second never ends this head; the deadline does.
-        for byte in "GET / HTTP/1.1\r\nx-slow: yyyyyyyyyyyyy".bytes() {
+        for byte in "GET / HTTP/1.1\r".bytes() {
             client.send([byte]).await;
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
@@ -627,8 +623,7 @@ async fn methods_that_leak_or_tunnel_are_refused() {
     assert_eq!(client.read_response().await.status, 405);
     let mut client = RawClient::connect(gateway.port("http")).await;
     client.send("CONNECT other.test:443 HTTP/1.1\r\nhost: other.test:443\r\n\r\n").await;
-    let status = client.read_response().await.status;
-    assert!([400, 404, 405].contains(&status), "CONNECT: {status}");
+    assert_eq!(client.read_response().await.status, 405);
     assert!(echo.requests().is_empty());
 }
 
