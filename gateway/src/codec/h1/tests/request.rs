@@ -303,6 +303,10 @@ fn what_is_taken_survives_being_forwarded() {
         let Ok(Some(first)) = parse_request(&mut BytesMut::from(&damaged[..]), &options()) else {
             continue;
         };
+        if !first.header.headers.contains_key(header::HOST) {
+            // Damaged to HTTP/1.0, which may come without; normalisation refuses it.
+            continue;
+        }
         let length = super::super::body::length_of(&first.body);
         let mut written = BytesMut::new();
         super::super::encode::request(&first.header, length, first.upgrade, &mut written).unwrap();
