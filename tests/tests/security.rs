@@ -670,7 +670,6 @@ async fn reset_rapidly(mut sender: h2::client::SendRequest<bytes::Bytes>) {
 }
 
 #[tokio::test]
-#[ignore = "the reset budget does not send this client away reliably yet (hardening T01)"]
 async fn a_client_that_resets_streams_rapidly_is_sent_away_and_others_are_served() {
     let echo = Echo::start("v1").await;
     let mut gateway = gateway_with(&echo, &[]).await;
