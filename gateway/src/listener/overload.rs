@@ -75,14 +75,16 @@ impl Drop for OpenConnection {
     }
 }
 
-/// A proxied connection takes two files.
+/// A quarter of the files is kept for connections to upstreams. Idle connections need none there, and
+/// of HTTP connections only those with a request in flight do, so half would refuse clients for
+/// nothing; a dial that finds no file is one request's 503.
 fn connections_for_open_files() -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES) / 2
+    usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES) / 4 * 3
 }
 
 /// Raises the soft limit of open files to the hard one and returns it; shells and service managers
-/// often leave it at 1024, which is 480 connections. To be called at start, before listeners are.
+/// often leave it at 1024, which is 720 connections. To be called at start, before listeners are.
 pub fn raise_open_file_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
