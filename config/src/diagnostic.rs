@@ -15,7 +15,7 @@ pub enum Severity {
 }
 
 /// One finding. Collected, never thrown: a run reports all of them.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
     /// The object, as far as it could be identified; `None` for a document that could not be read.

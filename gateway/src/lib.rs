@@ -28,6 +28,7 @@ pub mod connection;
 pub mod drain;
 pub mod engine;
 pub mod io;
+pub mod last_in_line;
 pub mod limits;
 pub mod local_reply;
 pub mod snapshot;

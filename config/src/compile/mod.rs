@@ -20,6 +20,7 @@ mod cluster;
 mod dirty;
 mod finding;
 mod listener;
+mod members;
 mod name;
 mod output;
 mod policy;
@@ -37,6 +38,7 @@ use self::{
     dirty::Dirty,
     finding::Findings,
     listener::{Layout, Socket, Table},
+    members::Members,
     output::Output,
     route::{Contribution, Domain},
     secret::References,
@@ -152,7 +154,7 @@ pub struct Compiler {
     /// The tables that have a server of a Gateway.
     tables_of: BTreeMap<ObjectKey, BTreeSet<RouteTableName>>,
     bound: BTreeMap<ObjectKey, route::virtual_service::Bound>,
-    contributions: BTreeMap<Domain, BTreeSet<Contribution>>,
+    contributions: BTreeMap<Domain, Members<Contribution>>,
     references: References,
     output: Output,
 }

@@ -1,13 +1,10 @@
 //! The objects in force, and who refers to whom.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
     Proxy,
+    members::Members,
     name::{resolve_gateway, resolve_host, service_host},
 };
 use crate::{
@@ -44,7 +41,7 @@ pub(super) enum Link {
 #[derive(Debug, Default)]
 pub(super) struct Store {
     objects: BTreeMap<ObjectKey, Arc<Object>>,
-    links: BTreeMap<Link, BTreeSet<ObjectKey>>,
+    links: BTreeMap<Link, Members<ObjectKey>>,
 }
 
 impl Store {
@@ -65,7 +62,10 @@ impl Store {
         let key = object.key();
         let old = self.remove(&key, proxy);
         for link in links(&object, proxy) {
-            self.links.entry(link).or_default().insert(key.clone());
+            self.links
+                .entry(link)
+                .and_modify(|keys| keys.insert(key.clone()))
+                .or_insert_with(|| Members::One(key.clone()));
         }
         self.objects.insert(key, object);
         old
@@ -74,11 +74,8 @@ impl Store {
     pub(super) fn remove(&mut self, key: &ObjectKey, proxy: &Proxy) -> Option<Arc<Object>> {
         let old = self.objects.remove(key)?;
         for link in links(&old, proxy) {
-            if let Some(keys) = self.links.get_mut(&link) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.links.remove(&link);
-                }
+            if self.links.get_mut(&link).is_some_and(|keys| keys.remove(key)) {
+                self.links.remove(&link);
             }
         }
         Some(old)
@@ -101,7 +98,7 @@ impl Store {
         &'a self,
         link: &Link,
     ) -> impl Iterator<Item = &'a ObjectKey> + use<'a> {
-        self.links.get(link).into_iter().flatten()
+        self.links.get(link).into_iter().flat_map(Members::iter)
     }
 
     /// The objects of one kind in one namespace.

@@ -283,6 +283,11 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
         }
         Ok(None)
     }
+
+    /// Lists are made as large as they are: most have one item, and would have room for four.
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len() - self.index)
+    }
 }
 
 /// The entries of a mapping.

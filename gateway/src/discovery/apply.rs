@@ -1,7 +1,7 @@
 //! From changed objects to a running configuration: compile, build what runs, publish.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -38,7 +38,7 @@ pub struct Applier {
     runtime: Handle,
     warm: bool,
     /// What was logged already.
-    reported: Vec<Diagnostic>,
+    reported: HashSet<Diagnostic>,
     reported_secrets: Vec<SecretProblem>,
 }
 
@@ -99,7 +99,7 @@ impl Applier {
             state,
             runtime,
             warm: false,
-            reported: Vec::new(),
+            reported: HashSet::new(),
             reported_secrets: Vec::new(),
         }
     }
@@ -192,13 +192,13 @@ impl Applier {
             errors: of(Severity::Error).count(),
             warnings: of(Severity::Warning).count(),
         });
-        for diagnostic in diagnostics.iter().filter(|it| !self.reported.contains(it)) {
+        for diagnostic in diagnostics.iter().filter(|it| !self.reported.contains(*it)) {
             match diagnostic.severity {
                 Severity::Error => tracing::error!("{diagnostic}"),
                 Severity::Warning => tracing::warn!("{diagnostic}"),
             }
         }
-        self.reported = diagnostics;
+        self.reported = diagnostics.into_iter().collect();
         self.report_secrets();
     }
 

@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSlice},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ use crate::{
         h2::{Malformed, ServerSession as H2Session, server_options},
     },
     io::Io,
+    last_in_line::LastInLine,
     telemetry::Protocol,
 };
 
@@ -84,15 +85,27 @@ async fn serve_streams(
     poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx).is_ready())).await;
     let mut budget = Budget::default();
     let mut closing = false;
+    let mut turn = LastInLine::default();
     loop {
         let drain_now = || !closing && downstream.drain.is_draining();
-        let event = poll_fn(|cx| poll_event(connection, streams, idle.as_mut(), drain_now, cx));
+        let event = poll_fn(|cx| {
+            // With one stream there is nothing to gather.
+            if streams.len() > 1 {
+                ready!(turn.poll(cx));
+            }
+            let event = poll_event(connection, streams, idle.as_mut(), drain_now, cx);
+            if event.is_pending() {
+                turn.is_over();
+            }
+            event
+        });
         match event.await {
             Event::Request(request) => {
                 let (request, respond) = *request;
                 match H2Session::accept(request, respond, &downstream.options()) {
                     Ok(session) => {
-                        streams.spawn(serve_stream(Arc::clone(downstream), Box::new(session)));
+                        // Boxed, because a task is copied whole when it is made and when it ends.
+                        streams.spawn(Box::pin(serve_stream(Arc::clone(downstream), session)));
                     }
                     Err(malformed) => {
                         budget.malformed += 1;
@@ -161,9 +174,9 @@ enum Ended {
     Premature,
 }
 
-async fn serve_stream(downstream: Arc<Downstream>, session: Box<H2Session>) -> Ended {
+async fn serve_stream(downstream: Arc<Downstream>, session: H2Session) -> Ended {
     let started = Instant::now();
-    let mut session = ServerSession::H2(session);
+    let mut session = ServerSession::H2(Box::new(session));
     exchange::serve(&downstream.engine, &mut session, &downstream.conn, &downstream.route_table)
         .await;
     let ServerSession::H2(session) = &mut session else { return Ended::Served };

@@ -9,6 +9,7 @@ use crate::{
         dirty::Dirty,
         finding::Findings,
         listener::{Table, TableKind},
+        members::Members,
         name::{is_exported, resolve_gateway},
         route::{
             Contribution, Domain, Lookup, Scope, binding,
@@ -50,24 +51,27 @@ impl Compiler {
                 routes_changed = bound.compile(lookup, (object, spec), scopes, is_stale, findings);
             }
         }
-        for (domain, contribution) in old.difference(&bound.domains) {
-            if let Some(contributions) = self.contributions.get_mut(domain) {
-                contributions.remove(contribution);
-                if contributions.is_empty() {
-                    self.contributions.remove(domain);
-                }
+        for left in old.iter().filter(|binding| bound.domains.binary_search(binding).is_err()) {
+            let (domain, contribution) = left;
+            let contributions = self.contributions.get_mut(domain);
+            if contributions.is_some_and(|contributions| contributions.remove(contribution)) {
+                self.contributions.remove(domain);
             }
             dirty.domains.insert(domain.clone());
         }
-        for (domain, contribution) in &bound.domains {
-            if old.contains(&(domain.clone(), contribution.clone())) {
+        for binding in &bound.domains {
+            let (domain, contribution) = binding;
+            if old.binary_search(binding).is_ok() {
                 // Chains of server names and TCP servers are made from the rules directly.
                 let is_http = self.is_http(domain);
                 if (is_http && routes_changed) || (!is_http && is_stale) {
                     dirty.domains.insert(domain.clone());
                 }
             } else {
-                self.contributions.entry(domain.clone()).or_default().insert(contribution.clone());
+                self.contributions
+                    .entry(domain.clone())
+                    .and_modify(|contributions| contributions.insert(contribution.clone()))
+                    .or_insert_with(|| Members::One(contribution.clone()));
                 dirty.domains.insert(domain.clone());
             }
         }
@@ -100,10 +104,10 @@ impl Compiler {
         object: &Object,
         spec: &VirtualService,
         findings: &mut Findings,
-    ) -> BTreeSet<(Domain, Contribution)> {
-        let mut domains = BTreeSet::new();
+    ) -> Box<[(Domain, Contribution)]> {
+        let mut domains = Vec::new();
         if spec.hosts.is_empty() {
-            return domains;
+            return domains.into();
         }
         let own = &object.metadata.namespace;
         let default = &self.view.mesh.default_virtual_service_export_to;
@@ -142,7 +146,9 @@ impl Compiler {
                 ));
             }
         }
-        domains
+        domains.sort_unstable();
+        domains.dedup();
+        domains.into()
     }
 
     pub(super) fn compile_domains(&mut self, dirty: &Dirty) {
@@ -167,7 +173,7 @@ impl Compiler {
         let contributors = Contributors {
             lookup: Lookup { view: &self.view, registry: &self.registry },
             table,
-            contributions: contributions.into_iter().flatten().collect(),
+            contributions: contributions.into_iter().flat_map(Members::iter).collect(),
         };
         match &table.kind {
             TableKind::Http { redirecting } => {

@@ -1,9 +1,6 @@
 //! One VirtualService as it stands: where it takes part, and its routes for each place.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Contribution, Domain, Lookup, Rule, Scope, delegate};
 use crate::{
@@ -15,8 +12,10 @@ use crate::{
 /// What is remembered of a VirtualService between changes.
 #[derive(Debug, Default)]
 pub(in crate::compile) struct Bound {
-    pub(in crate::compile) domains: BTreeSet<(Domain, Contribution)>,
-    routes: BTreeMap<Option<Scope>, Compiled>,
+    /// Sorted, none twice.
+    pub(in crate::compile) domains: Box<[(Domain, Contribution)]>,
+    /// One, or few: one for each scope.
+    routes: Vec<(Option<Scope>, Compiled)>,
     is_scoped: bool,
 }
 
@@ -30,7 +29,8 @@ impl Bound {
     /// The routes for connections of `scope`.
     pub(in crate::compile) fn routes(&self, scope: Scope) -> &[Arc<Route>] {
         let key = self.is_scoped.then_some(scope);
-        self.routes.get(&key).map_or(&[], |compiled| &compiled.routes)
+        let found = self.routes.iter().find(|(scope, _)| *scope == key);
+        found.map_or(&[], |(_, compiled)| &compiled.routes)
     }
 
     /// Makes the routes for `scopes`, all of them again when `is_stale`; routes that did not change
@@ -50,10 +50,11 @@ impl Bound {
         let mut changed = false;
         for scope in scopes {
             let key = is_scoped.then(|| scope.clone());
-            if self.routes.contains_key(&key) {
+            if self.routes.iter().any(|(scope, _)| *scope == key) {
                 continue;
             }
-            let previous = old.remove(&key);
+            let previous = old.iter().position(|(scope, _)| *scope == key);
+            let previous = previous.map(|position| old.swap_remove(position).1);
             let compiled = match previous {
                 Some(previous) if !is_stale => previous,
                 previous => {
@@ -66,7 +67,7 @@ impl Bound {
                 }
             };
             findings.extend(&compiled.findings);
-            self.routes.insert(key, compiled);
+            self.routes.push((key, compiled));
         }
         changed
     }

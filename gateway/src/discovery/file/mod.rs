@@ -35,11 +35,13 @@ use self::{
     watch::{Directories, Directory, Notice, Watches},
 };
 
-/// Everything is looked at this often, for what a watch does not tell (network file systems, links
+/// Everything is looked at this often, or less often where that takes long, for what a watch does not tell (network file systems, links
 /// that lead out of the folder).
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The same where nothing can be watched.
 const POLL_INTERVAL_UNWATCHED: Duration = Duration::from_secs(1);
+/// A look at 10,000 files is tens of milliseconds: it may take one part in so many of the time.
+const POLL_SHARE: u32 = 200;
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -175,8 +177,9 @@ impl FileSource {
                 }
             }
             if rescan {
+                let started = Instant::now();
                 self.rescan(&mut watches);
-                next_poll = Instant::now() + interval;
+                next_poll = Instant::now() + interval.max(started.elapsed() * POLL_SHARE);
             }
         }
     }

@@ -22,6 +22,8 @@ pub struct Files {
     /// Files that define an object. More than one is a mistake, and is said.
     definitions: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
     duplicates: BTreeSet<ObjectKey>,
+    /// Files there is something to say about: few, where there may be 10,000 files.
+    remarked: BTreeSet<PathBuf>,
     changes: ObjectChanges,
 }
 
@@ -61,6 +63,7 @@ impl Files {
 
     /// The file is there but cannot be read: its objects stay.
     pub fn fail(&mut self, path: &Path, why: Diagnostic) {
+        self.remarked.insert(path.to_owned());
         self.files.entry(path.to_owned()).or_default().diagnostics = vec![why];
     }
 
@@ -76,7 +79,8 @@ impl Files {
 
     /// Everything there is to say about the files as they are.
     pub fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
-        let of_files = self.files.values().flat_map(|file| &file.diagnostics).cloned();
+        let remarked = self.remarked.iter().filter_map(|path| self.files.get(path));
+        let of_files = remarked.flat_map(|file| &file.diagnostics).cloned();
         of_files.chain(self.duplicates.iter().flat_map(|key| self.duplicate_diagnostics(key)))
     }
 
@@ -99,6 +103,11 @@ impl Files {
         }
         for key in new.difference(&old) {
             self.definitions.entry(key.clone()).or_default().insert(path.to_owned());
+        }
+        if file.as_ref().is_some_and(|file| !file.diagnostics.is_empty()) {
+            self.remarked.insert(path.to_owned());
+        } else {
+            self.remarked.remove(path);
         }
         match file {
             Some(file) => self.files.insert(path.to_owned(), file),

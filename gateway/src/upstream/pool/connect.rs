@@ -1,6 +1,12 @@
 //! Making a connection, and keeping an HTTP/2 one going.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    task::ready,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -10,6 +16,7 @@ use super::lane::EXPECTED_STREAMS;
 use crate::{
     codec::h1,
     io::Io,
+    last_in_line::LastInLine,
     upstream::{ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
 };
 
@@ -89,9 +96,15 @@ impl Open {
 
 /// Runs an HTTP/2 connection to its end. Once `unused`, what is left to do is saying goodbye.
 pub(super) async fn drive(mut connection: Http2, unused: oneshot::Receiver<()>, slot: Slot) {
+    let mut turn = LastInLine::default();
+    let moving = poll_fn(|cx| {
+        ready!(turn.poll(cx));
+        turn.is_over();
+        Pin::new(&mut connection).poll(cx)
+    });
     tokio::select! {
         // An error of the connection is seen by each of its streams.
-        _ = &mut connection => {}
+        _ = moving => {}
         _ = unused => {
             let _ = timeout(CLOSE_TIMEOUT, connection).await;
         }
