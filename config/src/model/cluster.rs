@@ -30,7 +30,7 @@ pub struct Cluster {
 
 /// Where the endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Discovery {
     /// From the cluster's `ClusterEndpoints`; their addresses are IPs or sockets.
     Static,
@@ -116,7 +116,7 @@ pub struct UpstreamTls {
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UpstreamTrust {
     /// `None`: the operating system's roots. Names empty: the SNI's host is verified.
     Verify { trust_bundle: Option<SecretName>, subject_alt_names: Arc<[Arc<str>]> },
@@ -155,7 +155,7 @@ pub struct Endpoint {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum EndpointAddress {
     Ip(std::net::SocketAddr),
     /// Resolved by the proxy.
