@@ -104,6 +104,15 @@ impl Store {
         self.links.get(link).into_iter().flatten()
     }
 
+    /// The objects of one kind in every namespace.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        let from = ObjectKey { kind, namespace: Arc::default(), name: Arc::default() };
+        self.objects
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, object)| object)
+    }
+
     /// The objects of one kind in one namespace.
     pub(super) fn in_namespace<'a>(
         &'a self,

@@ -326,7 +326,7 @@ fn an_object_that_never_was_good_is_not_there() {
 }
 
 /// Objects that refer to each other in every way there is, in two versions each.
-fn pool() -> Vec<[Object; 2]> {
+fn pool() -> Vec<[Arc<Object>; 2]> {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/compile");
     let mut cases: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
@@ -383,7 +383,7 @@ fn any_sequence_of_changes_leads_to_the_same_as_starting_anew() {
         };
         let mut compiler = Compiler::new(proxy.clone(), None);
         let mut followed = Resources::default();
-        let mut current: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+        let mut current: BTreeMap<ObjectKey, Arc<Object>> = BTreeMap::new();
         for step in 0..60 {
             let changes: Vec<Change> = (0..=random.below(8))
                 .map(|_| {

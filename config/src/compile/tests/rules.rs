@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources};
+use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources, texts};
 use crate::model::{
     ClusterName, Resources, Route, VirtualHost,
     cluster::EndpointAddress,
@@ -426,4 +426,50 @@ spec:
     assert_eq!(bundle(&compiler), "COMPANION");
     assert_eq!(delta.secrets.len(), 1);
     assert!(delta.filter_chains.is_empty());
+}
+
+#[test]
+fn a_proxy_that_stands_alone_says_what_is_not_for_it() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: other}
+spec:
+  selector: {app: my-gateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: labelled}
+spec: {selector: {matchLabels: {app: httpbin}}}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: elsewhere, namespace: foo}
+spec: {}
+";
+    assert_eq!(findings(yaml), [""; 0], "another proxy may be meant");
+    let alone = Proxy { stands_alone: true, ..proxy() };
+    let (resources, diagnostics) = compile(alone, None, objects(yaml));
+    assert_eq!(resources.listeners.len(), 0);
+    assert_eq!(resources.policies.authz, None);
+    let labels = "this gateway has the labels istio=ingressgateway; give it others with --labels or \
+                  change the selector";
+    assert_eq!(
+        texts(&diagnostics),
+        [
+            format!(
+                "warning: test.yaml:2: Gateway default/other: spec.selector: this Gateway is not \
+                 served: it is for app=my-gateway, and {labels}"
+            ),
+            "warning: test.yaml:14: RequestAuthentication foo/elsewhere: metadata.namespace: this \
+             policy does not apply: this gateway is in namespace default (--namespace), and only \
+             policies of that namespace and of istio-system are for it"
+                .to_owned(),
+            format!(
+                "warning: test.yaml:9: AuthorizationPolicy default/labelled: spec.selector: this \
+                 policy does not apply: it is for app=httpbin, and {labels}"
+            ),
+        ]
+    );
 }
