@@ -136,6 +136,17 @@ pub struct Forward {
     /// From the end of the request head to the end of the response, retries included. `None`: no limit.
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
+    /// Clusters that get a copy of the request.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// Where a copy of some requests goes; what becomes of it counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    pub cluster: ClusterName,
+    /// Requests copied, of a million; at least 1.
+    pub per_million: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]

@@ -264,7 +264,10 @@ fn namespace(text: &str) -> Result<String, String> {
         && bytes.last().is_some_and(edge);
     match is_label {
         true => Ok(text.to_owned()),
-        false => Err("a namespace is lower-case letters, digits and inner hyphens, at most 63".to_owned()),
+        false => {
+            Err("a namespace is lower-case letters, digits and inner hyphens, at most 63"
+                .to_owned())
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     date,
     deadline::Deadlines,
     error::{Stop, classify},
+    mirror::{self, Original},
     normalize,
     retry::{self, Answered, Attempts},
     stream::{self, Failure, RequestBody, ResponseBody},
@@ -125,6 +126,23 @@ impl<'a> Line<'a> {
         let length = session.request_body_length();
         let keep = if forward.retry.attempts == 0 { 0 } else { limits.max_replay_bytes };
         let mut body = RequestBody::new(length == BodyLength::Empty && !upgrade, keep);
+        // A tunnel is not a request that could be made twice.
+        if !forward.mirrors.is_empty() && !upgrade {
+            let original = Original {
+                request: self.request,
+                body: length,
+                protocol: info.protocol,
+                attempt_count: settings.attempt_count,
+                patience: limits.stream_idle_timeout,
+            };
+            let clusters = &self.snapshot.clusters;
+            body = body.copied_to(mirror::start(
+                clusters,
+                forward,
+                original,
+                &mut fastrand::Rng::new(),
+            ));
+        }
         let mut deadlines = Deadlines::new(limits.stream_idle_timeout);
         deadlines.limit_exchange(forward.timeout);
         let attempts = Attempts {

@@ -29,6 +29,7 @@ mod forwarded;
 mod hop_by_hop;
 mod http1;
 mod http2;
+pub mod mirror;
 mod request_id;
 #[cfg(test)]
 mod tests;

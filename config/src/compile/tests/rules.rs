@@ -473,3 +473,45 @@ spec: {}
         ]
     );
 }
+
+#[test]
+fn every_request_is_copied_unless_a_share_is_written() {
+    for (mirror, expected) in [
+        ("mirror: {host: b}", &[1_000_000][..]),
+        ("mirror: {host: b}, mirrorPercentage: {value: 12.5}", &[125_000]),
+        ("mirror: {host: b}, mirrorPercentage: {value: 0}", &[]),
+        ("mirror: {host: b}, mirrorPercent: 30", &[300_000]),
+        (
+            "mirrors: [{destination: {host: b}}, {destination: {host: b}, percentage: {value: 1}}]",
+            &[1_000_000, 10_000],
+        ),
+        ("timeout: 1s", &[]),
+    ] {
+        let host = routed(&format!("[{{route: [{{destination: {{host: a}}}}], {mirror}}}]"));
+        let mirrors = &forward(&host.routes[0]).mirrors;
+        let shares: Vec<u32> = mirrors.iter().map(|mirror| mirror.per_million).collect();
+        assert_eq!(shares, expected, "{mirror}");
+        assert!(
+            mirrors
+                .iter()
+                .all(|m| m.cluster.as_str() == "outbound|80||b.default.svc.cluster.local")
+        );
+    }
+}
+
+#[test]
+fn a_mirror_to_nowhere_is_said_and_follows_its_service() {
+    let rule = "[{route: [{destination: {host: a}}], mirror: {host: copy}}]";
+    let yaml = join(&[GATEWAY, SERVICES, &virtual_service("vs", rule)]);
+    assert_eq!(
+        findings(&yaml)[0].split_once("mirror.host: ").unwrap().1,
+        "no Service or ServiceEntry defines host copy.default.svc.cluster.local; copies are \
+         dropped until it exists"
+    );
+    let copy = SERVICES.replace("name: a", "name: copy").replacen("port: 80", "port: 81", 1);
+    let mut compiler = Compiler::new(proxy(), None);
+    compiler.apply(objects(&yaml).into_iter().map(Change::Upsert));
+    compiler.apply(objects(&copy).into_iter().map(Change::Upsert));
+    let mirrors = forward(&only_virtual_host(compiler.resources()).routes[0]).mirrors.clone();
+    assert_eq!(mirrors[0].cluster.as_str(), "outbound|81||copy.default.svc.cluster.local");
+}
