@@ -128,6 +128,16 @@ impl Endpoint {
         &self.address
     }
 
+    /// The address as text: what hashing knows an endpoint by.
+    pub(super) fn name(&self) -> String {
+        match &self.key {
+            Key::Address(EndpointAddress::Ip(address)) => address.to_string(),
+            Key::Address(EndpointAddress::Dns { host, port }) => format!("{host}:{port}"),
+            Key::Address(EndpointAddress::Unix(path)) => path.display().to_string(),
+            Key::Logical => String::new(),
+        }
+    }
+
     #[must_use]
     pub fn workload(&self) -> &Arc<Workload> {
         &self.workload

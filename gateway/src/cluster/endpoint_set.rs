@@ -14,6 +14,7 @@ use weir_config::model::{
 use super::{
     balancer::Balancer,
     endpoint::{Endpoint, EndpointId, Key, Member},
+    hash_table::Place,
     outlier::Detector,
     transport::Transports,
 };
@@ -64,12 +65,35 @@ pub(super) struct EndpointSet {
 
 impl EndpointSet {
     fn new(policy: LbPolicy, candidates: Box<[Arc<Endpoint>]>, rng: &mut Rng) -> Self {
-        let weights: Vec<u32> = candidates.iter().map(|endpoint| endpoint.weight()).collect();
-        Self { balancer: Balancer::new(policy, &weights, rng), candidates }
+        let names: Vec<String> = candidates.iter().map(|endpoint| endpoint.name()).collect();
+        let places: Vec<Place<'_>> = candidates
+            .iter()
+            .zip(&names)
+            .map(|(endpoint, name)| Place { name, weight: endpoint.weight() })
+            .collect();
+        Self { balancer: Balancer::new(policy, &places, rng), candidates }
     }
 
-    /// An endpoint, one not in `tried` where there is one; `None` when the set is empty.
-    pub(super) fn pick(&self, tried: &[EndpointId], rng: &mut Rng) -> Option<&Arc<Endpoint>> {
+    /// The endpoint for a key, else the next one that is not in `tried`.
+    fn pick_keyed(&self, hash: u64, tried: &[EndpointId]) -> Option<&Arc<Endpoint>> {
+        let mut endpoints = self.balancer.keyed(hash)?.map(|position| &self.candidates[position]);
+        if tried.is_empty() {
+            return endpoints.next();
+        }
+        endpoints.find(|endpoint| !tried.contains(&endpoint.id()))
+    }
+
+    /// An endpoint, one not in `tried` where there is one; `None` when the set is empty. Requests with
+    /// the same `hash` get the same one, if the policy is to look at it.
+    pub(super) fn pick(
+        &self,
+        hash: Option<u64>,
+        tried: &[EndpointId],
+        rng: &mut Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        if let Some(endpoint) = hash.and_then(|hash| self.pick_keyed(hash, tried)) {
+            return Some(endpoint);
+        }
         let mut picked = None;
         for _ in 0..SELECTION_ATTEMPTS {
             let in_flight = |position: usize| self.candidates[position].in_flight();

@@ -36,9 +36,11 @@ mod clusters;
 mod dns;
 mod endpoint;
 mod endpoint_set;
+mod hash_table;
 mod outlier;
 mod resolver;
 mod transport;
+mod xxh64;
 
 pub use self::{
     circuit_breaker::{Permit, RetryPermit, overflow},
@@ -47,6 +49,7 @@ pub use self::{
     endpoint::{Endpoint, EndpointId, InFlight},
     outlier::Outcome,
     resolver::Resolver,
+    xxh64::xxh64,
 };
 
 /// A cluster in use: its configuration and what runs because of it.
@@ -151,14 +154,19 @@ impl Cluster {
         self.breaker.admit_connection(&self.config.circuit_breakers)
     }
 
-    /// An endpoint for the next attempt, one not in `tried` if there is one.
+    /// An endpoint for the next attempt, one not in `tried` if there is one. `hash` is that of the key
+    /// the cluster hashes, where the request has it.
     ///
     /// # Errors
     /// 503 `UH` without any endpoint to choose from.
-    pub fn pick(&self, tried: &[EndpointId]) -> Result<Arc<Endpoint>, LocalReply> {
+    pub fn pick(
+        &self,
+        hash: Option<u64>,
+        tried: &[EndpointId],
+    ) -> Result<Arc<Endpoint>, LocalReply> {
         self.sweep_if_due();
         let set = self.endpoints.load();
-        set.pick(tried, &mut Rng::new()).cloned().ok_or_else(no_healthy_upstream)
+        set.pick(hash, tried, &mut Rng::new()).cloned().ok_or_else(no_healthy_upstream)
     }
 
     /// Tells outlier detection how an attempt at `endpoint` ended.

@@ -21,10 +21,11 @@ use smallvec::SmallVec;
 use tokio::{sync::mpsc, time::timeout};
 use weir_config::model::route::{Forward, Mirror};
 
+use super::affinity::Affinity;
 use crate::{
     cluster::{Cluster, Clusters, Endpoint, Outcome},
     codec::{BodyLength, Frame, StreamError},
-    telemetry::Protocol,
+    telemetry::{Protocol, StreamInfo},
     upstream::{Checkout, Reuse},
 };
 
@@ -41,8 +42,6 @@ static COPIES: AtomicUsize = AtomicUsize::new(0);
 pub struct Original<'a> {
     pub request: &'a RequestHeader,
     pub body: BodyLength,
-    /// Of the client, for clusters that are talked to as the client talks.
-    pub protocol: Protocol,
     pub attempt_count: bool,
     /// When the route names no timeout.
     pub patience: Duration,
@@ -65,6 +64,7 @@ pub fn start(
     clusters: &Clusters,
     forward: &Forward,
     original: Original<'_>,
+    info: &StreamInfo,
     rng: &mut fastrand::Rng,
 ) -> Copies {
     let mut copies = Copies::default();
@@ -83,10 +83,11 @@ pub fn start(
             let _ = request.insert_header("x-envoy-attempt-count", HeaderValue::from(1));
         }
         let copy = Copy {
+            hash: Affinity::of(cluster.config().hash_key.as_ref(), &request, info).hash,
             cluster: Arc::clone(cluster),
             request,
             length: original.body,
-            protocol: original.protocol,
+            protocol: info.protocol,
             body: Body { queued, waiting: Arc::clone(&waiting), taken: false, ended: false },
         };
         let limit = forward.timeout.unwrap_or(original.patience);
@@ -158,6 +159,7 @@ impl Drop for Place {
 struct Copy {
     cluster: Arc<Cluster>,
     request: RequestHeader,
+    hash: Option<u64>,
     length: BodyLength,
     protocol: Protocol,
     body: Body,
@@ -176,8 +178,9 @@ impl Copy {
     async fn send(mut self) {
         let cluster = Arc::clone(&self.cluster);
         let Ok(_permit) = cluster.admit() else { return };
+        let hash = self.hash;
         for reuse in [Reuse::Allowed, Reuse::Never] {
-            let Ok(endpoint) = cluster.pick(&[]) else { return };
+            let Ok(endpoint) = cluster.pick(hash, &[]) else { return };
             let _in_flight = endpoint.begin();
             let host = self.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
             let pool = endpoint.pool(self.protocol);

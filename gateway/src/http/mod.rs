@@ -18,8 +18,10 @@ use crate::{
 
 pub mod exchange;
 
+pub mod affinity;
 pub mod deadline;
 pub mod error;
+pub mod mirror;
 pub mod normalize;
 pub mod retry;
 pub mod stream;
@@ -29,7 +31,6 @@ mod forwarded;
 mod hop_by_hop;
 mod http1;
 mod http2;
-pub mod mirror;
 mod request_id;
 #[cfg(test)]
 mod tests;

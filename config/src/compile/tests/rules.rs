@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources, texts};
 use crate::model::{
     ClusterName, Resources, Route, VirtualHost,
-    cluster::EndpointAddress,
+    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy},
     listener::{BindAddress, ListenerKind},
     matcher::HostPattern,
     route::{Forward, PathMatch, RouteAction},
@@ -514,4 +514,46 @@ fn a_mirror_to_nowhere_is_said_and_follows_its_service() {
     compiler.apply(objects(&copy).into_iter().map(Change::Upsert));
     let mirrors = forward(&only_virtual_host(compiler.resources()).routes[0]).mirrors.clone();
     assert_eq!(mirrors[0].cluster.as_str(), "outbound|81||copy.default.svc.cluster.local");
+}
+
+#[test]
+fn consistent_hash_says_key_and_table() {
+    let cookie = HashCookie {
+        name: "user".into(),
+        ttl: Some(Duration::from_secs(60)),
+        attributes: "; Max-Age=60; Path=/; Secure; HttpOnly".into(),
+    };
+    for (hash, policy, key) in [
+        (
+            "{httpHeaderName: X-User}",
+            LbPolicy::RingHash { minimum_size: 1024 },
+            Some(HashKey::Header(http::HeaderName::from_static("x-user"))),
+        ),
+        (
+            "{useSourceIp: true, ringHash: {minimumRingSize: 99999999}}",
+            LbPolicy::RingHash { minimum_size: 1 << 20 },
+            Some(HashKey::SourceIp),
+        ),
+        (
+            "{httpQueryParameterName: q, maglev: {tableSize: 1021}}",
+            LbPolicy::Maglev { table_size: 1021 },
+            Some(HashKey::QueryParam("q".into())),
+        ),
+        (
+            "{httpCookie: {name: user, ttl: 60s, path: /, attributes: [{name: Secure}]}, \
+             minimumRingSize: 10}",
+            LbPolicy::RingHash { minimum_size: 10 },
+            Some(HashKey::Cookie(cookie)),
+        ),
+        ("{}", LbPolicy::RingHash { minimum_size: 1024 }, None),
+    ] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec:\n  \
+             host: a\n  trafficPolicy: {{loadBalancer: {{consistentHash: {hash}}}}}\n"
+        );
+        let (resources, _) = super::compiled(&join(&[SERVICES, &rule]));
+        let name = "outbound|80||a.default.svc.cluster.local";
+        let cluster = &resources.clusters[&ClusterName::new(name)];
+        assert_eq!((cluster.lb_policy, &cluster.hash_key), (policy, &key), "{hash}");
+    }
 }
