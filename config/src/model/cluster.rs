@@ -15,6 +15,8 @@ pub struct Cluster {
     pub lb_policy: LbPolicy,
     /// What requests that belong together have in common; for policies that hash.
     pub hash_key: Option<HashKey>,
+    /// For `LeastRequest` and `RoundRobin`.
+    pub warmup: Option<Warmup>,
     pub connect_timeout: Duration,
     /// An idle pooled connection is closed after this; `None`: never.
     pub idle_timeout: Option<Duration>,
@@ -69,6 +71,18 @@ pub enum LbPolicy {
     Maglev {
         table_size: u32,
     },
+}
+
+/// How an endpoint that joins a cluster comes to its share.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warmup {
+    /// Not zero.
+    pub duration: Duration,
+    /// The share of its weight it begins with, from 0 to 1.
+    pub minimum: f64,
+    /// The share is the part of the duration that has passed, to the power of 1 / this.
+    pub aggression: f64,
 }
 
 /// The part of a request (`consistentHash`) that is hashed. Where it is missing, the choice is random.

@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::time::Instant;
 use weir_config::model::{
     self,
-    cluster::{EndpointAddress, LbPolicy, OutlierDetection},
+    cluster::{EndpointAddress, OutlierDetection},
 };
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
     hash_table::Place,
     outlier::Detector,
     transport::Transports,
+    warmup,
 };
 use crate::{telemetry::clusters::ClusterGauges, upstream::Address};
 
@@ -64,14 +65,26 @@ pub(super) struct EndpointSet {
 }
 
 impl EndpointSet {
-    fn new(policy: LbPolicy, candidates: Box<[Arc<Endpoint>]>, rng: &mut Rng) -> Self {
+    fn new(
+        config: &model::Cluster,
+        candidates: Box<[Arc<Endpoint>]>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Self {
+        let warming = config.warmup.as_ref().filter(|warmup| {
+            candidates.iter().any(|endpoint| warmup::is_warming(warmup, endpoint.joined(), now))
+        });
+        let weight = |endpoint: &Endpoint| match warming {
+            Some(warmup) => warmup::weight(warmup, endpoint.weight(), endpoint.joined(), now),
+            None => endpoint.weight(),
+        };
         let names: Vec<String> = candidates.iter().map(|endpoint| endpoint.name()).collect();
         let places: Vec<Place<'_>> = candidates
             .iter()
             .zip(&names)
-            .map(|(endpoint, name)| Place { name, weight: endpoint.weight() })
+            .map(|(endpoint, name)| Place { name, weight: weight(endpoint) })
             .collect();
-        Self { balancer: Balancer::new(policy, &places, rng), candidates }
+        Self { balancer: Balancer::new(config.lb_policy, &places, rng), candidates }
     }
 
     /// The endpoint for a key, else the next one that is not in `tried`.
@@ -211,7 +224,12 @@ impl Membership {
 
     /// The set to pick from: members that are not ejected, or, when fewer than the configured share
     /// of them is left, all (panic).
-    pub(super) fn candidates(&self, policy: LbPolicy, rng: &mut Rng) -> EndpointSet {
+    pub(super) fn candidates(
+        &self,
+        config: &model::Cluster,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> EndpointSet {
         let healthy: Vec<_> =
             self.members.iter().filter(|member| !self.is_ejected(member.id())).cloned().collect();
         let min_health = self
@@ -220,7 +238,7 @@ impl Membership {
             .map_or(0, |detector| usize::from(detector.config().min_health_percent));
         let panic = healthy.len() * 100 < min_health * self.members.len();
         let candidates = if panic { self.members.clone() } else { healthy };
-        EndpointSet::new(policy, candidates.into_boxed_slice(), rng)
+        EndpointSet::new(config, candidates.into_boxed_slice(), now, rng)
     }
 
     /// Retires all connections that no endpoint of `successors` goes on using.

@@ -10,9 +10,10 @@ use crate::{
         istio::load_balancer::{ConsistentHashLb, HttpCookie, LoadBalancerSettings, SimpleLb},
     },
     compile::finding::Findings,
-    model::cluster::{HashCookie, HashKey, LbPolicy},
+    model::cluster::{HashCookie, HashKey, LbPolicy, Warmup},
 };
 
+const DEFAULT_WARMUP_PERCENT: f64 = 10.0;
 const DEFAULT_RING_SIZE: u64 = 1024;
 /// What a ring may take of memory; one of a thousand endpoints has a thousand places for each.
 const MAX_RING_SIZE: u32 = 1 << 20;
@@ -40,6 +41,23 @@ fn hash_policy(hash: &ConsistentHashLb) -> LbPolicy {
     let size = ring.or(hash.minimum_ring_size).filter(|&size| size != 0);
     let size = u32::try_from(size.unwrap_or(DEFAULT_RING_SIZE)).unwrap_or(MAX_RING_SIZE);
     LbPolicy::RingHash { minimum_size: size.min(MAX_RING_SIZE) }
+}
+
+/// How new endpoints come to their share; `None`: at once.
+pub(super) fn warmup(settings: &LoadBalancerSettings) -> Option<Warmup> {
+    if !matches!(policy(settings), LbPolicy::LeastRequest | LbPolicy::RoundRobin) {
+        return None;
+    }
+    let (duration, minimum_percent, aggression) = match &settings.warmup {
+        Some(warmup) => (warmup.duration, warmup.minimum_percent, warmup.aggression),
+        None => (settings.warmup_duration_secs, None, None),
+    };
+    let duration = duration?.0;
+    (!duration.is_zero()).then(|| Warmup {
+        duration,
+        minimum: minimum_percent.unwrap_or(DEFAULT_WARMUP_PERCENT) / 100.0,
+        aggression: aggression.filter(|&aggression| aggression > 0.0).unwrap_or(1.0),
+    })
 }
 
 /// What is hashed; `None` when nothing is named, so that the choice is random.
@@ -103,7 +121,9 @@ pub(super) fn warn_unsupported(
     let locality = "localities are not taken into account yet";
     warn("localityLbSetting", settings.locality_lb_setting.is_some(), locality);
     warn("zoneAwareLbSetting", settings.zone_aware_lb_setting.is_some(), locality);
-    let warmup = "new endpoints get their full share at once: warmup is not applied yet";
-    warn("warmup", settings.warmup.is_some(), warmup);
-    warn("warmupDurationSecs", settings.warmup_duration_secs.is_some(), warmup);
+    let is_set = settings.warmup.is_some() || settings.warmup_duration_secs.is_some();
+    let name = if settings.warmup.is_some() { "warmup" } else { "warmupDurationSecs" };
+    let applies = matches!(policy(settings), LbPolicy::LeastRequest | LbPolicy::RoundRobin);
+    let message = "has no effect: only ROUND_ROBIN and LEAST_REQUEST warm endpoints up";
+    warn(name, is_set && !applies, message);
 }

@@ -95,6 +95,7 @@ impl Builder<'_> {
             discovery: self.discovery(port),
             protocol,
             lb_policy: policy.lb_policy(),
+            warmup: policy.warmup(),
             hash_key: policy.consistent_hash().and_then(load_balancer::hash_key),
             connect_timeout: pool.connect_timeout,
             idle_timeout: pool.idle_timeout,

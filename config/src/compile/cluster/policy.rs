@@ -17,7 +17,7 @@ use crate::{
     compile::{View, finding::Findings},
     model::{
         self,
-        cluster::{CircuitBreakers, LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls},
+        cluster::{CircuitBreakers, LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls, Warmup},
     },
 };
 
@@ -124,6 +124,10 @@ impl<'a> Policy<'a> {
 
     pub(super) fn lb_policy(&self) -> LbPolicy {
         self.load_balancer.map_or(LbPolicy::LeastRequest, load_balancer::policy)
+    }
+
+    pub(super) fn warmup(&self) -> Option<Warmup> {
+        self.load_balancer.and_then(load_balancer::warmup)
     }
 
     pub(super) fn consistent_hash(&self) -> Option<&'a ConsistentHashLb> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources, texts};
 use crate::model::{
     ClusterName, Resources, Route, VirtualHost,
-    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy},
+    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy, Warmup},
     listener::{BindAddress, ListenerKind},
     matcher::HostPattern,
     route::{Forward, PathMatch, RouteAction},
@@ -556,4 +556,41 @@ fn consistent_hash_says_key_and_table() {
         let cluster = &resources.clusters[&ClusterName::new(name)];
         assert_eq!((cluster.lb_policy, &cluster.hash_key), (policy, &key), "{hash}");
     }
+}
+
+#[test]
+fn warmup_is_for_policies_that_weigh() {
+    let cluster = |load_balancer: &str| {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec:\n  \
+             host: a\n  trafficPolicy: {{loadBalancer: {load_balancer}}}\n"
+        );
+        let (resources, diagnostics) = super::compiled(&join(&[SERVICES, &rule]));
+        let name = ClusterName::new("outbound|80||a.default.svc.cluster.local");
+        let fields: Vec<String> = diagnostics.into_iter().map(|found| found.field).collect();
+        (resources.clusters[&name].warmup, fields)
+    };
+    let minute = Duration::from_secs(60);
+    let field = "spec.trafficPolicy.loadBalancer";
+    assert_eq!(
+        cluster("{warmup: {duration: 60s}}"),
+        (Some(Warmup { duration: minute, minimum: 0.1, aggression: 1.0 }), vec![])
+    );
+    assert_eq!(
+        cluster(
+            "{simple: ROUND_ROBIN, warmup: {duration: 60s, minimumPercent: 50, aggression: 2}}"
+        ),
+        (Some(Warmup { duration: minute, minimum: 0.5, aggression: 2.0 }), vec![])
+    );
+    assert_eq!(
+        cluster("{warmupDurationSecs: 60s}"),
+        (
+            Some(Warmup { duration: minute, minimum: 0.1, aggression: 1.0 }),
+            vec![format!("{field}.warmupDurationSecs")]
+        )
+    );
+    assert_eq!(
+        cluster("{simple: RANDOM, warmup: {duration: 60s}}"),
+        (None, vec![format!("{field}.warmup")])
+    );
 }

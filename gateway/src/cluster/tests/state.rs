@@ -1,6 +1,6 @@
 use weir_config::model::{
     Secret, SecretName,
-    cluster::{UpstreamTls, UpstreamTrust},
+    cluster::{UpstreamTls, UpstreamTrust, Warmup},
     secret::SecretMaterial,
 };
 
@@ -337,4 +337,29 @@ async fn ejections_survive_another_configuration_and_new_members() {
     assert_eq!(ejected(&proxy.cluster()), ["Some(10.0.0.1:80)"]);
     proxy.apply(&cluster_change(model::Cluster { lb_policy: LbPolicy::Random, ..ejecting }));
     assert_eq!(ejected(&proxy.cluster()), ["Some(10.0.0.1:80)"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_joins_comes_to_its_share_little_by_little() {
+    let warmup = Warmup { duration: Duration::from_secs(100), minimum: 0.1, aggression: 1.0 };
+    let lb_policy = LbPolicy::RoundRobin;
+    let mut proxy = proxy(model::Cluster { warmup: Some(warmup), lb_policy, ..config() });
+    proxy.apply(&endpoints_change(&[1, 2]));
+    tokio::time::advance(Duration::from_secs(200)).await;
+    proxy.apply(&endpoints_change(&[1, 2, 3]));
+    let cluster = proxy.cluster();
+    let joined = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 3), 80));
+    let share = || {
+        let picks = (0..2100).filter(|_| {
+            let endpoint = cluster.pick(None, &[]).expect("there are endpoints");
+            endpoint.address().socket_addr() == Some(joined)
+        });
+        picks.count()
+    };
+    // Of two whole shares and this one: 0.1 of 2.1, 0.5 of 2.5, 1 of 3.
+    for (seconds, expected) in [(0, 100), (50, 420), (50, 700), (100, 700)] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let share = share();
+        assert!(share.abs_diff(expected) <= 2, "{share} instead of {expected}");
+    }
 }

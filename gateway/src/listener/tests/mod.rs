@@ -240,6 +240,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         protocol: UpstreamProtocol::Tcp,
         lb_policy: LbPolicy::RoundRobin,
         hash_key: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
         tcp_idle_timeout: None,
