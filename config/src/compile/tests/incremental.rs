@@ -361,10 +361,14 @@ fn pool() -> Vec<[Arc<Object>; 2]> {
 }
 
 /// A small generator, so that a printed seed is all there is to repeat a run.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -376,9 +380,10 @@ impl Random {
 fn any_sequence_of_changes_leads_to_the_same_as_starting_anew() {
     let pool = pool();
     for seed in 1..=6_u64 {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut random = Random::new(seed);
         let proxy = Proxy {
             namespace: if seed % 2 == 0 { "infra".into() } else { "default".into() },
+            stands_alone: seed % 3 == 0,
             ..proxy()
         };
         let mut compiler = Compiler::new(proxy.clone(), None);

@@ -12,6 +12,7 @@ use crate::{
 
 mod golden;
 mod incremental;
+mod mutation;
 mod rules;
 
 /// A proxy as the examples expect it.
