@@ -74,6 +74,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     let proxy = Proxy {
         namespace: bootstrap.namespace.as_str().into(),
         labels: bootstrap.labels.clone(),
+        stands_alone: true,
         ..Proxy::default()
     };
     let applier = Applier::new(
@@ -157,7 +158,7 @@ async fn follow(
 fn update(changes: file::Changes, has_mesh: bool) -> Update {
     let file::Changes { objects, mesh_config, diagnostics, noticed } = changes;
     let changes = objects.into_iter().map(|(key, object)| match object {
-        Some(object) => Change::Upsert(Arc::unwrap_or_clone(object)),
+        Some(object) => Change::Upsert(object),
         None => Change::Remove(key),
     });
     Update {

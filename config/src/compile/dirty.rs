@@ -112,7 +112,8 @@ impl Dirty {
             }
             Spec::RequestAuthentication(_) | Spec::AuthorizationPolicy(_) => {
                 let root = compiler.view.root_namespace();
-                self.policies |= *namespace == proxy.namespace || **namespace == *root;
+                self.policies |=
+                    *namespace == proxy.namespace || **namespace == *root || proxy.stands_alone;
             }
             Spec::EnvoyFilter(_) | Spec::Namespace(_) => {}
         }

@@ -61,6 +61,8 @@ pub struct Proxy {
     pub cluster_domain: Arc<str>,
     /// The process may not bind ports below 1024.
     pub unprivileged: bool,
+    /// The objects are for this proxy and no other, so that one which is not is worth a warning.
+    pub stands_alone: bool,
 }
 
 impl Default for Proxy {
@@ -70,15 +72,15 @@ impl Default for Proxy {
             labels: BTreeMap::new(),
             cluster_domain: "cluster.local".into(),
             unprivileged: false,
+            stands_alone: false,
         }
     }
 }
 
 /// One change of the set of objects.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "most changes are the large one, and none is kept")]
 pub enum Change {
-    Upsert(Object),
+    Upsert(Arc<Object>),
     Remove(ObjectKey),
 }
 
@@ -87,7 +89,7 @@ pub enum Change {
 pub fn compile(
     proxy: Proxy,
     mesh: Option<MeshConfig>,
-    objects: impl IntoIterator<Item = Object>,
+    objects: impl IntoIterator<Item = Arc<Object>>,
 ) -> (Resources, Vec<Diagnostic>) {
     let mut compiler = Compiler::new(proxy, mesh);
     compiler.apply(objects.into_iter().map(Change::Upsert));
@@ -246,14 +248,14 @@ impl Compiler {
         all
     }
 
-    fn upsert(&mut self, object: Object, dirty: &mut Dirty) {
+    fn upsert(&mut self, object: Arc<Object>, dirty: &mut Dirty) {
         let key = object.key();
         let current = self.view.store.find(&key);
         let is_same = current.is_some_and(|current| {
             current.metadata == object.metadata && current.spec == object.spec
         });
         if is_same && !self.refused.contains(&key) {
-            self.view.store.relocate(Arc::new(object));
+            self.view.store.relocate(object);
             return;
         }
         let mut findings = Findings::default();
@@ -268,7 +270,6 @@ impl Compiler {
             return;
         }
         self.refused.remove(&key);
-        let object = Arc::new(object);
         if is_same {
             self.view.store.relocate(object);
             return;

@@ -1,6 +1,6 @@
 //! What the names users write refer to.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
     api::{Kind, Object, ObjectKey},
@@ -47,6 +47,15 @@ pub(super) fn cluster_name(host: &str, port: u16, subset: &str) -> ClusterName {
 /// `namespace/name`, as dumps and logs show an object.
 pub(super) fn origin(object: &Object) -> Arc<str> {
     format!("{}/{}", object.metadata.namespace, object.metadata.name).into()
+}
+
+/// `app=shop,version=v1`, as labels are written on a command line.
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
+    if labels.is_empty() {
+        return "(none)".to_owned();
+    }
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
 }
 
 /// Whether an object of `own` namespace is visible in `to`. An empty list means `default`, and an

@@ -265,6 +265,14 @@ pub(super) fn compile(
     for reference in references.of(name) {
         let Some(problem) = reference.problem(material.as_ref()) else { continue };
         if let Some(object) = view.store.find(&reference.object) {
+            let own = &view.proxy.namespace;
+            let problem = if material.is_none() && object.metadata.namespace != *own {
+                format!(
+                    "{problem}; the gateway is in namespace {own}, where its Secrets are looked up"
+                )
+            } else {
+                problem
+            };
             findings.warn(object, reference.field.clone(), problem);
         }
     }

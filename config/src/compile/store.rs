@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{
         Kind, Object, ObjectKey, Spec,
-        istio::virtual_service::{Destination, VirtualService},
+        istio::virtual_service::{Destination, HttpRoute, VirtualService},
         kubernetes::endpoint_slice::SERVICE_NAME_LABEL,
     },
     model::matcher::HostPattern,
@@ -101,6 +101,15 @@ impl Store {
         self.links.get(link).into_iter().flat_map(Members::iter)
     }
 
+    /// The objects of one kind in every namespace.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        let from = ObjectKey { kind, namespace: Arc::default(), name: Arc::default() };
+        self.objects
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, object)| object)
+    }
+
     /// The objects of one kind in one namespace.
     pub(super) fn in_namespace<'a>(
         &'a self,
@@ -176,10 +185,17 @@ pub(super) fn delegate_key(name: &str, namespace: &str, own: &Arc<str>) -> Objec
 }
 
 fn destinations(spec: &VirtualService) -> impl Iterator<Item = &Destination> {
-    let http = spec.http.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
+    let http = spec.http.iter().flat_map(http_destinations);
     let tls = spec.tls.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
     let tcp = spec.tcp.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
-    http.chain(tls).chain(tcp).flatten()
+    http.chain(tls.chain(tcp).flatten())
+}
+
+/// Where an http rule sends requests and their copies.
+pub(super) fn http_destinations(rule: &HttpRoute) -> impl Iterator<Item = &Destination> {
+    let routes = rule.route.iter().filter_map(|route| route.destination.as_ref());
+    let mirrors = rule.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
+    routes.chain(&rule.mirror).chain(mirrors)
 }
 
 /// Whether `labels` has all of `selector`.

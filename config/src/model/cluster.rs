@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderName;
+
 use super::name::{ClusterName, SecretName};
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -11,6 +13,10 @@ pub struct Cluster {
     pub discovery: Discovery,
     pub protocol: UpstreamProtocol,
     pub lb_policy: LbPolicy,
+    /// What requests that belong together have in common; for policies that hash.
+    pub hash_key: Option<HashKey>,
+    /// For `LeastRequest` and `RoundRobin`.
+    pub warmup: Option<Warmup>,
     pub connect_timeout: Duration,
     /// An idle pooled connection is closed after this; `None`: never.
     pub idle_timeout: Option<Duration>,
@@ -30,7 +36,7 @@ pub struct Cluster {
 
 /// Where the endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Discovery {
     /// From the cluster's `ClusterEndpoints`; their addresses are IPs or sockets.
     Static,
@@ -51,12 +57,53 @@ pub enum UpstreamProtocol {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum LbPolicy {
     /// Of two random endpoints, the one with fewer requests in flight.
     LeastRequest,
     RoundRobin,
     Random,
+    /// Equal keys to the same endpoint; a change of the endpoints moves few of them.
+    RingHash {
+        minimum_size: u32,
+    },
+    /// As `RingHash`, in a table of this prime size: more even, and cheaper to look up.
+    Maglev {
+        table_size: u32,
+    },
+}
+
+/// How an endpoint that joins a cluster comes to its share.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warmup {
+    /// Not zero.
+    pub duration: Duration,
+    /// The share of its weight it begins with, from 0 to 1.
+    pub minimum: f64,
+    /// The share is the part of the duration that has passed, to the power of 1 / this.
+    pub aggression: f64,
+}
+
+/// The part of a request (`consistentHash`) that is hashed. Where it is missing, the choice is random.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum HashKey {
+    Header(#[serde(with = "super::serialize::header_name")] HeaderName),
+    Cookie(HashCookie),
+    SourceIp,
+    QueryParam(Arc<str>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HashCookie {
+    pub name: Arc<str>,
+    /// A client without the cookie is given one that lasts this long, zero: for its session. `None`: it
+    /// is not.
+    pub ttl: Option<Duration>,
+    /// What follows the value in `Set-Cookie`: `; Path=/; HttpOnly`.
+    pub attributes: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -116,7 +163,7 @@ pub struct UpstreamTls {
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum UpstreamTrust {
     /// `None`: the operating system's roots. Names empty: the SNI's host is verified.
     Verify { trust_bundle: Option<SecretName>, subject_alt_names: Arc<[Arc<str>]> },
@@ -155,7 +202,7 @@ pub struct Endpoint {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum EndpointAddress {
     Ip(std::net::SocketAddr),
     /// Resolved by the proxy.

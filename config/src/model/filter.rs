@@ -96,7 +96,7 @@ pub enum JwksSource {
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum JwtLocation {
     Header {
         #[serde(with = "super::serialize::header_name")]

@@ -55,7 +55,7 @@ pub struct FilterChain {
 
 /// What reads the bytes of a connection.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum NetworkFilter {
     Http {
         route_table: RouteTableName,

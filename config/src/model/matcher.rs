@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder, bytes};
 
+use super::re2;
+
 /// The longest pattern accepted, in bytes (Istio's limit).
 pub const MAX_REGEX_LENGTH: usize = 1024;
 /// Upper bound of a compiled program, in bytes: what keeps a tenant's pattern from taking the memory.
@@ -24,7 +26,8 @@ impl FullRegex {
     /// A message for the user: too long, too large once compiled, or not RE2 syntax.
     pub fn new(pattern: &str) -> Result<Self, String> {
         check_length(pattern)?;
-        let regex = bytes::RegexBuilder::new(&format!(r"\A(?:{pattern})\z"))
+        let translated = re2::translate(pattern).map_err(|problem| invalid(&problem))?;
+        let regex = bytes::RegexBuilder::new(&format!(r"\A(?:{translated})\z"))
             .unicode(false)
             .size_limit(REGEX_SIZE_LIMIT)
             .dfa_size_limit(REGEX_SIZE_LIMIT)
@@ -73,7 +76,8 @@ impl RegexRewrite {
     /// A message for the user about either part.
     pub fn new(pattern: &str, replacement: &str) -> Result<Self, String> {
         check_length(pattern)?;
-        let regex = RegexBuilder::new(pattern)
+        let translated = re2::translate(pattern).map_err(|problem| invalid(&problem))?;
+        let regex = RegexBuilder::new(&translated)
             .size_limit(REGEX_SIZE_LIMIT)
             .dfa_size_limit(REGEX_SIZE_LIMIT)
             .build()
@@ -143,8 +147,12 @@ fn explain(error: &regex::Error) -> String {
         regex::Error::CompiledTooBig(limit) => {
             format!("the regex takes more than {limit} bytes once compiled; simplify it")
         }
-        other => format!("not a valid RE2 regex: {other}"),
+        other => invalid(other),
     }
+}
+
+fn invalid(problem: &dyn std::fmt::Display) -> String {
+    format!("not a valid RE2 regex: {problem}")
 }
 
 /// A match on one string.

@@ -10,6 +10,7 @@ pub mod filter;
 pub mod listener;
 pub mod matcher;
 pub mod name;
+mod re2;
 pub mod route;
 pub mod secret;
 mod serialize;

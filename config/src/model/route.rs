@@ -1,6 +1,6 @@
 //! Which request goes where, and what happens to it on the way.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -136,6 +136,17 @@ pub struct Forward {
     /// From the end of the request head to the end of the response, retries included. `None`: no limit.
     pub timeout: Option<Duration>,
     pub retry: RetryPolicy,
+    /// Clusters that get a copy of the request.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// Where a copy of some requests goes; what becomes of it counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mirror {
+    pub cluster: ClusterName,
+    /// Requests copied, of a million; at least 1.
+    pub per_million: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -312,6 +323,45 @@ pub enum Operator {
         alternative: Option<Arc<str>>,
         max: Option<usize>,
     },
+}
+
+impl fmt::Display for Operator {
+    /// As it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::DownstreamRemoteAddress => "DOWNSTREAM_REMOTE_ADDRESS",
+            Self::DownstreamRemoteAddressWithoutPort => "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+            Self::DownstreamLocalAddress => "DOWNSTREAM_LOCAL_ADDRESS",
+            Self::DownstreamLocalAddressWithoutPort => "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+            Self::DownstreamLocalPort => "DOWNSTREAM_LOCAL_PORT",
+            Self::Protocol => "PROTOCOL",
+            Self::Hostname => "HOSTNAME",
+            Self::RequestedServerName => "REQUESTED_SERVER_NAME",
+            Self::UpstreamHost => "UPSTREAM_HOST",
+            Self::UpstreamCluster => "UPSTREAM_CLUSTER",
+            Self::RouteName => "ROUTE_NAME",
+            Self::ResponseCode => "RESPONSE_CODE",
+            Self::StartTime => "START_TIME",
+            Self::DownstreamPeerUriSan => "DOWNSTREAM_PEER_URI_SAN",
+            Self::DownstreamPeerSubject => "DOWNSTREAM_PEER_SUBJECT",
+            Self::Request { .. } => "REQ",
+            Self::Response { .. } => "RESP",
+        };
+        write!(f, "%{name}")?;
+        if let Self::Request { name, alternative, max }
+        | Self::Response { name, alternative, max } = self
+        {
+            write!(f, "({name}")?;
+            if let Some(alternative) = alternative {
+                write!(f, "?{alternative}")?;
+            }
+            f.write_str(")")?;
+            if let Some(max) = max {
+                write!(f, ":{max}")?;
+            }
+        }
+        f.write_str("%")
+    }
 }
 
 /// Methods that may be repeated without asking (RFC 9110 section 9.2.2).

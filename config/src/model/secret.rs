@@ -14,7 +14,7 @@ pub struct Secret {
 }
 
 #[derive(Clone, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum SecretMaterial {
     /// PEM text from a Secret or ConfigMap.
     Inline {

@@ -56,7 +56,7 @@ pub(super) mod header_templates {
                 parts.iter().fold(format!("{name}: "), |text, part| {
                     text + &match part {
                         TemplatePart::Literal(literal) => literal.to_string(),
-                        TemplatePart::Operator(operator) => format!("%{operator:?}%"),
+                        TemplatePart::Operator(operator) => operator.to_string(),
                     }
                 })
             }

@@ -145,7 +145,13 @@ fn for_each_document(file: &str, bytes: &[u8], mut found: impl FnMut(u32, Result
     for document in document::split(text) {
         match json_values(file, &document) {
             Some(values) => values.into_iter().for_each(|(line, value)| found(line, value)),
-            None => found(document.line, yaml_value(&document)),
+            None => match yaml_value(&document) {
+                Ok(value) => found(document.line, Ok(value)),
+                Err(message) => {
+                    let line = place(&message, &document);
+                    found(line, Err(message));
+                }
+            },
         }
     }
 }
@@ -195,7 +201,8 @@ fn json_values(file: &str, document: &Document<'_>) -> Option<Vec<(u32, Result<V
             }
             Err(error) if file.ends_with(".json") => {
                 let message = shift_lines(&error.to_string(), document.start - 1);
-                values.push((document.line, Err(format!("cannot be read as JSON: {message}"))));
+                let line = place(&message, document);
+                values.push((line, Err(format!("cannot be read as JSON: {message}"))));
                 break;
             }
             Err(_) => return None,
@@ -260,6 +267,17 @@ fn shift_lines(message: &str, lines: u32) -> String {
     }
     shifted.push_str(rest);
     shifted
+}
+
+/// The line of the file a parser's message is about: the first it names. What is missing at the end of
+/// a document is said to be missing at the beginning of the next.
+fn place(message: &str, document: &Document<'_>) -> u32 {
+    let named = message.split_once(" column ").and_then(|(before, _)| {
+        let (_, line) = before.rsplit_once("line ")?;
+        line.parse().ok()
+    });
+    let last = document.start + (document.text.lines().count() as u32).saturating_sub(1);
+    named.map_or(document.line, |line: u32| line.clamp(document.line, last))
 }
 
 #[cfg(test)]

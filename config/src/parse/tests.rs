@@ -71,8 +71,10 @@ fn a_syntax_error_spoils_only_its_own_document() {
     assert_eq!(keys(&parsed), ["Gateway default/a", "Gateway default/b"]);
     assert_eq!(
         findings(&parsed),
-        ["error: test.yaml:8: cannot be read as YAML: did not find expected node content at line \
-          12 column 1, while parsing a flow node"]
+        [
+            "error: test.yaml:11: cannot be read as YAML: did not find expected node content at line \
+          12 column 1, while parsing a flow node"
+        ]
     );
 }
 
@@ -131,7 +133,7 @@ fn broken_json_names_its_line() {
     let parsed = parse("test.json", text, &Options::default());
     assert_eq!(
         findings(&parsed)[1],
-        "error: test.json:1: cannot be read as JSON: expected value at line 3 column 11"
+        "error: test.json:3: cannot be read as JSON: expected value at line 3 column 11"
     );
 }
 
@@ -301,7 +303,7 @@ fn protobuf_json_is_read_leniently() {
 fn a_repeated_key_is_an_error_with_its_line() {
     assert_eq!(
         refusal(b"apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n  name: b\n"),
-        "error: test.yaml:1: cannot be read as YAML: the key \"name\" stands twice in the \
+        "error: test.yaml:4: cannot be read as YAML: the key \"name\" stands twice in the \
          same mapping; remove one at line 4 column 3"
     );
 }

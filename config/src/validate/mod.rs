@@ -6,7 +6,7 @@
 //! `compile`'s.
 
 use crate::{
-    api::{Object, Spec},
+    api::{MeshConfig, Object, Source, Spec},
     diagnostic::{Diagnostic, FieldPath, Severity},
 };
 
@@ -15,6 +15,7 @@ mod destination_rule;
 mod export_to;
 mod gateway;
 mod kubernetes;
+mod mesh_config;
 mod metadata;
 mod name;
 mod percent;
@@ -28,7 +29,8 @@ mod workload_entry;
 
 /// Everything there is to say about `object`. An error means that it must not be applied.
 pub fn validate(object: &Object) -> Vec<Diagnostic> {
-    let mut findings = Findings { object, diagnostics: Vec::new() };
+    let mut findings =
+        Findings { object: Some(object), source: &object.source, diagnostics: Vec::new() };
     metadata::validate(object, &mut findings);
     let spec = FieldPath::ROOT.field("spec");
     match &object.spec {
@@ -58,9 +60,19 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
     findings.diagnostics
 }
 
+/// Everything there is to say about a mesh configuration that was read from `source`. An error means
+/// that it must not be applied.
+pub fn validate_mesh_config(mesh: &MeshConfig, source: &Source) -> Vec<Diagnostic> {
+    let mut findings = Findings { object: None, source, diagnostics: Vec::new() };
+    mesh_config::validate(mesh, &mut findings);
+    findings.diagnostics
+}
+
 /// Collects what is found about one object.
 struct Findings<'a> {
-    object: &'a Object,
+    /// `None`: the mesh configuration.
+    object: Option<&'a Object>,
+    source: &'a Source,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -77,14 +89,14 @@ impl<'a> Findings<'a> {
 
     /// Namespace of the object.
     fn namespace(&self) -> &'a str {
-        &self.object.metadata.namespace
+        self.object.map_or("", |object| &object.metadata.namespace)
     }
 
     fn push(&mut self, severity: Severity, at: FieldPath<'_>, message: String) {
         self.diagnostics.push(Diagnostic {
             severity,
-            object: Some(self.object.key()),
-            source: self.object.source.clone(),
+            object: self.object.map(Object::key),
+            source: self.source.clone(),
             field: at.to_string(),
             message,
         });

@@ -109,7 +109,7 @@ impl Fixture {
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr();
         let config = CONFIG.replace("PORT", &free.unwrap().port().to_string());
         let parsed = parse::parse("all.yaml", config.as_bytes(), &parse::Options::default());
-        let changes = parsed.objects.into_iter().map(Change::Upsert).collect();
+        let changes = parsed.objects.into_iter().map(Arc::new).map(Change::Upsert).collect();
         Box::pin(fixture.applier.apply(Update { changes, ..Update::default() })).await;
         fixture.ready.send_replace(true);
         fixture

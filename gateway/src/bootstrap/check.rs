@@ -35,12 +35,12 @@ fn findings(arguments: &CheckArguments) -> Result<(usize, Vec<Diagnostic>), Erro
         mesh_config: proxy.mesh_config.clone(),
         namespace: proxy.namespace.clone(),
     })?;
-    let objects: Vec<_> =
-        changes.objects.into_values().flatten().map(Arc::unwrap_or_clone).collect();
+    let objects: Vec<_> = changes.objects.into_values().flatten().collect();
     let count = objects.len();
     let identity = Proxy {
         namespace: proxy.namespace.as_str().into(),
         labels: proxy.labels(),
+        stands_alone: true,
         ..Proxy::default()
     };
     let has_mesh = proxy.mesh_config.is_some();

@@ -109,7 +109,13 @@ pub struct ProxyArguments {
     labels: Vec<(String, String)>,
 
     /// Namespace of this gateway, and of objects that name none.
-    #[arg(long, value_name = "NS", env = "WEIR_NAMESPACE", default_value = "default")]
+    #[arg(
+        long,
+        value_name = "NS",
+        env = "WEIR_NAMESPACE",
+        default_value = "default",
+        value_parser = namespace
+    )]
     pub namespace: String,
 
     /// File with the MeshConfig: the mesh's own YAML, or the `istio` ConfigMap that holds it.
@@ -249,6 +255,22 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn namespace(text: &str) -> Result<String, String> {
+    let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let is_label = bytes.len() <= 63
+        && bytes.iter().all(|byte| edge(byte) || *byte == b'-')
+        && bytes.first().is_some_and(edge)
+        && bytes.last().is_some_and(edge);
+    match is_label {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("a namespace is lower-case letters, digits and inner hyphens, at most 63"
+                .to_owned())
+        }
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -354,6 +376,8 @@ mod tests {
         for wrong in [
             ["--workers", "0"],
             ["--labels", "istio"],
+            ["--namespace", "Shop_1"],
+            ["--namespace", ""],
             ["--admin", "15000"],
             ["--drain-time", "45"],
             ["--drain-time", "s"],

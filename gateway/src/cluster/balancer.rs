@@ -15,6 +15,8 @@ use std::{
 use fastrand::Rng;
 use weir_config::model::cluster::LbPolicy;
 
+use super::hash_table::{HashTable, Place};
+
 #[derive(Debug)]
 pub(super) enum Balancer {
     /// Of two random positions the one with less in flight.
@@ -29,6 +31,8 @@ pub(super) enum Balancer {
     Random {
         len: usize,
     },
+    /// The endpoint its key leads to.
+    Hash(HashTable),
     /// Round robin and least request over different weights. Held for one sift of a heap.
     Weighted {
         schedule: Mutex<Schedule>,
@@ -44,14 +48,19 @@ impl Default for Balancer {
 }
 
 impl Balancer {
-    /// For endpoints with these weights, each at least 1.
-    pub(super) fn new(policy: LbPolicy, weights: &[u32], rng: &mut Rng) -> Self {
-        let len = weights.len();
+    /// For endpoints in these places.
+    pub(super) fn new(policy: LbPolicy, places: &[Place<'_>], rng: &mut Rng) -> Self {
+        let len = places.len();
+        let weights: Vec<u32> = places.iter().map(|place| place.weight).collect();
         let weights_differ = weights.iter().any(|weight| *weight != weights[0]);
         match policy {
+            LbPolicy::RingHash { minimum_size } => {
+                Self::Hash(HashTable::ring(places, minimum_size))
+            }
+            LbPolicy::Maglev { table_size } => Self::Hash(HashTable::maglev(places, table_size)),
             LbPolicy::Random => Self::Random { len },
             LbPolicy::LeastRequest | LbPolicy::RoundRobin if weights_differ => Self::Weighted {
-                schedule: Mutex::new(Schedule::new(weights, rng)),
+                schedule: Mutex::new(Schedule::new(&weights, rng)),
                 least_request: policy == LbPolicy::LeastRequest,
             },
             LbPolicy::LeastRequest => Self::LeastRequest { len },
@@ -59,6 +68,17 @@ impl Balancer {
             LbPolicy::RoundRobin => {
                 Self::RoundRobin { len, next: AtomicUsize::new(rng.usize(..len.max(1))) }
             }
+        }
+    }
+
+    /// The positions for a key, the one that is meant first; `None` for policies that know no keys.
+    pub(super) fn keyed(&self, hash: u64) -> Option<impl Iterator<Item = usize>> {
+        match self {
+            Self::Hash(table) => Some(table.positions(hash)),
+            Self::LeastRequest { .. }
+            | Self::RoundRobin { .. }
+            | Self::Random { .. }
+            | Self::Weighted { .. } => None,
         }
     }
 
@@ -74,6 +94,8 @@ impl Balancer {
             Self::LeastRequest { len } => Some(less_loaded(*len, in_flight, rng)),
             Self::RoundRobin { len, next } => Some(next.fetch_add(1, Ordering::Relaxed) % len),
             Self::Random { len } => Some(rng.usize(..*len)),
+            // Without a key, any will do.
+            Self::Hash(table) => table.positions(rng.u64(..)).next(),
             Self::Weighted { schedule, least_request } => {
                 let mut schedule = schedule.lock().unwrap_or_else(PoisonError::into_inner);
                 schedule.pick(|position| if *least_request { in_flight(position) } else { 0 })
@@ -147,9 +169,15 @@ impl Eq for Entry {}
 mod tests {
     use super::*;
 
+    fn balancer(policy: LbPolicy, weights: &[u32], rng: &mut Rng) -> Balancer {
+        let places: Vec<Place<'_>> =
+            weights.iter().map(|weight| Place { name: "", weight: *weight }).collect();
+        Balancer::new(policy, &places, rng)
+    }
+
     fn shares(policy: LbPolicy, weights: &[u32], in_flight: &[u32], picks: usize) -> Vec<usize> {
         let mut rng = Rng::with_seed(7);
-        let balancer = Balancer::new(policy, weights, &mut rng);
+        let balancer = balancer(policy, weights, &mut rng);
         let mut shares = vec![0; weights.len()];
         for _ in 0..picks {
             let position = balancer.pick(|position| in_flight[position], &mut rng);
@@ -162,7 +190,7 @@ mod tests {
     fn nothing_is_picked_of_nothing() {
         let mut rng = Rng::with_seed(1);
         for policy in [LbPolicy::LeastRequest, LbPolicy::RoundRobin, LbPolicy::Random] {
-            assert_eq!(Balancer::new(policy, &[], &mut rng).pick(|_| 0, &mut rng), None);
+            assert_eq!(balancer(policy, &[], &mut rng).pick(|_| 0, &mut rng), None);
         }
     }
 
@@ -196,7 +224,7 @@ mod tests {
             assert!(share.abs_diff(wanted) <= 1, "{share} instead of {wanted}");
         }
         let mut rng = Rng::with_seed(3);
-        let balancer = Balancer::new(LbPolicy::RoundRobin, &[1, 9], &mut rng);
+        let balancer = balancer(LbPolicy::RoundRobin, &[1, 9], &mut rng);
         let light: Vec<usize> =
             (0..100).filter(|_| balancer.pick(|_| 0, &mut rng) == Some(0)).collect();
         assert!(light.windows(2).all(|pair| pair[1] - pair[0] == 10), "{light:?}");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use weir_config::model::cluster::{EndpointAddress, Workload};
 
 use super::{outlier::Monitor, transport::Transports};
@@ -62,10 +63,21 @@ pub(super) struct Member {
     pub workload: Arc<Workload>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    joined: Instant,
     in_flight: AtomicU32,
     monitor: Monitor,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            joined: Instant::now(),
+            in_flight: AtomicU32::default(),
+            monitor: Monitor::default(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +112,7 @@ impl Endpoint {
                 || Pools::new(&address, transports, gauges),
                 |prev| prev.pools.clone(),
             ),
-            state: prev.map(|prev| Arc::clone(&prev.state)).unwrap_or_default(),
+            state: prev.map_or_else(|| Arc::new(State::new()), |prev| Arc::clone(&prev.state)),
             key,
             address,
             weight,
@@ -126,6 +138,21 @@ impl Endpoint {
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// When it became a member.
+    pub(super) fn joined(&self) -> Instant {
+        self.state.joined
+    }
+
+    /// The address as text: what hashing knows an endpoint by.
+    pub(super) fn name(&self) -> String {
+        match &self.key {
+            Key::Address(EndpointAddress::Ip(address)) => address.to_string(),
+            Key::Address(EndpointAddress::Dns { host, port }) => format!("{host}:{port}"),
+            Key::Address(EndpointAddress::Unix(path)) => path.display().to_string(),
+            Key::Logical => String::new(),
+        }
     }
 
     #[must_use]

@@ -8,14 +8,16 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::time::Instant;
 use weir_config::model::{
     self,
-    cluster::{EndpointAddress, LbPolicy, OutlierDetection},
+    cluster::{EndpointAddress, OutlierDetection},
 };
 
 use super::{
     balancer::Balancer,
     endpoint::{Endpoint, EndpointId, Key, Member},
+    hash_table::Place,
     outlier::Detector,
     transport::Transports,
+    warmup,
 };
 use crate::{telemetry::clusters::ClusterGauges, upstream::Address};
 
@@ -63,13 +65,48 @@ pub(super) struct EndpointSet {
 }
 
 impl EndpointSet {
-    fn new(policy: LbPolicy, candidates: Box<[Arc<Endpoint>]>, rng: &mut Rng) -> Self {
-        let weights: Vec<u32> = candidates.iter().map(|endpoint| endpoint.weight()).collect();
-        Self { balancer: Balancer::new(policy, &weights, rng), candidates }
+    fn new(
+        config: &model::Cluster,
+        candidates: Box<[Arc<Endpoint>]>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Self {
+        let warming = config.warmup.as_ref().filter(|warmup| {
+            candidates.iter().any(|endpoint| warmup::is_warming(warmup, endpoint.joined(), now))
+        });
+        let weight = |endpoint: &Endpoint| match warming {
+            Some(warmup) => warmup::weight(warmup, endpoint.weight(), endpoint.joined(), now),
+            None => endpoint.weight(),
+        };
+        let names: Vec<String> = candidates.iter().map(|endpoint| endpoint.name()).collect();
+        let places: Vec<Place<'_>> = candidates
+            .iter()
+            .zip(&names)
+            .map(|(endpoint, name)| Place { name, weight: weight(endpoint) })
+            .collect();
+        Self { balancer: Balancer::new(config.lb_policy, &places, rng), candidates }
     }
 
-    /// An endpoint, one not in `tried` where there is one; `None` when the set is empty.
-    pub(super) fn pick(&self, tried: &[EndpointId], rng: &mut Rng) -> Option<&Arc<Endpoint>> {
+    /// The endpoint for a key, else the next one that is not in `tried`.
+    fn pick_keyed(&self, hash: u64, tried: &[EndpointId]) -> Option<&Arc<Endpoint>> {
+        let mut endpoints = self.balancer.keyed(hash)?.map(|position| &self.candidates[position]);
+        if tried.is_empty() {
+            return endpoints.next();
+        }
+        endpoints.find(|endpoint| !tried.contains(&endpoint.id()))
+    }
+
+    /// An endpoint, one not in `tried` where there is one; `None` when the set is empty. Requests with
+    /// the same `hash` get the same one, if the policy is to look at it.
+    pub(super) fn pick(
+        &self,
+        hash: Option<u64>,
+        tried: &[EndpointId],
+        rng: &mut Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        if let Some(endpoint) = hash.and_then(|hash| self.pick_keyed(hash, tried)) {
+            return Some(endpoint);
+        }
         let mut picked = None;
         for _ in 0..SELECTION_ATTEMPTS {
             let in_flight = |position: usize| self.candidates[position].in_flight();
@@ -187,7 +224,12 @@ impl Membership {
 
     /// The set to pick from: members that are not ejected, or, when fewer than the configured share
     /// of them is left, all (panic).
-    pub(super) fn candidates(&self, policy: LbPolicy, rng: &mut Rng) -> EndpointSet {
+    pub(super) fn candidates(
+        &self,
+        config: &model::Cluster,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> EndpointSet {
         let healthy: Vec<_> =
             self.members.iter().filter(|member| !self.is_ejected(member.id())).cloned().collect();
         let min_health = self
@@ -196,7 +238,7 @@ impl Membership {
             .map_or(0, |detector| usize::from(detector.config().min_health_percent));
         let panic = healthy.len() * 100 < min_health * self.members.len();
         let candidates = if panic { self.members.clone() } else { healthy };
-        EndpointSet::new(policy, candidates.into_boxed_slice(), rng)
+        EndpointSet::new(config, candidates.into_boxed_slice(), now, rng)
     }
 
     /// Retires all connections that no endpoint of `successors` goes on using.

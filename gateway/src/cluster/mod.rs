@@ -36,9 +36,12 @@ mod clusters;
 mod dns;
 mod endpoint;
 mod endpoint_set;
+mod hash_table;
 mod outlier;
 mod resolver;
 mod transport;
+mod warmup;
+mod xxh64;
 
 pub use self::{
     circuit_breaker::{Permit, RetryPermit, overflow},
@@ -47,6 +50,7 @@ pub use self::{
     endpoint::{Endpoint, EndpointId, InFlight},
     outlier::Outcome,
     resolver::Resolver,
+    xxh64::xxh64,
 };
 
 /// A cluster in use: its configuration and what runs because of it.
@@ -58,7 +62,7 @@ pub struct Cluster {
     endpoints: ArcSwap<EndpointSet>,
     /// Taken to change members and ejections, never to pick; held for one pass over the members.
     membership: Mutex<Membership>,
-    /// When outlier detection has something to do, in milliseconds after `started`.
+    /// When outlier detection or a warmup has something to do, in milliseconds after `started`.
     sweep_due: AtomicU64,
     started: Instant,
     resolution: OnceLock<Resolution>,
@@ -151,14 +155,19 @@ impl Cluster {
         self.breaker.admit_connection(&self.config.circuit_breakers)
     }
 
-    /// An endpoint for the next attempt, one not in `tried` if there is one.
+    /// An endpoint for the next attempt, one not in `tried` if there is one. `hash` is that of the key
+    /// the cluster hashes, where the request has it.
     ///
     /// # Errors
     /// 503 `UH` without any endpoint to choose from.
-    pub fn pick(&self, tried: &[EndpointId]) -> Result<Arc<Endpoint>, LocalReply> {
+    pub fn pick(
+        &self,
+        hash: Option<u64>,
+        tried: &[EndpointId],
+    ) -> Result<Arc<Endpoint>, LocalReply> {
         self.sweep_if_due();
         let set = self.endpoints.load();
-        set.pick(tried, &mut Rng::new()).cloned().ok_or_else(no_healthy_upstream)
+        set.pick(hash, tried, &mut Rng::new()).cloned().ok_or_else(no_healthy_upstream)
     }
 
     /// Tells outlier detection how an attempt at `endpoint` ended.
@@ -245,31 +254,37 @@ impl Cluster {
             return;
         }
         let mut membership = self.membership();
-        if membership.detector_mut().is_some_and(|detector| detector.sweep(now)) {
+        let has_changed = membership.detector_mut().is_some_and(|detector| detector.sweep(now));
+        if has_changed || self.config.warmup.is_some() {
             self.publish(&membership);
         } else {
-            self.schedule_sweep(&membership);
+            self.schedule_sweep(&membership, now);
         }
     }
 
-    fn schedule_sweep(&self, membership: &Membership) {
-        let due =
-            membership.detector().and_then(outlier::Detector::next_sweep).map_or(u64::MAX, |due| {
-                let after = due.saturating_duration_since(self.started).as_millis();
-                u64::try_from(after).unwrap_or(u64::MAX)
-            });
+    fn schedule_sweep(&self, membership: &Membership, now: Instant) {
+        let sweep = membership.detector().and_then(outlier::Detector::next_sweep);
+        let step = self.config.warmup.as_ref().filter(|warmup| {
+            membership.members().iter().any(|it| warmup::is_warming(warmup, it.joined(), now))
+        });
+        let step = step.map(|warmup| warmup::next_step(warmup, now));
+        let due = sweep.into_iter().chain(step).min().map_or(u64::MAX, |due| {
+            let after = due.saturating_duration_since(self.started).as_millis();
+            u64::try_from(after).unwrap_or(u64::MAX)
+        });
         self.sweep_due.store(due, Ordering::Relaxed);
     }
 
     /// What is picked from, from now on.
     fn publish(&self, membership: &Membership) {
-        let set = membership.candidates(self.config.lb_policy, &mut Rng::new());
+        let now = Instant::now();
+        let set = membership.candidates(&self.config, now, &mut Rng::new());
         self.endpoints.store(Arc::new(set));
         let healthy = membership.members().len() - membership.ejected();
         let gauges = self.gauges();
         gauges.endpoints.store(membership.members().len() as i64, Ordering::Relaxed);
         gauges.endpoints_healthy.store(healthy as i64, Ordering::Relaxed);
-        self.schedule_sweep(membership);
+        self.schedule_sweep(membership, now);
     }
 
     fn membership(&self) -> MutexGuard<'_, Membership> {

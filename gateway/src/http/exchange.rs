@@ -8,9 +8,11 @@ use tokio::time::timeout;
 use weir_config::model::{RouteTableName, Settings};
 
 use super::{
+    affinity::Affinity,
     date,
     deadline::Deadlines,
     error::{Stop, classify},
+    mirror::{self, Original},
     normalize,
     retry::{self, Answered, Attempts},
     stream::{self, Failure, RequestBody, ResponseBody},
@@ -125,10 +127,24 @@ impl<'a> Line<'a> {
         let length = session.request_body_length();
         let keep = if forward.retry.attempts == 0 { 0 } else { limits.max_replay_bytes };
         let mut body = RequestBody::new(length == BodyLength::Empty && !upgrade, keep);
+        // A tunnel is not a request that could be made twice.
+        if !forward.mirrors.is_empty() && !upgrade {
+            let original = Original {
+                request: self.request,
+                body: length,
+                attempt_count: settings.attempt_count,
+                patience: limits.stream_idle_timeout,
+            };
+            let clusters = &self.snapshot.clusters;
+            let rng = &mut fastrand::Rng::new();
+            body = body.copied_to(mirror::start(clusters, forward, original, info, rng));
+        }
         let mut deadlines = Deadlines::new(limits.stream_idle_timeout);
         deadlines.limit_exchange(forward.timeout);
+        let affinity = Affinity::of(cluster.config().hash_key.as_ref(), self.request, info);
         let attempts = Attempts {
             cluster,
+            hash: affinity.hash,
             policy: &forward.retry,
             request: self.request,
             request_body: length,
@@ -145,6 +161,7 @@ impl<'a> Line<'a> {
         info.status = head.status.as_u16();
         info.grpc_status = stream::grpc_status(&head.headers);
         respond(settings, head, info);
+        affinity.tell(head);
         let mutations = &target.response_headers;
         route.filters.on_response(mutations, self.request, head, &self.context, info);
         session.write_head(head, length).map_err(|error| classify::downstream(&error))?;

@@ -18,8 +18,10 @@ use crate::{
 
 pub mod exchange;
 
+pub mod affinity;
 pub mod deadline;
 pub mod error;
+pub mod mirror;
 pub mod normalize;
 pub mod retry;
 pub mod stream;

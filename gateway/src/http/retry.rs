@@ -27,6 +27,8 @@ use crate::{
 /// What all attempts of one exchange share.
 pub struct Attempts<'a> {
     pub cluster: &'a Arc<Cluster>,
+    /// Of the key the cluster hashes.
+    pub hash: Option<u64>,
     pub policy: &'a RetryPolicy,
     pub request: &'a mut RequestHeader,
     pub request_body: BodyLength,
@@ -112,6 +114,10 @@ pub async fn send(
             return outcome.map_err(|failed| stop(failed, info));
         }
         retries += 1;
+        // What belongs to an endpoint stays with it, unless that cannot even be reached.
+        if attempts.hash.is_some() && !matches!(outcome, Err(Failed::Connect(_))) {
+            earlier.endpoints.pop();
+        }
         // A connection that was refused says nothing about the others: the next is tried at once.
         if !matches!(outcome, Err(Failed::Connect(_))) || retries > 1 {
             back_off(attempts.policy.backoff, retries, deadlines, info).await?;
@@ -132,7 +138,7 @@ async fn attempt(
 ) -> Result<Answered, Failed> {
     let ignore = attempts.policy.ignore_previous_hosts;
     let avoid: &[EndpointId] = if ignore { &earlier.endpoints } else { &[] };
-    let endpoint = attempts.cluster.pick(avoid).map_err(Failed::NoEndpoint)?;
+    let endpoint = attempts.cluster.pick(attempts.hash, avoid).map_err(Failed::NoEndpoint)?;
     let in_flight = endpoint.begin();
     earlier.endpoints.push(endpoint.id());
     info.upstream.attempts += 1;

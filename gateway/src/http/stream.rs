@@ -8,7 +8,10 @@ use std::{
 
 use http::HeaderMap;
 
-use super::deadline::{Deadlines, Expired};
+use super::{
+    deadline::{Deadlines, Expired},
+    mirror::Copies,
+};
 use crate::codec::{ClientSession, Frame, ServerSession, StreamError};
 
 /// What ended the movement before its end.
@@ -34,6 +37,7 @@ pub struct RequestBody {
     finished: bool,
     /// Something was read that is not kept any more.
     lost: bool,
+    copies: Copies,
     /// Body bytes read from the client.
     pub received: u64,
 }
@@ -51,8 +55,19 @@ impl RequestBody {
             ended: empty,
             finished: false,
             lost: false,
+            copies: Copies::default(),
             received: 0,
         }
+    }
+
+    /// The body is also sent to where these go.
+    #[must_use]
+    pub fn copied_to(mut self, mut copies: Copies) -> Self {
+        if self.ended {
+            copies.finish();
+        }
+        self.copies = copies;
+        self
     }
 
     /// Whether another attempt would carry the same body.
@@ -116,8 +131,16 @@ impl RequestBody {
         }
         let frame = ready!(session.poll_read(cx))?;
         match &frame {
-            Some(frame) => self.keep(frame),
-            None => self.ended = true,
+            Some(frame) => {
+                if !self.copies.is_empty() {
+                    self.copies.push(|| duplicate(frame));
+                }
+                self.keep(frame);
+            }
+            None => {
+                self.ended = true;
+                self.copies.finish();
+            }
         }
         Poll::Ready(Ok(frame))
     }

@@ -6,10 +6,10 @@ use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::time::sleep;
-use weir_config::model::route::WeightedCluster;
+use weir_config::model::{cluster::HashKey, route::WeightedCluster};
 
 use crate::{
-    cluster::{Cluster, Clusters, EndpointId, InFlight, Outcome},
+    cluster::{Cluster, Clusters, EndpointId, InFlight, Outcome, xxh64},
     connection::ConnectionInfo,
     drain::DrainSignal,
     engine::Engine,
@@ -98,8 +98,11 @@ fn choose(choice: &[WeightedCluster], random: u64) -> Option<&WeightedCluster> {
 /// time while there is another.
 async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight), ResponseFlag> {
     let mut tried: SmallVec<[EndpointId; MAX_ATTEMPTS as usize]> = SmallVec::new();
+    // The only key a connection without requests has.
+    let by_address = matches!(cluster.config().hash_key, Some(HashKey::SourceIp));
+    let hash = by_address.then(|| xxh64(info.client_addr.ip().to_string().as_bytes(), 0));
     loop {
-        let endpoint = match cluster.pick(&tried) {
+        let endpoint = match cluster.pick(hash, &tried) {
             Ok(endpoint) => endpoint,
             Err(reply) => return Err(reply.flag.unwrap_or(ResponseFlag::NoHealthyUpstream)),
         };

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 mod endpoint;
+mod load_balancer;
 mod policy;
 mod registry;
 mod rule;
@@ -20,14 +21,12 @@ use super::{View, finding::Findings, name::cluster_name, secret::Reference};
 use crate::{
     api::{
         Protocol, Spec,
-        istio::{
-            connection_pool::H2UpgradePolicy, load_balancer::SimpleLb, service_entry::Resolution,
-        },
+        istio::{connection_pool::H2UpgradePolicy, service_entry::Resolution},
         kubernetes::service::ServiceType,
     },
     model::{
         Cluster, ClusterName,
-        cluster::{Destination, Discovery, LbPolicy, UpstreamProtocol},
+        cluster::{Destination, Discovery, UpstreamProtocol},
     },
 };
 
@@ -95,14 +94,9 @@ impl Builder<'_> {
             name: name.clone(),
             discovery: self.discovery(port),
             protocol,
-            lb_policy: match policy.simple_lb() {
-                SimpleLb::RoundRobin => LbPolicy::RoundRobin,
-                SimpleLb::Random => LbPolicy::Random,
-                SimpleLb::Unspecified
-                | SimpleLb::LeastConn
-                | SimpleLb::LeastRequest
-                | SimpleLb::Passthrough => LbPolicy::LeastRequest,
-            },
+            lb_policy: policy.lb_policy(),
+            warmup: policy.warmup(),
+            hash_key: policy.consistent_hash().and_then(load_balancer::hash_key),
             connect_timeout: pool.connect_timeout,
             idle_timeout: pool.idle_timeout,
             tcp_idle_timeout: pool.tcp_idle_timeout,

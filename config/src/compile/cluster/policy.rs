@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-use super::{CompiledService, Port, Service, rule::Merged, tls};
+use super::{CompiledService, Port, Service, load_balancer, rule::Merged, tls};
 use crate::{
     api::{
         self, Object,
         istio::{
             connection_pool::{ConnectionPoolSettings, HttpSettings, OutlierDetection},
             destination_rule::{
-                ClientTlsSettings, DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy,
+                ClientTlsSettings, DestinationRule, LoadBalancerSettings, TrafficPolicy,
             },
+            load_balancer::ConsistentHashLb,
         },
     },
     compile::{View, finding::Findings},
     model::{
         self,
-        cluster::{CircuitBreakers, TcpKeepalive, UpstreamProtocol, UpstreamTls},
+        cluster::{CircuitBreakers, LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls, Warmup},
     },
 };
 
@@ -121,8 +122,16 @@ impl<'a> Policy<'a> {
         }
     }
 
-    pub(super) fn simple_lb(&self) -> SimpleLb {
-        self.load_balancer.and_then(|lb| lb.simple).unwrap_or_default()
+    pub(super) fn lb_policy(&self) -> LbPolicy {
+        self.load_balancer.map_or(LbPolicy::LeastRequest, load_balancer::policy)
+    }
+
+    pub(super) fn warmup(&self) -> Option<Warmup> {
+        self.load_balancer.and_then(load_balancer::warmup)
+    }
+
+    pub(super) fn consistent_hash(&self) -> Option<&'a ConsistentHashLb> {
+        self.load_balancer.and_then(|lb| lb.consistent_hash.as_ref())
     }
 
     pub(super) fn http_settings(&self) -> Option<&'a HttpSettings> {
@@ -251,7 +260,7 @@ pub(in crate::compile) fn warn_unsupported(
         for (field, load_balancer, pool, outlier) in top.into_iter().chain(ports) {
             if let Some(load_balancer) = load_balancer {
                 let field = format!("{field}.loadBalancer");
-                warn_load_balancer(object, load_balancer, &field, findings);
+                load_balancer::warn_unsupported(object, load_balancer, &field, findings);
             }
             let http = pool.as_ref().and_then(|pool| pool.http.as_ref());
             if http.is_some_and(|http| http.http2_keep_alive.is_some()) {
@@ -265,34 +274,4 @@ pub(in crate::compile) fn warn_unsupported(
             }
         }
     }
-}
-
-fn warn_load_balancer(
-    object: &Object,
-    settings: &LoadBalancerSettings,
-    field: &str,
-    findings: &mut Findings,
-) {
-    let mut warn = |name: &str, is_set: bool, message: &str| {
-        if is_set {
-            findings.warn(object, format!("{field}.{name}"), message);
-        }
-    };
-    warn(
-        "consistentHash",
-        settings.consistent_hash.is_some(),
-        "consistentHash is not applied yet: LEAST_REQUEST is used",
-    );
-    warn(
-        "simple",
-        settings.simple == Some(SimpleLb::Passthrough),
-        "PASSTHROUGH needs the address the client asked for, which a gateway does not have: \
-         LEAST_REQUEST is used",
-    );
-    let locality = "localities are not taken into account yet";
-    warn("localityLbSetting", settings.locality_lb_setting.is_some(), locality);
-    warn("zoneAwareLbSetting", settings.zone_aware_lb_setting.is_some(), locality);
-    let warmup = "new endpoints get their full share at once: warmup is not applied yet";
-    warn("warmup", settings.warmup.is_some(), warmup);
-    warn("warmupDurationSecs", settings.warmup_duration_secs.is_some(), warmup);
 }

@@ -20,7 +20,7 @@ pub(super) use self::table::{ServerId, Table, TableKind, TableServer};
 use super::{
     View,
     finding::Findings,
-    name::Age,
+    name::{Age, labels},
     secret::Reference,
     store::{Link, contains},
 };
@@ -83,6 +83,15 @@ pub(super) struct Layout {
 pub(super) fn sockets(view: &View, object: &Object, findings: &mut Findings) -> BTreeSet<Socket> {
     let Spec::Gateway(spec) = &object.spec else { return BTreeSet::new() };
     if !contains(&view.proxy.labels, &spec.selector) {
+        if view.proxy.stands_alone {
+            let message = format!(
+                "this Gateway is not served: it is for {}, and this gateway has the labels {}; \
+                 give it others with --labels or change the selector",
+                labels(&spec.selector),
+                labels(&view.proxy.labels)
+            );
+            findings.warn(object, "spec.selector", message);
+        }
         return BTreeSet::new();
     }
     let mut sockets = BTreeSet::new();

@@ -6,7 +6,7 @@ mod attribute;
 mod authn;
 mod authz;
 
-use super::{View, finding::Findings};
+use super::{View, finding::Findings, name::labels};
 use crate::{
     api::{Kind, Object, PolicyTargetReference, Selector},
     model::WorkloadPolicies,
@@ -14,9 +14,30 @@ use crate::{
 
 /// The policies of the root namespace and the proxy's own that select the proxy: one set.
 pub(super) fn compile(view: &View, findings: &mut Findings) -> WorkloadPolicies {
+    if view.proxy.stands_alone {
+        warn_elsewhere(view, findings);
+    }
     WorkloadPolicies {
         jwt_authn: authn::compile(view, findings).map(Arc::new),
         authz: authz::compile(view, findings).map(Arc::new),
+    }
+}
+
+/// Says which policies are in namespaces that are not looked at: nobody else does.
+fn warn_elsewhere(view: &View, findings: &mut Findings) {
+    let (own, root) = (&view.proxy.namespace, view.root_namespace());
+    for kind in [Kind::RequestAuthentication, Kind::AuthorizationPolicy] {
+        for object in view.store.of_kind(kind) {
+            let namespace = &object.metadata.namespace;
+            if namespace == own || **namespace == *root {
+                continue;
+            }
+            let message = format!(
+                "this policy does not apply: this gateway is in namespace {own} (--namespace), and \
+                 only policies of that namespace and of {root} are for it"
+            );
+            findings.warn(object, "metadata.namespace", message);
+        }
     }
 }
 
@@ -39,7 +60,18 @@ fn applies(
 ) -> bool {
     let mut targets = targets.into_iter().peekable();
     if targets.peek().is_none() {
-        return selector.is_none_or(|selector| selector.selects(&view.proxy.labels));
+        let Some(selector) = selector else { return true };
+        let selects = selector.selects(&view.proxy.labels);
+        if !selects && view.proxy.stands_alone {
+            let message = format!(
+                "this policy does not apply: it is for {}, and this gateway has the labels {}; \
+                 give it others with --labels or change the selector",
+                labels(&selector.match_labels),
+                labels(&view.proxy.labels)
+            );
+            findings.warn(object, "spec.selector", message);
+        }
+        return selects;
     }
     for (field, target) in targets {
         let message = format!(

@@ -45,7 +45,6 @@ impl Template {
         let field = &rule.field;
         let headers = route.headers.as_ref();
         let headers = header::compile(context, headers, &format!("{field}.headers"));
-        warn_about_mirrors(context, rule);
         let action = if let Some(redirect) = &route.redirect {
             Action::Redirect(compile_redirect(context, redirect, &format!("{field}.redirect"))?)
         } else if let Some(response) = &route.direct_response {
@@ -142,6 +141,7 @@ fn compile_forward(
         host_rewrite,
         timeout,
         retry: retry::compile(context, retries, &format!("{field}.retries")),
+        mirrors: destination::mirrors(context, route, field),
     };
     let rewrite = match rewrite {
         Some(rewrite) => compile_rewrite(context, rewrite, &format!("{field}.rewrite"))?,
@@ -210,15 +210,4 @@ fn compile_redirect(
         port: redirect.port.map(RedirectPort::Number).or(derived),
         code,
     })
-}
-
-fn warn_about_mirrors(context: &mut Context<'_>, rule: &Rule<'_>) {
-    let field = &rule.field;
-    let message = "mirror is not applied yet: requests are only sent to the route's destinations";
-    if rule.route.mirror.is_some() {
-        context.warn(format!("{field}.mirror"), message);
-    }
-    if !rule.route.mirrors.is_empty() {
-        context.warn(format!("{field}.mirrors"), message);
-    }
 }

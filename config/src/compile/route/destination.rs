@@ -1,17 +1,25 @@
 //! Destinations with weights -> clusters with weights.
 
-use super::{Context, Lookup, Unusable, header};
+use std::sync::Arc;
+
+use super::{Context, Lookup, Unusable, filter::per_million, header};
 use crate::{
-    api::istio::{
-        http_route::HttpRouteDestination,
-        virtual_service::{Destination, RouteDestination},
+    api::{
+        Percent,
+        istio::{
+            http_route::{HttpRoute, HttpRouteDestination},
+            virtual_service::{Destination, RouteDestination},
+        },
     },
     compile::name::{cluster_name, resolve_host},
     model::{
         ClusterName,
-        route::{HeaderMutation, WeightedCluster},
+        route::{HeaderMutation, Mirror, WeightedCluster},
     },
 };
+
+/// What becomes of requests to a destination that is not there.
+const UNANSWERED: &str = "requests are answered 503";
 
 /// The clusters of an HTTP rule.
 pub(super) fn http(
@@ -26,7 +34,7 @@ pub(super) fn http(
         if is_unused(entry.weight, route.len()) {
             continue;
         }
-        let cluster = resolve(context, destination, &format!("{field}.destination"));
+        let cluster = resolve(context, destination, &format!("{field}.destination"), UNANSWERED);
         let headers = header::compile(context, entry.headers.as_ref(), &format!("{field}.headers"));
         clusters.push(WeightedCluster {
             cluster,
@@ -51,8 +59,9 @@ pub(super) fn tcp(
         if is_unused(entry.weight, route.len()) {
             continue;
         }
+        let field = format!("{field}[{index}].destination");
         clusters.push(WeightedCluster {
-            cluster: resolve(context, destination, &format!("{field}[{index}].destination")),
+            cluster: resolve(context, destination, &field, UNANSWERED),
             weight: entry.weight,
             request_headers: HeaderMutation::default(),
             response_headers: HeaderMutation::default(),
@@ -60,6 +69,29 @@ pub(super) fn tcp(
         });
     }
     weighted(context, clusters, field)
+}
+
+/// Where copies of the requests of a rule go: of all of them unless a share is written, which may be
+/// none (istio-compat trap 23).
+pub(super) fn mirrors(context: &mut Context<'_>, rule: &HttpRoute, field: &str) -> Arc<[Mirror]> {
+    let whole_percent = rule.mirror_percent.map(|percent| Percent { value: percent.into() });
+    let single = rule.mirror.as_ref().map(|destination| {
+        let share = rule.mirror_percentage.or(whole_percent);
+        (format!("{field}.mirror"), destination, share)
+    });
+    let several = rule.mirrors.iter().enumerate().filter_map(|(index, mirror)| {
+        let field = format!("{field}.mirrors[{index}].destination");
+        mirror.destination.as_ref().map(|destination| (field, destination, mirror.percentage))
+    });
+    let mut mirrors = Vec::new();
+    for (field, destination, share) in single.into_iter().chain(several) {
+        let per_million = share.map_or(1_000_000, |share| per_million(Some(share)));
+        if per_million > 0 {
+            let cluster = resolve(context, destination, &field, "copies are dropped");
+            mirrors.push(Mirror { cluster, per_million });
+        }
+    }
+    mirrors.into()
 }
 
 /// A single destination gets everything whatever its weight; among several, those without weight
@@ -86,7 +118,12 @@ fn weighted(
 
 /// The cluster of a destination. One that does not exist is kept by name, so that its requests are
 /// answered 503 and not by another rule; a warning says so.
-fn resolve(context: &mut Context<'_>, destination: &Destination, field: &str) -> ClusterName {
+fn resolve(
+    context: &mut Context<'_>,
+    destination: &Destination,
+    field: &str,
+    consequence: &str,
+) -> ClusterName {
     let namespace = &context.object.metadata.namespace;
     let Lookup { view, registry } = context.lookup;
     let host = resolve_host(&destination.host, namespace, &view.proxy.cluster_domain);
@@ -111,7 +148,7 @@ fn resolve(context: &mut Context<'_>, destination: &Destination, field: &str) ->
         Some(_) => None,
     };
     if let Some((part, problem)) = problem {
-        let message = format!("{problem}; requests are answered 503 until it exists");
+        let message = format!("{problem}; {consequence} until it exists");
         context.warn(format!("{field}.{part}"), message);
     }
     cluster_name(&host, port, subset)

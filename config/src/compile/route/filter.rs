@@ -102,7 +102,7 @@ fn abort_status(abort: &FaultAbort) -> Option<AbortStatus> {
 }
 
 /// Percent with fractions to millionths.
-fn per_million(percent: Option<Percent>) -> u32 {
+pub(super) fn per_million(percent: Option<Percent>) -> u32 {
     let millionths = percent.map_or(0.0, |percent| percent.value * 10_000.0);
     // Saturates, so that what validation would have refused stays a share.
     millionths.round().clamp(0.0, 1_000_000.0) as u32

@@ -170,6 +170,15 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_prints_as_it_is_written() {
+        for value in ["%REQ(x-id?:path):12%", "%RESP(a)%", "%UPSTREAM_HOST%", "%START_TIME%"] {
+            let (found, _) = parts(&format!("{value}!"));
+            let [TemplatePart::Operator(operator), _] = &found[..] else { panic!("{found:?}") };
+            assert_eq!(operator.to_string(), value);
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_left_out_and_said() {
         assert_eq!(parts("a%FILTER_STATE(x)%b"), (vec![literal("ab")], 1));
         assert_eq!(parts("%START_TIME(%Y)%!"), (vec![literal("!")], 1));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Contribution, Domain, Lookup, Rule, Scope, delegate};
 use crate::{
     api::{Object, istio::virtual_service::VirtualService},
-    compile::{finding::Findings, name::resolve_host},
+    compile::{finding::Findings, name::resolve_host, store::http_destinations},
     model::{Route, VirtualHost, VirtualHostName},
 };
 
@@ -104,7 +104,7 @@ fn keep_equal(old: &[Arc<Route>], new: Vec<Route>) -> Arc<[Arc<Route>]> {
 fn depends_on_scope(Lookup { view, registry }: Lookup<'_>, rule: &Rule<'_>) -> bool {
     let namespace = &rule.object.metadata.namespace;
     rule.route.matches.iter().any(|m| m.port.is_some() || !m.gateways.is_empty())
-        || rule.route.route.iter().filter_map(|entry| entry.destination.as_ref()).any(|to| {
+        || http_destinations(&rule.route).any(|to| {
             let host = resolve_host(&to.host, namespace, &view.proxy.cluster_domain);
             let only_port = registry.find(&host).and_then(|service| service.only_port());
             to.port.is_none_or(|port| port.number == 0) && only_port.is_none()

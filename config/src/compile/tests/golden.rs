@@ -1,7 +1,7 @@
 //! Golden cases: `testdata/compile/<case>.yaml` in, resources and diagnostics out. Reviewing a
 //! change of behaviour means reading the difference of a `.snap`.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
@@ -58,7 +58,8 @@ fn directory() -> PathBuf {
 fn check(case: &str) {
     let yaml = fs::read_to_string(directory().join(case).with_extension("yaml")).unwrap();
     let parsed = parse(&format!("{case}.yaml"), yaml.as_bytes(), &Options::default());
-    let (resources, mut diagnostics) = compile(proxy_of(&yaml), mesh_of(&yaml), parsed.objects);
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let (resources, mut diagnostics) = compile(proxy_of(&yaml), mesh_of(&yaml), objects);
     diagnostics.splice(0..0, parsed.diagnostics);
 
     let document = json!({

@@ -326,7 +326,7 @@ fn an_object_that_never_was_good_is_not_there() {
 }
 
 /// Objects that refer to each other in every way there is, in two versions each.
-fn pool() -> Vec<[Object; 2]> {
+fn pool() -> Vec<[Arc<Object>; 2]> {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/compile");
     let mut cases: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
@@ -361,10 +361,14 @@ fn pool() -> Vec<[Object; 2]> {
 }
 
 /// A small generator, so that a printed seed is all there is to repeat a run.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -376,14 +380,15 @@ impl Random {
 fn any_sequence_of_changes_leads_to_the_same_as_starting_anew() {
     let pool = pool();
     for seed in 1..=6_u64 {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut random = Random::new(seed);
         let proxy = Proxy {
             namespace: if seed % 2 == 0 { "infra".into() } else { "default".into() },
+            stands_alone: seed % 3 == 0,
             ..proxy()
         };
         let mut compiler = Compiler::new(proxy.clone(), None);
         let mut followed = Resources::default();
-        let mut current: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+        let mut current: BTreeMap<ObjectKey, Arc<Object>> = BTreeMap::new();
         for step in 0..60 {
             let changes: Vec<Change> = (0..=random.below(8))
                 .map(|_| {

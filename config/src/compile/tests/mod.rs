@@ -1,5 +1,7 @@
 //! What `compile` makes of real YAML.
 
+use std::sync::Arc;
+
 use super::{Change, Compiler, Proxy, compile};
 use crate::{
     api::{MeshConfig, Object},
@@ -10,6 +12,7 @@ use crate::{
 
 mod golden;
 mod incremental;
+mod mutation;
 mod rules;
 
 /// A proxy as the examples expect it.
@@ -19,10 +22,10 @@ fn proxy() -> Proxy {
 }
 
 /// Every object of `yaml`, which has to be readable without a word.
-fn objects(yaml: &str) -> Vec<Object> {
+fn objects(yaml: &str) -> Vec<Arc<Object>> {
     let parsed = parse("test.yaml", yaml.as_bytes(), &Options::default());
     assert_eq!(parsed.diagnostics, [], "the test's YAML is read without diagnostics");
-    parsed.objects
+    parsed.objects.into_iter().map(Arc::new).collect()
 }
 
 fn mesh(yaml: &str) -> MeshConfig {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources};
+use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources, texts};
 use crate::model::{
     ClusterName, Resources, Route, VirtualHost,
-    cluster::EndpointAddress,
+    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy, Warmup},
     listener::{BindAddress, ListenerKind},
     matcher::HostPattern,
     route::{Forward, PathMatch, RouteAction},
@@ -426,4 +426,171 @@ spec:
     assert_eq!(bundle(&compiler), "COMPANION");
     assert_eq!(delta.secrets.len(), 1);
     assert!(delta.filter_chains.is_empty());
+}
+
+#[test]
+fn a_proxy_that_stands_alone_says_what_is_not_for_it() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: other}
+spec:
+  selector: {app: my-gateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: labelled}
+spec: {selector: {matchLabels: {app: httpbin}}}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: elsewhere, namespace: foo}
+spec: {}
+";
+    assert_eq!(findings(yaml), [""; 0], "another proxy may be meant");
+    let alone = Proxy { stands_alone: true, ..proxy() };
+    let (resources, diagnostics) = compile(alone, None, objects(yaml));
+    assert_eq!(resources.listeners.len(), 0);
+    assert_eq!(resources.policies.authz, None);
+    let labels = "this gateway has the labels istio=ingressgateway; give it others with --labels or \
+                  change the selector";
+    assert_eq!(
+        texts(&diagnostics),
+        [
+            format!(
+                "warning: test.yaml:2: Gateway default/other: spec.selector: this Gateway is not \
+                 served: it is for app=my-gateway, and {labels}"
+            ),
+            "warning: test.yaml:14: RequestAuthentication foo/elsewhere: metadata.namespace: this \
+             policy does not apply: this gateway is in namespace default (--namespace), and only \
+             policies of that namespace and of istio-system are for it"
+                .to_owned(),
+            format!(
+                "warning: test.yaml:9: AuthorizationPolicy default/labelled: spec.selector: this \
+                 policy does not apply: it is for app=httpbin, and {labels}"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn every_request_is_copied_unless_a_share_is_written() {
+    for (mirror, expected) in [
+        ("mirror: {host: b}", &[1_000_000][..]),
+        ("mirror: {host: b}, mirrorPercentage: {value: 12.5}", &[125_000]),
+        ("mirror: {host: b}, mirrorPercentage: {value: 0}", &[]),
+        ("mirror: {host: b}, mirrorPercent: 30", &[300_000]),
+        (
+            "mirrors: [{destination: {host: b}}, {destination: {host: b}, percentage: {value: 1}}]",
+            &[1_000_000, 10_000],
+        ),
+        ("timeout: 1s", &[]),
+    ] {
+        let host = routed(&format!("[{{route: [{{destination: {{host: a}}}}], {mirror}}}]"));
+        let mirrors = &forward(&host.routes[0]).mirrors;
+        let shares: Vec<u32> = mirrors.iter().map(|mirror| mirror.per_million).collect();
+        assert_eq!(shares, expected, "{mirror}");
+        assert!(
+            mirrors
+                .iter()
+                .all(|m| m.cluster.as_str() == "outbound|80||b.default.svc.cluster.local")
+        );
+    }
+}
+
+#[test]
+fn a_mirror_to_nowhere_is_said_and_follows_its_service() {
+    let rule = "[{route: [{destination: {host: a}}], mirror: {host: copy}}]";
+    let yaml = join(&[GATEWAY, SERVICES, &virtual_service("vs", rule)]);
+    assert_eq!(
+        findings(&yaml)[0].split_once("mirror.host: ").unwrap().1,
+        "no Service or ServiceEntry defines host copy.default.svc.cluster.local; copies are \
+         dropped until it exists"
+    );
+    let copy = SERVICES.replace("name: a", "name: copy").replacen("port: 80", "port: 81", 1);
+    let mut compiler = Compiler::new(proxy(), None);
+    compiler.apply(objects(&yaml).into_iter().map(Change::Upsert));
+    compiler.apply(objects(&copy).into_iter().map(Change::Upsert));
+    let mirrors = forward(&only_virtual_host(compiler.resources()).routes[0]).mirrors.clone();
+    assert_eq!(mirrors[0].cluster.as_str(), "outbound|81||copy.default.svc.cluster.local");
+}
+
+#[test]
+fn consistent_hash_says_key_and_table() {
+    let cookie = HashCookie {
+        name: "user".into(),
+        ttl: Some(Duration::from_secs(60)),
+        attributes: "; Max-Age=60; Path=/; Secure; HttpOnly".into(),
+    };
+    for (hash, policy, key) in [
+        (
+            "{httpHeaderName: X-User}",
+            LbPolicy::RingHash { minimum_size: 1024 },
+            Some(HashKey::Header(http::HeaderName::from_static("x-user"))),
+        ),
+        (
+            "{useSourceIp: true, ringHash: {minimumRingSize: 99999999}}",
+            LbPolicy::RingHash { minimum_size: 1 << 20 },
+            Some(HashKey::SourceIp),
+        ),
+        (
+            "{httpQueryParameterName: q, maglev: {tableSize: 1021}}",
+            LbPolicy::Maglev { table_size: 1021 },
+            Some(HashKey::QueryParam("q".into())),
+        ),
+        (
+            "{httpCookie: {name: user, ttl: 60s, path: /, attributes: [{name: Secure}]}, \
+             minimumRingSize: 10}",
+            LbPolicy::RingHash { minimum_size: 10 },
+            Some(HashKey::Cookie(cookie)),
+        ),
+        ("{}", LbPolicy::RingHash { minimum_size: 1024 }, None),
+    ] {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec:\n  \
+             host: a\n  trafficPolicy: {{loadBalancer: {{consistentHash: {hash}}}}}\n"
+        );
+        let (resources, _) = super::compiled(&join(&[SERVICES, &rule]));
+        let name = "outbound|80||a.default.svc.cluster.local";
+        let cluster = &resources.clusters[&ClusterName::new(name)];
+        assert_eq!((cluster.lb_policy, &cluster.hash_key), (policy, &key), "{hash}");
+    }
+}
+
+#[test]
+fn warmup_is_for_policies_that_weigh() {
+    let cluster = |load_balancer: &str| {
+        let rule = format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec:\n  \
+             host: a\n  trafficPolicy: {{loadBalancer: {load_balancer}}}\n"
+        );
+        let (resources, diagnostics) = super::compiled(&join(&[SERVICES, &rule]));
+        let name = ClusterName::new("outbound|80||a.default.svc.cluster.local");
+        let fields: Vec<String> = diagnostics.into_iter().map(|found| found.field).collect();
+        (resources.clusters[&name].warmup, fields)
+    };
+    let minute = Duration::from_secs(60);
+    let field = "spec.trafficPolicy.loadBalancer";
+    assert_eq!(
+        cluster("{warmup: {duration: 60s}}"),
+        (Some(Warmup { duration: minute, minimum: 0.1, aggression: 1.0 }), vec![])
+    );
+    assert_eq!(
+        cluster(
+            "{simple: ROUND_ROBIN, warmup: {duration: 60s, minimumPercent: 50, aggression: 2}}"
+        ),
+        (Some(Warmup { duration: minute, minimum: 0.5, aggression: 2.0 }), vec![])
+    );
+    assert_eq!(
+        cluster("{warmupDurationSecs: 60s}"),
+        (
+            Some(Warmup { duration: minute, minimum: 0.1, aggression: 1.0 }),
+            vec![format!("{field}.warmupDurationSecs")]
+        )
+    );
+    assert_eq!(
+        cluster("{simple: RANDOM, warmup: {duration: 60s}}"),
+        (None, vec![format!("{field}.warmup")])
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Findings, time};
+use super::super::{Findings, name, time};
 use crate::{
     api::istio::load_balancer::{
         ConsistentHashLb, Distribute, Failover, HttpCookie, LoadBalancerSettings,
@@ -74,6 +74,9 @@ fn consistent_hash(hash: &ConsistentHashLb, at: FieldPath<'_>, findings: &mut Fi
             "only one of httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName may be set",
         ),
     }
+    if !hash.http_header_name.is_empty() && !name::is_header_name(&hash.http_header_name) {
+        findings.error(at.field("httpHeaderName"), "not a header name");
+    }
     if let Some(cookie) = &hash.http_cookie {
         self::cookie(cookie, at.field("httpCookie"), findings);
     }
@@ -104,6 +107,12 @@ fn is_prime(number: u64) -> bool {
 fn cookie(cookie: &HttpCookie, at: FieldPath<'_>, findings: &mut Findings<'_>) {
     if cookie.name.is_empty() {
         findings.error(at.field("name"), "the cookie needs a name");
+    } else if !is_cookie_text(&cookie.name) || cookie.name.contains(['=', ' ']) {
+        findings
+            .error(at.field("name"), "a cookie's name has no spaces, =, ; or control characters");
+    }
+    if !is_cookie_text(&cookie.path) {
+        findings.error(at.field("path"), "an attribute has no ; or control characters");
     }
     time::validate_or_zero(cookie.ttl, at.field("ttl"), findings);
     let mut names = BTreeSet::new();
@@ -113,10 +122,17 @@ fn cookie(cookie: &HttpCookie, at: FieldPath<'_>, findings: &mut Findings<'_>) {
         let at = at.field("name");
         if attribute.name.is_empty() {
             findings.error(at, "an attribute needs a name");
+        } else if !is_cookie_text(&attribute.name) || !is_cookie_text(&attribute.value) {
+            findings.error(at, "an attribute has no ; or control characters");
         } else if !names.insert(attribute.name.to_ascii_lowercase()) {
             findings.error(at, "another attribute has this name; remove one");
         }
     }
+}
+
+/// Whether the text leaves `Set-Cookie` one cookie.
+fn is_cookie_text(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b';')
 }
 
 fn locality(

@@ -9,7 +9,7 @@ use crate::{
 };
 
 mod load_balancer;
-mod traffic_policy;
+pub(super) mod traffic_policy;
 
 pub(super) fn validate(rule: &DestinationRule, spec: FieldPath<'_>, findings: &mut Findings<'_>) {
     host(&rule.host, spec.field("host"), findings);

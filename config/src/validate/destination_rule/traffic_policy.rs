@@ -101,7 +101,11 @@ fn port_policy(policy: &PortTrafficPolicy, at: FieldPath<'_>, findings: &mut Fin
     self::blocks(blocks, at, findings);
 }
 
-fn connection_pool(pool: &ConnectionPoolSettings, at: FieldPath<'_>, findings: &mut Findings<'_>) {
+pub(in crate::validate) fn connection_pool(
+    pool: &ConnectionPoolSettings,
+    at: FieldPath<'_>,
+    findings: &mut Findings<'_>,
+) {
     if pool.tcp.is_none() && pool.http.is_none() {
         findings.error(at, "sets nothing; set tcp or http, or remove it");
     }
@@ -142,7 +146,11 @@ fn http_settings(http: &HttpSettings, at: FieldPath<'_>, findings: &mut Findings
     }
 }
 
-fn outlier_detection(outlier: &OutlierDetection, at: FieldPath<'_>, findings: &mut Findings<'_>) {
+pub(in crate::validate) fn outlier_detection(
+    outlier: &OutlierDetection,
+    at: FieldPath<'_>,
+    findings: &mut Findings<'_>,
+) {
     time::validate(outlier.interval, at.field("interval"), findings);
     time::validate(outlier.base_ejection_time, at.field("baseEjectionTime"), findings);
     for (field, percent) in [

@@ -104,9 +104,6 @@ fn delegate(
     if !name::is_kubernetes_name(&delegate.name) {
         findings.error(at.field("name"), "the name of a VirtualService without hosts is needed");
     }
-    if !delegate.namespace.is_empty() && !name::is_kubernetes_label(&delegate.namespace) {
-        findings.error(at.field("namespace"), "not a namespace name");
-    }
 }
 
 fn redirect(

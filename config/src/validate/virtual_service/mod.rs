@@ -16,7 +16,7 @@ mod header;
 mod http_match;
 mod http_route;
 mod reachability;
-mod retry;
+pub(super) mod retry;
 
 pub(super) fn validate(
     virtual_service: &VirtualService,

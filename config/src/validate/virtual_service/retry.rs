@@ -23,7 +23,11 @@ const CONDITIONS: [&str; 16] = [
     "unavailable",
 ];
 
-pub(super) fn validate(retry: &HttpRetry, at: FieldPath<'_>, findings: &mut Findings<'_>) {
+pub(in crate::validate) fn validate(
+    retry: &HttpRetry,
+    at: FieldPath<'_>,
+    findings: &mut Findings<'_>,
+) {
     time::validate(retry.per_try_timeout, at.field("perTryTimeout"), findings);
     time::validate(retry.backoff, at.field("backoff"), findings);
     let pointless = [

@@ -74,6 +74,8 @@ fn config() -> model::Cluster {
         discovery: Discovery::Static,
         protocol: UpstreamProtocol::Http1,
         lb_policy: LbPolicy::LeastRequest,
+        hash_key: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
         tcp_idle_timeout: None,

@@ -20,6 +20,7 @@ use weir_config::{
     api::{MeshConfig, Source},
     diagnostic::{Diagnostic, Severity},
     parse::{self, MAX_FILE_SIZE},
+    validate::validate_mesh_config,
 };
 
 mod objects;
@@ -333,9 +334,14 @@ impl FileSource {
     fn parse(&mut self, path: &Path, bytes: &[u8]) {
         let name = self.name(path);
         if self.options.mesh_config.as_deref() == Some(path) {
-            let (config, diagnostics) = parse::parse_mesh_config(&name, bytes);
+            let (config, mut diagnostics) = parse::parse_mesh_config(&name, bytes);
+            if let Some(config) = &config {
+                let source = Source { file: name.into(), line: 1 };
+                diagnostics.extend(validate_mesh_config(config, &source));
+            }
+            let is_valid = diagnostics.iter().all(|found| found.severity != Severity::Error);
             self.mesh.diagnostics = diagnostics;
-            if let Some(config) = config {
+            if let Some(config) = config.filter(|_| is_valid) {
                 self.mesh.config = Arc::new(config);
                 self.mesh.changed = true;
             }

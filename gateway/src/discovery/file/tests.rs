@@ -276,6 +276,8 @@ async fn the_mesh_configuration_is_watched_too() {
 
     folder.write("mesh.conf", "trustDomain: [\n");
     folder.until_said("mesh.conf").await;
+    folder.write("mesh.conf", "trustDomain: not/one\n");
+    folder.until_said("trustDomain").await;
     folder.write("mesh.conf", "trustDomain: two\n");
     let changes = folder.rx.as_mut().unwrap().recv().await.unwrap();
     assert_eq!(changes.mesh_config.unwrap().trust_domain, "two");

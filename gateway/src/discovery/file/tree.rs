@@ -112,8 +112,16 @@ impl Tree {
         if is_hidden(path) {
             return;
         }
-        // An error is a file that went away meanwhile or a link to nowhere.
-        let Ok(metadata) = fs::metadata(path) else { return };
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                // Without the link the file went away meanwhile.
+                if is_config(path) && fs::symlink_metadata(path).is_ok() {
+                    self.unreadable.push((path.to_owned(), error));
+                }
+                return;
+            }
+        };
         if metadata.is_dir() {
             self.directory(path, &metadata, above);
         } else if metadata.is_file() && is_config(path) {
@@ -191,6 +199,19 @@ mod tests {
         symlink(".", dir.path().join("loop")).unwrap();
         let tree = Tree::walk(&[dir.path().to_owned()]);
         assert_eq!(names(&tree, dir.path()), ["a.yaml"]);
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_said_where_a_file_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.yaml", "README", ".#b.yaml"] {
+            symlink("nowhere", dir.path().join(name)).unwrap();
+        }
+        symlink("c.yaml", dir.path().join("c.yaml")).unwrap();
+        let tree = Tree::walk(&[dir.path().to_owned()]);
+        let mut said: Vec<_> = tree.unreadable.iter().map(|(path, _)| path.clone()).collect();
+        said.sort();
+        assert_eq!(said, ["a.yaml", "c.yaml"].map(|name| dir.path().join(name)));
     }
 
     #[test]

@@ -239,6 +239,8 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         discovery: Discovery::Static,
         protocol: UpstreamProtocol::Tcp,
         lb_policy: LbPolicy::RoundRobin,
+        hash_key: None,
+        warmup: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
         tcp_idle_timeout: None,

@@ -75,6 +75,7 @@ pub(super) fn forward(clusters: Vec<WeightedCluster>) -> Forward {
             backoff: Duration::from_millis(25),
             ignore_previous_hosts: true,
         },
+        mirrors: Arc::default(),
     }
 }
 
