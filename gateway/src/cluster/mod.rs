@@ -287,4 +287,4 @@ fn no_healthy_upstream() -> LocalReply {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,11 +5,13 @@ use std::{future::poll_fn, sync::Arc};
 use http::{HeaderValue, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
-use weir_config::model::{RouteTableName, Settings};
+use weir_config::model::Settings;
 
 use super::{
+    Downstream,
+    caught::{Panicked, caught},
     date,
-    deadline::Deadlines,
+    deadline::{Deadlines, Expired},
     error::{Stop, classify},
     normalize,
     retry::{self, Answered, Attempts},
@@ -18,8 +20,6 @@ use super::{
 use crate::{
     cluster::{Cluster, Outcome},
     codec::{BodyLength, ServerSession},
-    connection::ConnectionInfo,
-    engine::Engine,
     filter::RequestContext,
     local_reply::LocalReply,
     route::{Destination, Route},
@@ -28,27 +28,23 @@ use crate::{
 };
 
 /// One exchange: a request, its response, and the record of both.
-pub async fn serve(
-    engine: &Engine,
-    session: &mut ServerSession,
-    conn: &Arc<ConnectionInfo>,
-    route_table: &RouteTableName,
-) {
-    let snapshot = engine.snapshot();
-    let mut info = StreamInfo::start(Arc::clone(conn), session.protocol());
+pub(super) async fn serve(downstream: &Downstream, session: &mut ServerSession) {
+    let snapshot = downstream.engine.snapshot();
+    let mut info = StreamInfo::start(Arc::clone(&downstream.conn), session.protocol());
     let mut request = session.take_request();
     info.grpc = is_grpc(&request);
     let mut response = None;
     let mut line = Line {
-        engine,
+        downstream,
         snapshot: &snapshot,
-        route_table,
         request: &mut request,
         response: &mut response,
         context: RequestContext::default(),
         route: None,
     };
-    match line.run(session, &mut info).await {
+    let outcome = caught(line.run(session, &mut info)).await;
+    let answered = line.response.is_some();
+    match outcome.unwrap_or_else(|Panicked| Err(classify::panicked(answered))) {
         Ok(()) => {}
         Err(Stop::Reply(reply)) => line.reply(session, reply, &mut info).await,
         Err(Stop::Abort { flag, details }) => {
@@ -57,14 +53,13 @@ pub async fn serve(
             info.details = details;
         }
     }
-    engine.telemetry.record_http(&info, Some(&request), response.as_ref());
+    downstream.engine.telemetry.record_http(&info, Some(&request), response.as_ref());
 }
 
 /// What the stages of one exchange share.
 struct Line<'a> {
-    engine: &'a Engine,
+    downstream: &'a Downstream,
     snapshot: &'a Snapshot,
-    route_table: &'a RouteTableName,
     request: &'a mut RequestHeader,
     /// The head sent to the client, once there is one.
     response: &'a mut Option<ResponseHeader>,
@@ -82,7 +77,7 @@ impl<'a> Line<'a> {
         let snapshot = self.snapshot;
         self.context = normalize::request(&snapshot.settings, self.request, info)?;
 
-        let table = snapshot.route_tables.find(self.route_table)?;
+        let table = snapshot.route_tables.find(&self.downstream.route_table)?;
         let mut route = table.select(self.request, &self.context)?;
         self.take(route, info);
         let filters = &snapshot.filters;
@@ -92,7 +87,9 @@ impl<'a> Line<'a> {
             route = table.select(self.request, &self.context)?;
             self.take(route, info);
         }
-        filters.on_request(&route.filters, self.request, &mut self.context, info).await?;
+        let filtering = filters.on_request(&route.filters, self.request, &mut self.context, info);
+        let filtered = self.downstream.cut.unless_passed(filtering).await;
+        filtered.unwrap_or_else(|| Err(classify::expired(Expired::Drain)))?;
 
         let destination =
             route.forward(self.request, &self.context, info, &mut fastrand::Rng::new())?;
@@ -119,13 +116,13 @@ impl<'a> Line<'a> {
         cluster: &Arc<Cluster>,
     ) -> Result<(), Stop> {
         let Destination { forward, cluster: target } = destination;
-        let limits = &self.engine.limits;
+        let limits = &self.downstream.engine.limits;
         let settings = &*self.snapshot.settings;
         let upgrade = session.wants_upgrade().is_some();
         let length = session.request_body_length();
         let keep = if forward.retry.attempts == 0 { 0 } else { limits.max_replay_bytes };
         let mut body = RequestBody::new(length == BodyLength::Empty && !upgrade, keep);
-        let mut deadlines = Deadlines::new(limits.stream_idle_timeout);
+        let mut deadlines = Deadlines::new(limits.stream_idle_timeout, &self.downstream.cut);
         deadlines.limit_exchange(forward.timeout);
         let attempts = Attempts {
             cluster,
@@ -193,9 +190,10 @@ impl<'a> Line<'a> {
             Ok(head) => {
                 *self.response = Some(head);
                 info.bytes_sent = reply.body.len() as u64;
-                let limit = self.engine.limits.stream_idle_timeout;
+                let limit = self.downstream.engine.limits.stream_idle_timeout;
                 let flush = poll_fn(|cx| session.poll_flush(cx));
-                matches!(timeout(limit, flush).await, Ok(Ok(())))
+                let flush = timeout(limit, self.downstream.cut.unless_passed(flush));
+                matches!(flush.await, Ok(Some(Ok(()))))
             }
             Err(_) => false,
         };

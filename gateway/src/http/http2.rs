@@ -59,11 +59,10 @@ impl Rewound {
 }
 
 /// Serves streams until the connection ends, and waits for the last of them.
-pub(super) async fn serve(downstream: Downstream, io: Rewound) {
+pub(super) async fn serve(downstream: Arc<Downstream>, io: Rewound) {
     let limits = &downstream.engine.limits;
     let handshake = server_options(limits).handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timeout(limits.header_timeout, handshake).await else { return };
-    let downstream = Arc::new(downstream);
     let mut streams = JoinSet::new();
     serve_streams(&downstream, &mut connection, &mut streams).await;
     // Without its connection a stream fails, and its exchange ends and is recorded.
@@ -86,7 +85,16 @@ async fn serve_streams(
     let mut closing = false;
     loop {
         let drain_now = || !closing && downstream.drain.is_draining();
-        let event = poll_fn(|cx| poll_event(connection, streams, idle.as_mut(), drain_now, cx));
+        let event = poll_fn(|cx| {
+            let event = poll_event(connection, streams, idle.as_mut(), drain_now, cx);
+            match event {
+                // What the last streams wrote went out before this was found pending.
+                Poll::Pending if streams.is_empty() && downstream.cut.has_passed() => {
+                    Poll::Ready(Event::Closed)
+                }
+                event => event,
+            }
+        });
         match event.await {
             Event::Request(request) => {
                 let (request, respond) = *request;
@@ -164,8 +172,7 @@ enum Ended {
 async fn serve_stream(downstream: Arc<Downstream>, session: Box<H2Session>) -> Ended {
     let started = Instant::now();
     let mut session = ServerSession::H2(session);
-    exchange::serve(&downstream.engine, &mut session, &downstream.conn, &downstream.route_table)
-        .await;
+    downstream.cut.waking(exchange::serve(&downstream, &mut session)).await;
     let ServerSession::H2(session) = &mut session else { return Ended::Served };
     let given_up = poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await;
     if given_up && started.elapsed() < PREMATURE { Ended::Premature } else { Ended::Served }

@@ -210,7 +210,7 @@ pub async fn bodies(
     upstream: &mut ClientSession,
     (request, response): (&mut RequestBody, &mut ResponseBody),
     tunnel: bool,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
 ) -> Result<(), Failure> {
     let mut sending = true;
     poll_fn(|cx| {

@@ -1,6 +1,6 @@
 //! One connection, from accept to its end.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::time::timeout;
@@ -153,10 +153,7 @@ impl Established {
         drop(chain);
         match network {
             NetworkFilter::Http { route_table } => {
-                let engine = Arc::clone(engine);
-                let signal = drain.clone();
-                let serving = http::serve_connection(engine, io, info, route_table, signal);
-                drain.until_cut(pin!(serving)).await;
+                http::serve_connection(Arc::clone(engine), io, info, route_table, drain).await;
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
@@ -169,6 +166,7 @@ impl Established {
 
 fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
     let mut stream = StreamInfo::start(info, Protocol::Tcp);
+    engine.telemetry.record_tcp_opened(&stream);
     stream.flags.set(ResponseFlag::NoRoute);
     stream.details = "filter_chain_not_found".into();
     engine.telemetry.record_tcp(&stream);

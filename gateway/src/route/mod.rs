@@ -28,7 +28,7 @@ mod prefix_map;
 mod rewrite;
 mod sharded_map;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::action::Destination;
 use self::{
