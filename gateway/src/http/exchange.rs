@@ -122,6 +122,11 @@ impl<'a> Line<'a> {
         let length = session.request_body_length();
         let keep = if forward.retry.attempts == 0 { 0 } else { limits.max_replay_bytes };
         let mut body = RequestBody::new(length == BodyLength::Empty && !upgrade, keep);
+        let mut answer = ResponseBody::default();
+        if info.grpc {
+            body.count_messages();
+            answer.count_messages();
+        }
         let mut deadlines = Deadlines::new(limits.stream_idle_timeout, &self.downstream.cut);
         deadlines.limit_exchange(forward.timeout);
         let attempts = Attempts {
@@ -134,6 +139,7 @@ impl<'a> Line<'a> {
         };
         let answered = retry::send(attempts, session, &mut body, &mut deadlines, info).await;
         info.bytes_received = body.received;
+        info.request_messages = body.messages();
         let Answered { mut upstream, head, endpoint } = answered?;
 
         let head = self.response.insert(head);
@@ -153,11 +159,12 @@ impl<'a> Line<'a> {
         }
 
         body.stop_keeping();
-        let mut answer = ResponseBody::default();
         let bodies = (&mut body, &mut answer);
         let moved = stream::bodies(session, &mut upstream, bodies, tunnel, &mut deadlines).await;
         info.bytes_received = body.received;
+        info.request_messages = body.messages();
         info.bytes_sent = answer.sent;
+        info.response_messages = answer.messages();
         info.grpc_status = answer.grpc_status.or(info.grpc_status);
         info.details = "via_upstream".into();
         moved.map_err(|failure| {

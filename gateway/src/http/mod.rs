@@ -28,6 +28,7 @@ pub mod stream;
 mod caught;
 mod date;
 mod forwarded;
+mod grpc;
 mod hop_by_hop;
 mod http1;
 mod http2;

@@ -8,7 +8,10 @@ use std::{
 
 use http::HeaderMap;
 
-use super::deadline::{Deadlines, Expired};
+use super::{
+    deadline::{Deadlines, Expired},
+    grpc::MessageCounter,
+};
 use crate::codec::{ClientSession, Frame, ServerSession, StreamError};
 
 /// What ended the movement before its end.
@@ -36,6 +39,8 @@ pub struct RequestBody {
     lost: bool,
     /// Body bytes read from the client.
     pub received: u64,
+    /// Of a gRPC request.
+    messages: Option<MessageCounter>,
 }
 
 impl RequestBody {
@@ -52,7 +57,19 @@ impl RequestBody {
             finished: false,
             lost: false,
             received: 0,
+            messages: None,
         }
+    }
+
+    /// The body is a series of gRPC messages, to be counted.
+    pub fn count_messages(&mut self) {
+        self.messages = Some(MessageCounter::default());
+    }
+
+    /// gRPC messages read from the client.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, MessageCounter::count)
     }
 
     /// Whether another attempt would carry the same body.
@@ -124,7 +141,12 @@ impl RequestBody {
 
     fn keep(&mut self, frame: &Frame) {
         let bytes = match frame {
-            Frame::Data(data) => data.len(),
+            Frame::Data(data) => {
+                if let Some(messages) = &mut self.messages {
+                    messages.see(data);
+                }
+                data.len()
+            }
             Frame::Trailers(_) => {
                 self.ended = true;
                 0
@@ -159,9 +181,22 @@ pub struct ResponseBody {
     pub sent: u64,
     /// `grpc-status` of the trailers.
     pub grpc_status: Option<u8>,
+    /// Of a gRPC response.
+    messages: Option<MessageCounter>,
 }
 
 impl ResponseBody {
+    /// The body is a series of gRPC messages, to be counted.
+    pub fn count_messages(&mut self) {
+        self.messages = Some(MessageCounter::default());
+    }
+
+    /// gRPC messages written to the client.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, MessageCounter::count)
+    }
+
     /// Moves what can be moved; ready once the end was written (not: flushed) to the client.
     pub fn poll_forward(
         &mut self,
@@ -177,6 +212,9 @@ impl ResponseBody {
             match frame {
                 Some(Frame::Data(data)) => {
                     self.sent += data.len() as u64;
+                    if let Some(messages) = &mut self.messages {
+                        messages.see(&data);
+                    }
                     session.write(Frame::Data(data)).map_err(Failure::Downstream)?;
                 }
                 Some(Frame::Trailers(trailers)) => {

@@ -594,7 +594,7 @@ async fn a_request_that_outlasts_the_drain_is_answered_503_and_recorded() {
     let response = connection.read_to_end().await;
     assert_eq!(statuses(&response), [503], "{response}");
     connection.server.await.unwrap();
-    assert_eq!(counted(&engine, 503, "DI,LR"), 1.0);
+    assert_eq!(counted(&engine, 503, "LR,DI"), 1.0);
 }
 
 #[tokio::test]
@@ -613,5 +613,5 @@ async fn streams_that_outlast_the_drain_are_answered_503_and_recorded() {
         assert_eq!(response.await.unwrap().status(), 503);
     }
     frames.await.unwrap();
-    assert_eq!(counted(&engine, 503, "DI,LR"), 3.0);
+    assert_eq!(counted(&engine, 503, "LR,DI"), 3.0);
 }
