@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Outcome},
-    codec::{BodyLength, ServerSession},
+    codec::{BodyLength, ServerSession, StreamError},
     filter::RequestContext,
     local_reply::LocalReply,
     route::{Destination, Route},
@@ -144,6 +144,11 @@ impl<'a> Line<'a> {
 
         let head = self.response.insert(head);
         let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if !tunnel && head.status.is_success() && session.upgrades_with_success() {
+            // The client would take the body for what it asked to talk to.
+            *self.response = None;
+            return Err(classify::upstream(&StreamError::Protocol("upgrade_not_switched")).into());
+        }
         let length = if tunnel { BodyLength::Empty } else { upstream.response_body_length() };
         info.status = head.status.as_u16();
         info.grpc_status = stream::grpc_status(&head.headers);

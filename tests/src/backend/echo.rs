@@ -27,6 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
+    ext::Protocol,
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -156,7 +157,9 @@ impl Service {
             async move { Ok::<_, Infallible>(service.answer(request).await) }
         });
         // Errors are clients going away and responses told to break off.
-        let _ = auto::Builder::new(TokioExecutor::new())
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http2().enable_connect_protocol();
+        let _ = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .await;
     }
@@ -166,6 +169,11 @@ impl Service {
         self.requests.lock().unwrap().push(received.clone());
         let orders = Orders::read(request.headers());
         tokio::time::sleep(orders.delay).await;
+        if request.extensions().get::<Protocol>().is_some_and(|to| to.as_str() == "websocket") {
+            // RFC 8441: HTTP/2's way to ask for the same.
+            tokio::spawn(echo_messages(hyper::upgrade::on(&mut request)));
+            return Response::new(empty());
+        }
         if request.headers().get(header::UPGRADE).is_some_and(|value| value == "websocket") {
             let upgrade = hyper::upgrade::on(&mut request);
             return upgrade_to_websocket(request.headers(), upgrade);

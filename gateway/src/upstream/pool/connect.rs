@@ -1,14 +1,14 @@
 //! Making a connection, and keeping an HTTP/2 one going.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::pending, net::SocketAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::{Ping, client::SendRequest};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::lane::EXPECTED_STREAMS;
 use crate::{
-    codec::h1,
+    codec::{h1, h2::PeerSettings},
     io::Io,
     upstream::{ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
 };
@@ -77,21 +77,39 @@ pub(super) async fn connect(
 #[derive(Debug)]
 pub(super) struct Open {
     pub addresses: Addresses,
+    pub settings: PeerSettings,
     _closing: oneshot::Sender<()>,
 }
 
 impl Open {
     pub(super) fn new(addresses: Addresses) -> (Self, oneshot::Receiver<()>) {
         let (closing, closed) = oneshot::channel();
-        (Self { addresses, _closing: closing }, closed)
+        (Self { addresses, settings: PeerSettings::default(), _closing: closing }, closed)
     }
 }
 
 /// Runs an HTTP/2 connection to its end. Once `unused`, what is left to do is saying goodbye.
-pub(super) async fn drive(mut connection: Http2, unused: oneshot::Receiver<()>, slot: Slot) {
+///
+/// `settings` is told when the peer has spoken: it says SETTINGS before it can answer a PING.
+pub(super) async fn drive(
+    mut connection: Http2,
+    unused: oneshot::Receiver<()>,
+    settings: PeerSettings,
+    slot: Slot,
+) {
+    let ping = connection.ping_pong();
+    let mut introduced = pin!(async {
+        if let Some(mut ping) = ping {
+            // An error is one of the connection, of which everybody will hear.
+            let _ = ping.ping(Ping::opaque()).await;
+        }
+        settings.have_come();
+        pending::<()>().await;
+    });
     tokio::select! {
         // An error of the connection is seen by each of its streams.
         _ = &mut connection => {}
+        () = &mut introduced => {}
         _ = unused => {
             let _ = timeout(CLOSE_TIMEOUT, connection).await;
         }
