@@ -282,6 +282,11 @@ pub async fn bodies(
             Poll::Ready(Ok(())) if answered && !(tunnel && sending) => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
+        // An upstream that is silent for now would never let us notice by a write that failed.
+        if !tunnel && !answered && request.is_finished() && session.poll_closed(cx).is_ready() {
+            let closed = StreamError::Closed { started: true };
+            return Poll::Ready(Err(Failure::Downstream(closed)));
+        }
         if moved {
             deadlines.moved();
         }

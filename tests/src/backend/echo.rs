@@ -10,7 +10,7 @@
 //! | `x-echo-abort: N` | the response body breaks off after N bytes |
 //! | `x-echo-trailer: name=value` | ends the response with a trailer |
 //! | `x-echo-delay: MS` | waits before answering |
-//! | `upgrade: websocket` | echoes WebSocket messages |
+//! | `upgrade: websocket` | echoes WebSocket messages; so does HTTP/2's extended CONNECT |
 
 use std::{
     collections::BTreeMap,
@@ -283,24 +283,29 @@ fn aborted(bytes: u64) -> Body {
 fn upgrade_to_websocket(headers: &HeaderMap, upgrade: OnUpgrade) -> Response<Body> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY).expect("a WebSocket key");
     let accept = derive_accept_key(key.as_bytes());
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let stream = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
-        while let Some(Ok(message)) = socket.next().await {
-            let is_text = message.is_text() || message.is_binary();
-            if is_text && socket.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    let body = Full::default().map_err(|never: Infallible| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    tokio::spawn(echo_messages(upgrade));
+    let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, header_value(&accept));
     response
+}
+
+async fn echo_messages(upgrade: OnUpgrade) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let stream = TokioIo::new(upgraded);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    while let Some(Ok(message)) = socket.next().await {
+        let is_text = message.is_text() || message.is_binary();
+        if is_text && socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn empty() -> Body {
+    Full::default().map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
 fn header_value(text: &str) -> HeaderValue {
