@@ -148,7 +148,7 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
                 cluster.report(&endpoint, Outcome::Response(200));
                 info.upstream.local_addr =
                     SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
-                info.upstream.tls = matches!(io, Io::ClientTls(_));
+                info.upstream.tls = matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_));
                 info.upstream.failure = None;
                 return Ok((io, in_flight));
             }
