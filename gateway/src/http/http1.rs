@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{Downstream, exchange, http2};
+use super::{
+    Downstream, exchange,
+    rewound::{PREFACE, Rewound},
+};
 use crate::{
     codec::{
         Rejection, ServerSession,
@@ -23,8 +26,6 @@ use crate::{
     telemetry::Protocol,
 };
 
-/// What an HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// While draining, a request that is already on its way is still served, with `connection: close`.
 /// Closing an idle connection at once would lose it.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves requests until the connection ends, unless the client speaks HTTP/2: then gives back what
 /// is needed to serve that.
-pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<http2::Rewound> {
+pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<Rewound> {
     let session = h1::ServerSession::new(io, downstream.options(), downstream.drain.clone());
     let mut session = Box::new(session);
     // The one timer of the connection. It is moved, never made anew.
@@ -45,7 +46,7 @@ pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<http2::Rewo
             FirstBytes::Http1 => {}
             FirstBytes::Http2 => {
                 let (bytes, io) = session.into_parts();
-                return Some(http2::Rewound::with(bytes, io));
+                return Some(Rewound::with(bytes, io));
             }
             FirstBytes::Nothing => return None,
         }

@@ -28,13 +28,17 @@ pub mod stream;
 mod caught;
 mod date;
 mod forwarded;
+mod frame_budget;
 mod grpc;
 mod hop_by_hop;
 mod http1;
 mod http2;
 mod request_id;
+mod rewound;
 #[cfg(test)]
 mod tests;
+
+use rewound::Rewound;
 
 /// For what is being exchanged when a connection is cut: to be answered, or broken off, and recorded.
 /// Shorter than what the process waits for its connections then.
@@ -77,7 +81,7 @@ pub async fn serve_connection(
 async fn serve_protocol(downstream: Arc<Downstream>, speaks_h2: bool, io: Io) {
     // Boxed: most connections are HTTP/1 and idle, and shall not be as large as an HTTP/2 one.
     if speaks_h2 {
-        Box::pin(http2::serve(downstream, http2::Rewound::new(io))).await;
+        Box::pin(http2::serve(downstream, Rewound::new(io))).await;
         return;
     }
     if let Some(rewound) = http1::serve(&downstream, io).await {
