@@ -95,7 +95,7 @@ async fn a_header_block_that_never_ends_ends_the_connection() {
         client.send(&[Frame::new(HEADERS, 0, 1, block(&get("/")))]).await;
         let frame = Frame::new(CONTINUATION, 0, 1, piece);
         let before = gateway.memory("VmRSS");
-        let code = client.flood(&frame, 100_000).await;
+        let code = client.flood(&frame, 1_000_000).await;
         // A block of zeros is broken as soon as it is looked at, and may be.
         assert!(code.is_none_or(|code| code != 0), "{what}: {code:?}");
         let grown = gateway.memory("VmRSS").saturating_sub(before);
@@ -332,17 +332,20 @@ async fn a_tls_client_that_chose_http_1_1_cannot_go_on_in_http_2() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_at_once_and_service_returns() {
     let echo = Echo::start("v1").await;
-    // Half of what is left besides 64 files of our own.
     let mut gateway = Launch::new(config_to(&echo)).open_files(164).start().await;
     let port = gateway.port("http");
     let get = "GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
     let mut open = Vec::new();
-    for n in 0..50 {
+    loop {
         let mut client = RawClient::connect(port).await;
         client.send(get).await;
-        assert_eq!(client.read_response().await.status, 200, "D08 connection {n}");
+        if client.is_closed_within_head().await {
+            break;
+        }
         open.push(client);
     }
+    // Not all of the files: there are upstreams, logs and the admin port.
+    assert!((40..120).contains(&open.len()), "D08: {} connections of 164 files", open.len());
     for _ in 0..50 {
         let mut client = RawClient::connect(port).await;
         assert!(client.is_closed_by_server().await, "D08");
