@@ -5,12 +5,13 @@
 use std::{
     future::{self, poll_fn},
     pin::{Pin, pin},
+    sync::atomic::{AtomicBool, Ordering},
     task::Poll,
     time::Duration,
 };
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
 
@@ -106,7 +107,7 @@ impl DrainSignal {
         Box::pin(self.deadline()).await;
     }
 
-    /// Runs `serving` to its end, or to the cut: `None`.
+    /// Runs `serving` to its end, or to the cut: `None`. What is left of it is the caller's to end.
     ///
     /// What belongs to one task has to stay in one task: the wait for the cut is registered once.
     /// Asking the channel at every wake would make all connections meet at one lock.
@@ -137,6 +138,54 @@ impl DrainSignal {
                 },
             }
         }
+    }
+}
+
+/// Tells the exchanges of one connection that its time is up, so that each of them can end in an
+/// orderly way and be recorded. Asking costs a load; only tasks of their own register to be woken.
+#[derive(Debug, Default)]
+pub struct Cut {
+    passed: AtomicBool,
+    waiting: Notify,
+}
+
+impl Cut {
+    pub fn pass(&self) {
+        self.passed.store(true, Ordering::Relaxed);
+        self.waiting.notify_waiters();
+    }
+
+    #[must_use]
+    pub fn has_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Runs `serving` to its end, with its task woken when the time is up: whatever it waits for has
+    /// to ask `has_passed`.
+    pub async fn waking<F: Future>(&self, serving: F) -> F::Output {
+        let mut serving = pin!(serving);
+        let mut waiting = pin!(self.waiting.notified());
+        let mut registered = false;
+        poll_fn(|cx| {
+            if !registered {
+                // Once: the waker is the task's and stays good.
+                let _ = waiting.as_mut().poll(cx);
+                registered = true;
+            }
+            serving.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// `future`, unless the time is up while it waits: `None`.
+    pub async fn unless_passed<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.has_passed() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 }
 
@@ -203,6 +252,20 @@ mod tests {
         let (_trigger, signal) = channel();
         let serving = tokio::time::sleep(Duration::from_secs(1));
         assert_eq!(signal.until_cut(pin!(serving)).await, Some(()));
+    }
+
+    #[tokio::test]
+    async fn the_passing_of_the_cut_wakes_what_runs_in_another_task() {
+        let cut = std::sync::Arc::new(Cut::default());
+        let other = std::sync::Arc::clone(&cut);
+        let waiting = tokio::spawn(async move {
+            other.waking(other.unless_passed(future::pending::<()>())).await
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        cut.pass();
+        assert_eq!(waiting.await.unwrap(), None);
+        assert_eq!(cut.unless_passed(async { 7 }).await, Some(7), "what need not wait is done");
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,7 @@ pub enum Io {
     ServerTls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
     UnixServerTls(Box<tokio_rustls::server::TlsStream<UnixStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    UnixClientTls(Box<tokio_rustls::client::TlsStream<UnixStream>>),
 }
 
 macro_rules! each {
@@ -37,6 +38,7 @@ macro_rules! each {
             Io::ServerTls($io) => $body,
             Io::UnixServerTls($io) => $body,
             Io::ClientTls($io) => $body,
+            Io::UnixClientTls($io) => $body,
         }
     };
 }
@@ -90,6 +92,7 @@ impl AsFd for Io {
             Self::ServerTls(io) => io.get_ref().0.as_fd(),
             Self::UnixServerTls(io) => io.get_ref().0.as_fd(),
             Self::ClientTls(io) => io.get_ref().0.as_fd(),
+            Self::UnixClientTls(io) => io.get_ref().0.as_fd(),
         }
     }
 }

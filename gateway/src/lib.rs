@@ -6,20 +6,22 @@
 //! | # | stage | file | ends the exchange with |
 //! |---|---|---|---|
 //! | 1 | accept | `listener/mod.rs` | overload: close |
-//! | 2 | filter chain match | `listener/filter_chain.rs` | no chain: close, `NR` |
-//! | 3 | downstream TLS | `listener/tls.rs` | handshake error, counted by reason |
-//! | 4 | HTTP decode and strict check | `codec/h1`, `codec/h2` | 400 414 431 501 `DPE` |
-//! | 5 | normalise | `http/normalize.rs` | 400 `DPE` |
-//! | 6 | route | `route/mod.rs` | 404 `NR` |
-//! | 7 | HTTP filters, request | `filter/mod.rs` | per filter |
-//! | 8 | route action | `route/action.rs` | redirect, direct response |
-//! | 9 | circuit breaker | `cluster/circuit_breaker.rs` | 503 `UO` |
-//! | 10 | balance (per attempt) | `cluster/balancer.rs` | 503 `UH` |
-//! | 11 | connect (per attempt) | `upstream/` | 503 `UF` |
-//! | 12 | retry decision | `http/retry.rs` | `URX`, 504 `UT` |
-//! | 13 | HTTP filters, response | `filter/mod.rs` | - |
-//! | 14 | bodies, both ways at once | `http/stream.rs` | reset, never a clean end of a cut body |
-//! | 15 | record | `telemetry/record.rs` | - |
+//! | 2 | PROXY protocol, where configured | `listener/proxy_protocol.rs` | malformed: close |
+//! | 3 | filter chain match | `listener/filter_chain.rs` | no chain: close, `NR` |
+//! | 4 | downstream TLS | `listener/tls.rs` | handshake error, counted by reason |
+//! | 5 | network authz, of TCP | `filter/network_authz.rs` | close |
+//! | 6 | HTTP decode and strict check | `codec/h1`, `codec/h2` | 400 414 431 501 `DPE` |
+//! | 7 | normalise | `http/normalize.rs` | 400 `DPE` |
+//! | 8 | route | `route/mod.rs` | 404 `NR` |
+//! | 9 | HTTP filters, request | `filter/mod.rs` | per filter |
+//! | 10 | route action | `route/action.rs` | redirect, direct response |
+//! | 11 | circuit breaker | `cluster/circuit_breaker.rs` | 503 `UO` |
+//! | 12 | balance (per attempt) | `cluster/balancer.rs` | 503 `UH` |
+//! | 13 | connect (per attempt) | `upstream/` | 503 `UF` |
+//! | 14 | retry decision | `http/retry.rs` | `URX`, 504 `UT` |
+//! | 15 | HTTP filters, response | `filter/mod.rs` | - |
+//! | 16 | bodies, both ways at once | `http/stream.rs` | reset, never a clean end of a cut body |
+//! | 17 | record | `telemetry/record.rs` | - |
 
 pub mod app;
 pub mod bootstrap;

@@ -50,6 +50,7 @@ pub struct Launch {
     labels: String,
     mesh_config: String,
     args: Vec<OsString>,
+    open_files: Option<u32>,
 }
 
 impl Launch {
@@ -61,7 +62,15 @@ impl Launch {
             labels: LABELS.into(),
             mesh_config: MESH_CONFIG.into(),
             args: Vec::new(),
+            open_files: None,
         }
+    }
+
+    /// The limit of open files, soft and hard.
+    #[must_use]
+    pub fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
     }
 
     /// Another folder or file to read than the configuration's own.
@@ -96,7 +105,7 @@ impl Launch {
         let (admin, status) = (ports::free(), ports::free());
         let mesh_config = self.config.scratch().join("mesh.yaml");
         fs::write(&mesh_config, &self.mesh_config).expect("write the MeshConfig");
-        let mut child = command()
+        let mut child = command_with(self.open_files)
             .arg("--config")
             .arg(self.folder)
             .args(["--labels", &self.labels])
@@ -282,6 +291,14 @@ impl Drop for Gateway {
 pub fn command() -> Command {
     let mut command = Command::new(binary());
     command.kill_on_drop(true);
+    command
+}
+
+/// The same, started by `prlimit` with a limit of open files.
+fn command_with(open_files: Option<u32>) -> Command {
+    let Some(limit) = open_files else { return command() };
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={limit}:{limit}")).arg(binary()).kill_on_drop(true);
     command
 }
 

@@ -28,15 +28,18 @@ async fn gateway_to(ports: &[u16]) -> Gateway {
 
 /// Every host goes to `up.test`, whose DestinationRule has this `trafficPolicy`.
 async fn gateway_with_policy(ports: &[u16], policy: &str) -> Gateway {
+    Gateway::start(config_with_policy(ports, policy)).await
+}
+
+fn config_with_policy(ports: &[u16], policy: &str) -> Config {
     let rule = format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: up}}\nspec:\n  host: up.test\n  trafficPolicy: {policy}\n"
     );
-    let config = Config::new()
+    Config::new()
         .with(HTTP_GATEWAY)
         .file("up.yaml", service_entry("up.test", "HTTP", ports))
         .with(rule)
-        .with(forward("all", "*", "up.test"));
-    Gateway::start(config).await
+        .with(forward("all", "*", "up.test"))
 }
 
 #[tokio::test]
@@ -394,6 +397,43 @@ async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
     assert!(idle.is_closed_by_server().await);
     assert_eq!(slow.await.unwrap().unwrap().status, 200);
     assert!(gateway.exited().await.success());
+}
+
+#[tokio::test]
+async fn what_outlasts_the_drain_is_answered_recorded_and_logged() {
+    let echo = Echo::start("up").await;
+    let config = config_with_policy(&[echo.port()], "{}");
+    let mut gateway = Launch::new(config).args(["--drain-time", "1s"]).start().await;
+    let port = gateway.port("http");
+    let slow = "GET /waiting HTTP/1.1\r\nhost: a.test\r\nx-echo-delay: 600000\r\n\r\n";
+    let mut waiting = RawClient::connect(port).await;
+    waiting.send(slow).await;
+    let mut connection = Connection::http2(port).await.unwrap();
+    let request = Request::get("a.test", "/stream").header("x-echo-delay", "600000");
+    let stream = tokio::spawn(async move { connection.send(&request).await });
+    let mut answering = RawClient::connect(port).await;
+    answering
+        .send("POST /upload HTTP/1.1\r\nhost: a.test\r\nx-echo-body: stream\r\ncontent-length: 10\r\n\r\nhello")
+        .await;
+    assert_eq!(answering.read_head().await.status, 200);
+    eventually_eq(3, async || echo.requests().len()).await;
+
+    gateway.signal("TERM").await;
+    let response = waiting.read_response().await;
+    assert_eq!((response.status, response.header("connection")), (503, Some("close")));
+    assert_eq!(stream.await.unwrap().unwrap().status, 503);
+    // Its response had begun: it breaks off in the middle of a body.
+    let rest = String::from_utf8(answering.read_to_end().await).unwrap();
+    assert!(!rest.contains("0\r\n\r\n"), "a cut body ended cleanly: {rest:?}");
+    assert!(gateway.exited().await.success());
+    for (path, expected) in [
+        ("/waiting", " 503 LR drain_timeout "),
+        ("/stream", " 503 LR drain_timeout "),
+        ("/upload", " 200 LR drain_timeout - \"-\" 5 5 "),
+    ] {
+        let line = gateway.access_log_line(path).await;
+        assert!(line.contains(expected), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use weir_tests::{
     backend::{
         echo::Echo,
         raw::{RawUpstream, Then},
+        tcp,
     },
     client::{
         connect,
@@ -342,6 +343,59 @@ async fn a_policy_that_cannot_be_enforced_fails_closed_and_says_so() {
         assert!(printed.contains("AuthorizationPolicy default/custom"), "{what}: {printed}");
     }
     assert_eq!(echo.requests().len(), 0);
+}
+
+/// TCP on `${PORT_tcp}` to `tcp.test`.
+const TCP_GATEWAY: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: tcp}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: ${PORT_tcp}, name: tcp, protocol: TCP}, hosts: ["*"]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tcp}
+spec:
+  hosts: ["*"]
+  gateways: [tcp]
+  tcp: [{route: [{destination: {host: tcp.test}}]}]
+"#;
+
+#[tokio::test]
+async fn policies_hold_for_tcp_connections_as_far_as_they_are_not_about_http() {
+    let server = tcp::greeter("220 ready\r\n").await;
+    let elsewhere = "from: [{source: {ipBlocks: [203.0.113.0/24]}}]";
+    let here = "from: [{source: {ipBlocks: [127.0.0.0/8]}}]";
+    let reached = "220 ready\r\n";
+    for (spec, greeting) in [
+        (format!("action: ALLOW\nrules:\n- {elsewhere}\n"), ""),
+        (format!("action: ALLOW\nrules:\n- {here}\n"), reached),
+        (format!("action: DENY\nrules:\n- {here}\n"), ""),
+        (format!("action: DENY\nrules:\n- {elsewhere}\n"), reached),
+        // What is about HTTP never allows bytes, and does not keep a rule from denying them.
+        ("action: ALLOW\nrules:\n- to: [{operation: {methods: [GET]}}]\n".to_owned(), ""),
+        ("action: DENY\nrules:\n- to: [{operation: {methods: [GET]}}]\n".to_owned(), ""),
+        ("action: DENY\nrules:\n- to: [{operation: {ports: ['1']}}]\n".to_owned(), reached),
+    ] {
+        let before = server.connections();
+        let config = Config::new()
+            .with(TCP_GATEWAY)
+            .with(service_entry("tcp.test", "TCP", &[server.port()]))
+            .with(policy("tcp", &spec));
+        let mut gateway = Gateway::start(config).await;
+        let mut client = RawClient::connect(gateway.port("tcp")).await;
+        let answer = match greeting {
+            "" => client.read_to_end().await,
+            greeting => client.read_until(greeting.as_bytes()).await,
+        };
+        assert_eq!(String::from_utf8(answer).unwrap(), greeting, "{spec}");
+        assert_eq!(server.connections() - before, usize::from(!greeting.is_empty()), "{spec}");
+        if greeting.is_empty() {
+            gateway.access_log_line("rbac_access_denied_matched_policy[").await;
+        }
+    }
 }
 
 #[tokio::test]

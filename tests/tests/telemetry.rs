@@ -4,9 +4,14 @@
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weir_tests::{
-    backend::{echo::Echo, grpc::GrpcServer, tcp},
+    backend::{
+        echo::Echo,
+        grpc::{GrpcServer, ServingStatus as Serving},
+        tcp,
+    },
+    certs::Authority,
     client::{
-        connect,
+        connect, connect_tls,
         grpc::Health,
         http::{Connection, Request},
     },
@@ -124,6 +129,52 @@ async fn grpc_is_told_apart_by_its_own_status() {
     let labels =
         [("request_protocol", "grpc"), ("response_code", "200"), ("grpc_response_status", "5")];
     scrape_with(&gateway, 1.0, "istio_requests_total", &labels).await;
+}
+
+#[tokio::test]
+async fn grpc_messages_are_counted_both_ways() {
+    let server = GrpcServer::start().await;
+    let config = Config::new()
+        .with(HTTP_GATEWAY)
+        .with(service_entry("grpc.test", "GRPC", &[server.port()]))
+        .with(forward("grpc", "grpc.test", "grpc.test"));
+    let mut gateway = Gateway::start(config).await;
+    let mut health = Health::connect(gateway.port("http"), "grpc.test").await;
+    health.check("").await.unwrap();
+    let mut watch = health.watch("").await.unwrap();
+    for status in [Serving::NotServing, Serving::Serving] {
+        watch.next().await.unwrap();
+        server.set("", status).await;
+    }
+    watch.next().await.unwrap();
+    drop(watch);
+    let labels = [("request_protocol", "grpc"), ("destination_service", "grpc.test")];
+    // One for the check, and the first status and its two changes for the watch.
+    let metrics = scrape_with(&gateway, 4.0, "istio_response_messages_total", &labels).await;
+    assert_eq!(metrics.sum("istio_request_messages_total", &labels), 2.0);
+}
+
+#[tokio::test]
+async fn a_tcp_connection_nobody_listens_for_is_counted_whole() {
+    let config = Config::new().with(
+        r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: tls}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: ${PORT_tls}, name: tls, protocol: TLS}, hosts: [a.test], tls: {mode: PASSTHROUGH}}
+"#,
+    );
+    let mut gateway = Gateway::start(config).await;
+    let tls = Authority::new("any").client_config(None, &[]);
+    connect_tls(gateway.port("tls"), &tls, "b.test").await.unwrap_err();
+    let labels = [("request_protocol", "tcp"), ("response_flags", "NR")];
+    scrape_with(&gateway, 1.0, "istio_tcp_connections_closed_total", &labels).await;
+    let metrics = gateway.metrics().await;
+    let tcp = [("request_protocol", "tcp")];
+    assert_eq!(metrics.sum("istio_tcp_connections_opened_total", &tcp), 1.0);
 }
 
 #[tokio::test]
@@ -300,7 +351,7 @@ async fn the_admin_port_shows_listeners_clusters_and_configuration() {
 
 #[tokio::test]
 async fn private_keys_are_in_no_dump() {
-    let ca = weir_tests::certs::Authority::new("ca");
+    let ca = Authority::new("ca");
     let identity = ca.server(&["a.test"]);
     let echo = Echo::start("v1").await;
     let gateway_yaml = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: tls}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n  - port: {number: ${PORT_https}, name: https, protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: site}\n    hosts: ['*']\n";

@@ -115,14 +115,17 @@ async fn large_bodies_are_echoed_in_both_directions_at_once_in_bounded_memory() 
     let mut site = site().await;
     let before = site.gateway.memory("VmHWM");
     for host in ["echo.test", "h2.test"] {
-        for mut connection in site.connections(host).await {
+        for kind in 0..4 {
+            // Each when it is its turn: a connection without a request is closed after ten seconds.
+            let mut connection = site.connections(host).await.swap_remove(kind);
             for sized in [true, false] {
                 // Every byte crosses twice; the smaller half of the matrix is enough unsized.
                 let bytes = if sized { bytes } else { bytes / 8 };
                 let version = connection.version();
                 let request =
                     Request::post_pattern(host, "/", bytes, sized).header("x-echo-body", "stream");
-                let response = connection.open(&request).await.unwrap();
+                let response = connection.open(&request).await;
+                let response = response.unwrap_or_else(|e| panic!("{host} {version:?} {sized}: {e}"));
                 let received = checked_bytes(response.into_body()).await;
                 let received =
                     received.unwrap_or_else(|error| panic!("{host} {version:?}: {error}"));
@@ -320,12 +323,8 @@ async fn grpc_clients_are_refused_in_grpc() {
     assert_eq!(client.check("a").await.unwrap_err().code(), tonic::Code::Unavailable);
 }
 
-#[tokio::test]
-async fn websockets_are_tunnelled() {
-    let echo = Echo::start("ws").await;
-    let mut gateway = gateway_to(echo.port(), "HTTP").await;
-    let mut socket = WebSocket::connect(gateway.port("http"), "a.test", "/chat").await.unwrap();
-    assert_eq!(socket.response.status(), 101);
+/// A WebSocket carries messages of every size both ways, and is closed in order.
+async fn use_websocket(mut socket: WebSocket) {
     for i in 0..100 {
         let text = format!("message {i}");
         assert_eq!(socket.exchange(&text).await.unwrap(), text);
@@ -333,6 +332,63 @@ async fn websockets_are_tunnelled() {
     let large = vec![7; 1_000_000];
     assert_eq!(socket.exchange_bytes(large.clone()).await.unwrap(), large);
     socket.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn websockets_are_tunnelled_between_every_pair_of_protocols() {
+    let mut site = site().await;
+    let (http, https) = (site.gateway.port("http"), site.gateway.port("https"));
+    let tls = |alpn| site.ca.client_config(None, &[alpn]);
+    for host in ["echo.test", "h2.test"] {
+        use_websocket(WebSocket::connect(http, host, "/h1").await.unwrap()).await;
+        let stream = connect(http).await.unwrap();
+        use_websocket(WebSocket::over_http2(stream, host, "/h2c").await.unwrap()).await;
+        let stream = connect_tls(https, &tls("http/1.1"), host).await.unwrap();
+        use_websocket(WebSocket::over_http1(stream, host, "/h1s").await.unwrap()).await;
+        let stream = connect_tls(https, &tls("h2"), host).await.unwrap();
+        use_websocket(WebSocket::over_http2(stream, host, "/h2").await.unwrap()).await;
+    }
+    let methods: Vec<_> = site.echo.requests().into_iter().map(|it| it.method).collect();
+    assert_eq!(methods, [["GET"; 4], ["CONNECT"; 4]].concat());
+    let line = site.gateway.access_log_line("/h2c").await;
+    assert!(line.contains("\"GET /h2c HTTP/2\" 101 "), "{line}");
+}
+
+#[tokio::test]
+async fn a_websocket_over_http_2_that_is_declined_has_no_tunnel() {
+    let body = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
+    for (response, answer) in [
+        (body.to_owned(), "the answer is 403 Forbidden"),
+        // To an HTTP/2 client 200 would be the tunnel itself.
+        (body.replace("403 Forbidden", "200 OK"), "the answer is 502 Bad Gateway"),
+    ] {
+        let upstream = RawUpstream::start(response, Then::KeepOpen).await;
+        let mut gateway = gateway_to(upstream.port(), "HTTP").await;
+        let stream = connect(gateway.port("http")).await.unwrap();
+        let refused = WebSocket::over_http2(stream, "a.test", "/").await.unwrap_err();
+        assert_eq!(refused.to_string(), answer);
+        assert!(upstream.received().contains("sec-websocket-key: "), "{}", upstream.received());
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_for_another_key_gets_no_websocket() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                  upgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let upstream = RawUpstream::start(switch, Then::KeepOpen).await;
+    let mut gateway = gateway_to(upstream.port(), "HTTP").await;
+    let stream = connect(gateway.port("http")).await.unwrap();
+    let refused = WebSocket::over_http2(stream, "a.test", "/").await.unwrap_err();
+    assert_eq!(refused.to_string(), "the answer is 502 Bad Gateway");
+}
+
+#[tokio::test]
+async fn an_http_2_upstream_without_websockets_is_502() {
+    let upstream = GrpcServer::start().await;
+    let mut gateway = gateway_to(upstream.port(), "HTTP2").await;
+    let stream = connect(gateway.port("http")).await.unwrap();
+    let refused = WebSocket::over_http2(stream, "a.test", "/").await.unwrap_err();
+    assert_eq!(refused.to_string(), "the answer is 502 Bad Gateway");
 }
 
 #[tokio::test]
@@ -412,6 +468,33 @@ async fn a_client_that_goes_away_ends_its_upstream_request() {
     drop(client);
     let line = gateway.access_log_line("/gone").await;
     assert!(line.contains(" 0 DC "), "{line}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_silent_stream_ends_its_upstream_request() {
+    // A response that has begun, and of which nothing more comes.
+    let upstream = RawUpstream::start(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        Then::KeepOpen,
+    )
+    .await;
+    let mut gateway = gateway_to(upstream.port(), "HTTP").await;
+    let port = gateway.port("http");
+    for (connection, path) in [
+        (Connection::http1(port).await.unwrap(), "/one"),
+        (Connection::http2(port).await.unwrap(), "/two"),
+    ] {
+        let mut connection = connection;
+        let response = connection.open(&Request::get("a.test", path)).await.unwrap();
+        let mut body = response.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hi");
+        drop(body);
+        if path == "/one" {
+            drop(connection);
+        }
+        let line = gateway.access_log_line(path).await;
+        assert!(line.contains(" 200 DC downstream_remote_disconnect "), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::{
         mesh_config::{
             AccessLogEncoding, PathNormalization as ApiNormalization, ProxyConfig,
             extension_provider::FileAccessLog,
-            proxy_config::{ForwardClientCertDetails, ProxyHeaders, Topology},
+            proxy_config::{ForwardClientCertDetails, ProxyHeaders},
         },
     },
     diagnostic::{Diagnostic, Severity},
@@ -33,6 +33,7 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
         return Settings { access_log, ..defaults };
     };
     let config = &mesh.default_config;
+    let topology = config.gateway_topology.as_ref();
     let no_headers = ProxyHeaders::default();
     let headers = config.proxy_headers.as_ref().unwrap_or(&no_headers);
     let is_on = |disabled: Option<bool>| disabled != Some(true);
@@ -44,7 +45,8 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
             ApiNormalization::MergeSlashes => PathNormalization::MergeSlashes,
             ApiNormalization::DecodeAndMergeSlashes => PathNormalization::DecodeAndMergeSlashes,
         },
-        num_trusted_proxies: topology(config, findings).num_trusted_proxies,
+        num_trusted_proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
+        proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
         forward_client_cert: forward_client_cert(config, headers),
         access_log: access_log(mesh, findings),
         server_name: match server {
@@ -72,18 +74,6 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
             .filter(|drain| *drain > Duration::ZERO)
             .unwrap_or(defaults.drain_duration),
     }
-}
-
-fn topology(config: &ProxyConfig, findings: &mut Findings) -> Topology {
-    let topology = config.gateway_topology.clone().unwrap_or_default();
-    if topology.proxy_protocol.is_some() {
-        warn(
-            findings,
-            "defaultConfig.gatewayTopology.proxyProtocol",
-            "proxyProtocol is not applied yet: connections must not start with a PROXY header",
-        );
-    }
-    topology
 }
 
 /// The topology's word, else the headers', else what gateways do.

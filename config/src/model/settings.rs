@@ -8,6 +8,8 @@ pub struct Settings {
     pub path_normalization: PathNormalization,
     /// Trusted proxies in front of us (`gatewayTopology.numTrustedProxies`).
     pub num_trusted_proxies: u32,
+    /// Every connection begins with a PROXY protocol header (`gatewayTopology.proxyProtocol`).
+    pub proxy_protocol: bool,
     pub forward_client_cert: ForwardClientCert,
     pub access_log: Option<AccessLog>,
     /// `server` of responses; `None`: the upstream's is passed on.
@@ -27,6 +29,7 @@ impl Default for Settings {
         Self {
             path_normalization: PathNormalization::Base,
             num_trusted_proxies: 0,
+            proxy_protocol: false,
             forward_client_cert: ForwardClientCert::SanitizeSet,
             access_log: None,
             server_name: Some("istio-envoy".into()),

@@ -302,4 +302,4 @@ fn no_healthy_upstream() -> LocalReply {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -25,6 +25,7 @@ mod error;
 mod field;
 mod rejection;
 mod target;
+mod websocket;
 
 pub use error::StreamError;
 pub use rejection::Rejection;
@@ -47,10 +48,11 @@ pub enum BodyLength {
     Unknown,
 }
 
-/// What a request asks its connection to become.
+/// What a request asks its connection (HTTP/2: its stream) to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrade {
-    /// RFC 6455; the connection changes with the 101.
+    /// RFC 6455; the connection changes with the 101. RFC 8441's extended CONNECT takes the same shape
+    /// here: a GET with `upgrade`, and 101 for its 2xx.
     WebSocket,
     /// RFC 9110 section 9.3.6; the connection changes with the 2xx.
     Connect,
@@ -161,7 +163,16 @@ impl ServerSession {
     pub fn wants_upgrade(&self) -> Option<Upgrade> {
         match self {
             Self::H1(session) => session.wants_upgrade(),
-            Self::H2(_) => None,
+            Self::H2(session) => session.wants_upgrade(),
+        }
+    }
+
+    /// Whether a client that asked for an upgrade takes any 2xx for the beginning of it.
+    #[must_use]
+    pub fn upgrades_with_success(&self) -> bool {
+        match self {
+            Self::H1(session) => session.wants_upgrade() == Some(Upgrade::Connect),
+            Self::H2(session) => session.wants_upgrade().is_some(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Stages 7 and 13: the HTTP filters and their order.
+//! Stages 9 and 15: the HTTP filters and their order.
 //!
 //! The order is Istio's. Filters that hold for the whole proxy are in [`HttpFilters`], those of a route
 //! in [`RouteFilters`]; both are destructured where the order is written, so that a filter nobody runs
@@ -168,7 +168,7 @@ impl RouteFilters {
         }
     }
 
-    /// Stage 13, for the upstream's response. `destination` are the mutations of the cluster chosen.
+    /// Stage 15, for the upstream's response. `destination` are the mutations of the cluster chosen.
     pub fn on_response(
         &self,
         destination: &model::route::HeaderMutation,

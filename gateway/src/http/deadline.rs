@@ -1,4 +1,5 @@
-//! How long an exchange may take: the route's timeout, the try's, and the time nothing moves.
+//! How long an exchange may take: the route's timeout, the try's, the time nothing moves, and the time
+//! its connection has left.
 
 use std::{
     future::Future,
@@ -9,6 +10,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::drain::Cut;
+
 /// Which deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expired {
@@ -18,12 +21,15 @@ pub enum Expired {
     Try,
     /// Nothing moved in either direction.
     Idle,
+    /// The connection was asked to end, and its time for that is up.
+    Drain,
 }
 
 /// The deadlines of one exchange over a single timer, which is created the first time the exchange
 /// has to wait and re-armed only when it fires: movement costs one store.
 #[derive(Debug)]
-pub struct Deadlines {
+pub struct Deadlines<'a> {
+    cut: &'a Cut,
     route: Option<Instant>,
     attempt: Option<Instant>,
     idle: Duration,
@@ -32,11 +38,12 @@ pub struct Deadlines {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Deadlines {
-    /// `idle`: the longest time without movement, precise to a factor of two.
+impl<'a> Deadlines<'a> {
+    /// `idle`: the longest time without movement, precise to a factor of two. `cut`: the
+    /// connection's, which wakes the task of the exchange.
     #[must_use]
-    pub fn new(idle: Duration) -> Self {
-        Self { route: None, attempt: None, idle, moved: false, sleep: None }
+    pub fn new(idle: Duration, cut: &'a Cut) -> Self {
+        Self { cut, route: None, attempt: None, idle, moved: false, sleep: None }
     }
 
     /// Starts the clock of the whole exchange; `None`: no limit.
@@ -70,6 +77,9 @@ impl Deadlines {
 
     /// Ready when a deadline passed. The task is woken for the next one otherwise.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        if self.cut.has_passed() {
+            return Poll::Ready(Expired::Drain);
+        }
         loop {
             let (route, attempt, idle) = (self.route, self.attempt, self.idle);
             let sleep = self.sleep.get_or_insert_with(|| {
@@ -114,22 +124,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_exchange_that_does_not_move_expires_idle() {
-        let mut deadlines = Deadlines::new(Duration::from_secs(5));
+        let cut = Cut::default();
+        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
     }
 
     #[tokio::test(start_paused = true)]
     async fn movement_puts_the_idle_end_off() {
         let start = Instant::now();
-        let mut deadlines = Deadlines::new(Duration::from_secs(5));
+        let cut = Cut::default();
+        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
         deadlines.moved();
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
         assert_eq!(start.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nothing_outlasts_the_cut() {
+        let cut = Cut::default();
+        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
+        deadlines.moved();
+        cut.pass();
+        assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Drain);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_earlier_of_try_and_route_is_reported() {
-        let mut deadlines = Deadlines::new(Duration::from_secs(60));
+        let cut = Cut::default();
+        let mut deadlines = Deadlines::new(Duration::from_secs(60), &cut);
         deadlines.limit_exchange(Some(Duration::from_secs(3)));
         deadlines.limit_attempt(Some(Duration::from_secs(1)));
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Try);

@@ -32,6 +32,8 @@ pub mod classify {
         upstream::ConnectError,
     };
 
+    const DRAIN_TIMEOUT: &str = "drain_timeout";
+
     /// No connection could be had.
     #[must_use]
     pub fn connect(error: ConnectError) -> LocalReply {
@@ -143,6 +145,7 @@ pub mod classify {
             Failure::Expired(Expired::Route | Expired::Try) => {
                 (ResponseFlag::UpstreamRequestTimeout, "response_timeout")
             }
+            Failure::Expired(Expired::Drain) => (ResponseFlag::LocalReset, DRAIN_TIMEOUT),
         };
         Stop::Abort { flag, details: Cow::Borrowed(details) }
     }
@@ -169,6 +172,26 @@ pub mod classify {
                 "stream_idle_timeout",
                 "stream timeout",
             ),
+            Expired::Drain => LocalReply::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ResponseFlag::LocalReset,
+                DRAIN_TIMEOUT,
+                "the proxy is shutting down",
+            )
+            .closing(),
         }
+    }
+
+    /// A stage panicked, which is a bug: the client has no part in it. `answered`: something was
+    /// written to it that a reply cannot follow.
+    #[must_use]
+    pub fn panicked(answered: bool) -> Stop {
+        const DETAILS: &str = "internal_error";
+        let flag = ResponseFlag::LocalReset;
+        if answered {
+            return Stop::Abort { flag, details: Cow::Borrowed(DETAILS) };
+        }
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Stop::Reply(LocalReply::new(status, flag, DETAILS, "internal error").closing())
     }
 }

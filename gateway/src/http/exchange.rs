@@ -5,12 +5,14 @@ use std::{future::poll_fn, sync::Arc};
 use http::{HeaderValue, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
-use weir_config::model::{RouteTableName, Settings};
+use weir_config::model::Settings;
 
 use super::{
+    Downstream,
     affinity::Affinity,
+    caught::{Panicked, caught},
     date,
-    deadline::Deadlines,
+    deadline::{Deadlines, Expired},
     error::{Stop, classify},
     mirror::{self, Original},
     normalize,
@@ -19,9 +21,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Outcome},
-    codec::{BodyLength, ServerSession},
-    connection::ConnectionInfo,
-    engine::Engine,
+    codec::{BodyLength, ServerSession, StreamError},
     filter::RequestContext,
     local_reply::LocalReply,
     route::{Destination, Route},
@@ -30,27 +30,23 @@ use crate::{
 };
 
 /// One exchange: a request, its response, and the record of both.
-pub async fn serve(
-    engine: &Engine,
-    session: &mut ServerSession,
-    conn: &Arc<ConnectionInfo>,
-    route_table: &RouteTableName,
-) {
-    let snapshot = engine.snapshot();
-    let mut info = StreamInfo::start(Arc::clone(conn), session.protocol());
+pub(super) async fn serve(downstream: &Downstream, session: &mut ServerSession) {
+    let snapshot = downstream.engine.snapshot();
+    let mut info = StreamInfo::start(Arc::clone(&downstream.conn), session.protocol());
     let mut request = session.take_request();
     info.grpc = is_grpc(&request);
     let mut response = None;
     let mut line = Line {
-        engine,
+        downstream,
         snapshot: &snapshot,
-        route_table,
         request: &mut request,
         response: &mut response,
         context: RequestContext::default(),
         route: None,
     };
-    match line.run(session, &mut info).await {
+    let outcome = caught(line.run(session, &mut info)).await;
+    let answered = line.response.is_some();
+    match outcome.unwrap_or_else(|Panicked| Err(classify::panicked(answered))) {
         Ok(()) => {}
         Err(Stop::Reply(reply)) => line.reply(session, reply, &mut info).await,
         Err(Stop::Abort { flag, details }) => {
@@ -59,14 +55,13 @@ pub async fn serve(
             info.details = details;
         }
     }
-    engine.telemetry.record_http(&info, Some(&request), response.as_ref());
+    downstream.engine.telemetry.record_http(&info, Some(&request), response.as_ref());
 }
 
 /// What the stages of one exchange share.
 struct Line<'a> {
-    engine: &'a Engine,
+    downstream: &'a Downstream,
     snapshot: &'a Snapshot,
-    route_table: &'a RouteTableName,
     request: &'a mut RequestHeader,
     /// The head sent to the client, once there is one.
     response: &'a mut Option<ResponseHeader>,
@@ -84,7 +79,7 @@ impl<'a> Line<'a> {
         let snapshot = self.snapshot;
         self.context = normalize::request(&snapshot.settings, self.request, info)?;
 
-        let table = snapshot.route_tables.find(self.route_table)?;
+        let table = snapshot.route_tables.find(&self.downstream.route_table)?;
         let mut route = table.select(self.request, &self.context)?;
         self.take(route, info);
         let filters = &snapshot.filters;
@@ -94,7 +89,9 @@ impl<'a> Line<'a> {
             route = table.select(self.request, &self.context)?;
             self.take(route, info);
         }
-        filters.on_request(&route.filters, self.request, &mut self.context, info).await?;
+        let filtering = filters.on_request(&route.filters, self.request, &mut self.context, info);
+        let filtered = self.downstream.cut.unless_passed(filtering).await;
+        filtered.unwrap_or_else(|| Err(classify::expired(Expired::Drain)))?;
 
         let destination =
             route.forward(self.request, &self.context, info, &mut fastrand::Rng::new())?;
@@ -121,7 +118,7 @@ impl<'a> Line<'a> {
         cluster: &Arc<Cluster>,
     ) -> Result<(), Stop> {
         let Destination { forward, cluster: target } = destination;
-        let limits = &self.engine.limits;
+        let limits = &self.downstream.engine.limits;
         let settings = &*self.snapshot.settings;
         let upgrade = session.wants_upgrade().is_some();
         let length = session.request_body_length();
@@ -139,7 +136,12 @@ impl<'a> Line<'a> {
             let rng = &mut fastrand::Rng::new();
             body = body.copied_to(mirror::start(clusters, forward, original, info, rng));
         }
-        let mut deadlines = Deadlines::new(limits.stream_idle_timeout);
+        let mut answer = ResponseBody::default();
+        if info.grpc {
+            body.count_messages();
+            answer.count_messages();
+        }
+        let mut deadlines = Deadlines::new(limits.stream_idle_timeout, &self.downstream.cut);
         deadlines.limit_exchange(forward.timeout);
         let affinity = Affinity::of(cluster.config().hash_key.as_ref(), self.request, info);
         let attempts = Attempts {
@@ -153,10 +155,16 @@ impl<'a> Line<'a> {
         };
         let answered = retry::send(attempts, session, &mut body, &mut deadlines, info).await;
         info.bytes_received = body.received;
+        info.request_messages = body.messages();
         let Answered { mut upstream, head, endpoint } = answered?;
 
         let head = self.response.insert(head);
         let tunnel = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if !tunnel && head.status.is_success() && session.upgrades_with_success() {
+            // The client would take the body for what it asked to talk to.
+            *self.response = None;
+            return Err(classify::upstream(&StreamError::Protocol("upgrade_not_switched")).into());
+        }
         let length = if tunnel { BodyLength::Empty } else { upstream.response_body_length() };
         info.status = head.status.as_u16();
         info.grpc_status = stream::grpc_status(&head.headers);
@@ -173,11 +181,12 @@ impl<'a> Line<'a> {
         }
 
         body.stop_keeping();
-        let mut answer = ResponseBody::default();
         let bodies = (&mut body, &mut answer);
         let moved = stream::bodies(session, &mut upstream, bodies, tunnel, &mut deadlines).await;
         info.bytes_received = body.received;
+        info.request_messages = body.messages();
         info.bytes_sent = answer.sent;
+        info.response_messages = answer.messages();
         info.grpc_status = answer.grpc_status.or(info.grpc_status);
         info.details = "via_upstream".into();
         moved.map_err(|failure| {
@@ -210,9 +219,10 @@ impl<'a> Line<'a> {
             Ok(head) => {
                 *self.response = Some(head);
                 info.bytes_sent = reply.body.len() as u64;
-                let limit = self.engine.limits.stream_idle_timeout;
+                let limit = self.downstream.engine.limits.stream_idle_timeout;
                 let flush = poll_fn(|cx| session.poll_flush(cx));
-                matches!(timeout(limit, flush).await, Ok(Ok(())))
+                let flush = timeout(limit, self.downstream.cut.unless_passed(flush));
+                matches!(flush.await, Ok(Some(Ok(()))))
             }
             Err(_) => false,
         };

@@ -69,7 +69,8 @@ pub fn remove(request: &mut RequestHeader) -> Result<bool, ProtectedNomination> 
 
 fn is_websocket(request: &RequestHeader) -> bool {
     let mut protocols = tokens(&request.headers, &header::UPGRADE);
-    request.version == Version::HTTP_11
+    // In HTTP/2 the field stands for an extended CONNECT: no client could have sent it as a field.
+    matches!(request.version, Version::HTTP_11 | Version::HTTP_2)
         && request.method == Method::GET
         && protocols.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
         && protocols.next().is_none()

@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{Downstream, exchange, http2};
+use super::{
+    Downstream, exchange,
+    rewound::{PREFACE, Rewound},
+};
 use crate::{
     codec::{
         Rejection, ServerSession,
@@ -23,8 +26,6 @@ use crate::{
     telemetry::Protocol,
 };
 
-/// What an HTTP/2 client says first (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// While draining, a request that is already on its way is still served, with `connection: close`.
 /// Closing an idle connection at once would lose it.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
@@ -34,22 +35,24 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves requests until the connection ends, unless the client speaks HTTP/2: then gives back what
 /// is needed to serve that.
-pub(super) async fn serve(downstream: Downstream, io: Io) -> Option<(Downstream, http2::Rewound)> {
+pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<Rewound> {
     let session = h1::ServerSession::new(io, downstream.options(), downstream.drain.clone());
     let mut session = Box::new(session);
     // The one timer of the connection. It is moved, never made anew.
     let mut deadline = pin!(sleep(downstream.engine.limits.header_timeout));
     if downstream.conn.tls.is_none() {
-        match poll_fn(|cx| poll_protocol(&mut session, deadline.as_mut(), cx)).await {
+        let wait =
+            |cx: &mut Context<'_>| poll_protocol(downstream, &mut session, deadline.as_mut(), cx);
+        match poll_fn(wait).await {
             FirstBytes::Http1 => {}
             FirstBytes::Http2 => {
                 let (bytes, io) = session.into_parts();
-                return Some((downstream, http2::Rewound::with(bytes, io)));
+                return Some(Rewound::with(bytes, io));
             }
             FirstBytes::Nothing => return None,
         }
     }
-    serve_requests(&downstream, ServerSession::H1(session), deadline).await;
+    serve_requests(downstream, ServerSession::H1(session), deadline).await;
     None
 }
 
@@ -62,6 +65,7 @@ enum FirstBytes {
 
 /// Tells HTTP/2 by its preface. As long as what came could become one, more is awaited.
 fn poll_protocol(
+    downstream: &Downstream,
     session: &mut h1::ServerSession,
     deadline: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
@@ -77,6 +81,9 @@ fn poll_protocol(
                 return Poll::Ready(FirstBytes::Http1);
             }
             Poll::Ready(Some(_)) => more = true,
+            Poll::Pending if downstream.cut.has_passed() => {
+                return Poll::Ready(FirstBytes::Nothing);
+            }
             Poll::Pending => return deadline.poll(cx).map(|()| FirstBytes::Nothing),
         }
     }
@@ -126,13 +133,7 @@ async fn serve_requests(
 
 /// Boxed, so that an idle connection does not hold the room an exchange needs.
 async fn serve_exchange(downstream: &Downstream, session: &mut ServerSession) {
-    Box::pin(exchange::serve(
-        &downstream.engine,
-        session,
-        &downstream.conn,
-        &downstream.route_table,
-    ))
-    .await;
+    Box::pin(exchange::serve(downstream, session)).await;
 }
 
 /// What the deadline stands for (hardening D01).
@@ -166,6 +167,9 @@ fn poll_request(
 ) -> Poll<Wait> {
     if let Poll::Ready(arrival) = session.poll_request(cx) {
         return Poll::Ready(Wait::Arrived(arrival));
+    }
+    if downstream.cut.has_passed() {
+        return Poll::Ready(Wait::TimedOut);
     }
     let limits = &downstream.engine.limits;
     let (want, after) = match (session.head_started(), *armed) {

@@ -3,32 +3,32 @@
 
 use std::{
     future::{Future, poll_fn},
-    io::{self, IoSlice},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{
     Reason, RecvStream,
     server::{Connection, SendResponse},
 };
 use http::Request;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     task::JoinSet,
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::{Downstream, exchange};
+use super::{
+    Downstream, exchange,
+    rewound::{Rewound, SharedBudget},
+};
 use crate::{
     codec::{
         ServerSession,
         h2::{Malformed, ServerSession as H2Session, server_options},
     },
-    io::Io,
     last_in_line::LastInLine,
     telemetry::Protocol,
 };
@@ -43,30 +43,14 @@ const PREMATURE: Duration = Duration::from_secs(1);
 /// Time for a client to take note of GOAWAY when nothing else is going on.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection of which the first bytes have been read already.
-pub(super) struct Rewound {
-    bytes: BytesMut,
-    io: Io,
-}
-
-impl Rewound {
-    pub fn new(io: Io) -> Self {
-        Self { bytes: BytesMut::new(), io }
-    }
-
-    pub fn with(bytes: BytesMut, io: Io) -> Self {
-        Self { bytes, io }
-    }
-}
-
 /// Serves streams until the connection ends, and waits for the last of them.
-pub(super) async fn serve(downstream: Downstream, io: Rewound) {
+pub(super) async fn serve(downstream: Arc<Downstream>, io: Rewound) {
     let limits = &downstream.engine.limits;
+    let frames = io.budget();
     let handshake = server_options(limits).handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timeout(limits.header_timeout, handshake).await else { return };
-    let downstream = Arc::new(downstream);
     let mut streams = JoinSet::new();
-    serve_streams(&downstream, &mut connection, &mut streams).await;
+    serve_streams(&downstream, &mut connection, &frames, &mut streams).await;
     // Without its connection a stream fails, and its exchange ends and is recorded.
     drop(connection);
     while streams.join_next().await.is_some() {}
@@ -75,10 +59,13 @@ pub(super) async fn serve(downstream: Downstream, io: Rewound) {
 async fn serve_streams(
     downstream: &Arc<Downstream>,
     connection: &mut Connection<Rewound, Bytes>,
+    frames: &SharedBudget,
     streams: &mut JoinSet<Ended>,
 ) {
     let idle_timeout = downstream.engine.limits.idle_timeout;
-    let mut idle = pin!(sleep(idle_timeout));
+    // A preface is not enough to be let sit idle; the first frame is.
+    let mut idle = pin!(sleep(downstream.engine.limits.header_timeout.min(idle_timeout)));
+    let mut introduced = false;
     let mut drain = downstream.drain.clone();
     let mut draining: Pin<&mut (dyn Future<Output = ()> + Send)> = pin!(drain.draining());
     // Polled once: its waker is the task's and stays good.
@@ -97,7 +84,16 @@ async fn serve_streams(
             if event.is_pending() {
                 turn.is_over();
             }
-            event
+            match event {
+                // What the last streams wrote went out before this was found pending.
+                Poll::Pending if streams.is_empty() && downstream.cut.has_passed() => {
+                    Poll::Ready(Event::Closed)
+                }
+                Poll::Pending if !budget.spent && frames.is_exceeded() => {
+                    Poll::Ready(Event::Flooded)
+                }
+                event => event,
+            }
         });
         match event.await {
             Event::Request(request) => {
@@ -115,12 +111,18 @@ async fn serve_streams(
             }
             Event::StreamEnded(ended) => {
                 budget.count(ended);
+                introduced = true;
                 if streams.is_empty() {
                     let timeout = if closing { CLOSE_TIMEOUT } else { idle_timeout };
                     idle.as_mut().reset(Instant::now() + timeout);
                 }
             }
             Event::Idle if closing => return,
+            Event::Idle if !introduced && frames.has_heard() => {
+                introduced = true;
+                idle.as_mut().reset(Instant::now() + idle_timeout);
+            }
+            Event::Flooded => budget.spent = true,
             Event::Idle | Event::Drain => {
                 connection.graceful_shutdown();
                 closing = true;
@@ -139,6 +141,8 @@ enum Event {
     StreamEnded(Ended),
     /// No stream for as long as the deadline allows.
     Idle,
+    /// Of frames that carry nothing.
+    Flooded,
     Drain,
     /// By the client, or by an error that ends everything.
     Closed,
@@ -177,8 +181,7 @@ enum Ended {
 async fn serve_stream(downstream: Arc<Downstream>, session: H2Session) -> Ended {
     let started = Instant::now();
     let mut session = ServerSession::H2(Box::new(session));
-    exchange::serve(&downstream.engine, &mut session, &downstream.conn, &downstream.route_table)
-        .await;
+    downstream.cut.waking(exchange::serve(&downstream, &mut session)).await;
     let ServerSession::H2(session) = &mut session else { return Ended::Served };
     let given_up = poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await;
     if given_up && started.elapsed() < PREMATURE { Ended::Premature } else { Ended::Served }
@@ -203,6 +206,8 @@ struct Budget {
     malformed: u32,
     ended: u32,
     premature: u32,
+    /// On frames that carry nothing.
+    spent: bool,
 }
 
 impl Budget {
@@ -214,56 +219,8 @@ impl Budget {
     }
 
     fn is_exceeded(&self) -> bool {
-        self.malformed >= MAX_MALFORMED || self.premature > self.ended.max(RESET_SAMPLE) / 2
-    }
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.bytes.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buf);
-        }
-        let length = this.bytes.len().min(buf.remaining());
-        buf.put_slice(&this.bytes[..length]);
-        this.bytes.advance(length);
-        if this.bytes.is_empty() {
-            this.bytes = BytesMut::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        self.spent
+            || self.malformed >= MAX_MALFORMED
+            || self.premature > self.ended.max(RESET_SAMPLE) / 2
     }
 }

@@ -1,15 +1,16 @@
 //! HTTP connections: from a stream of bytes to exchanges, one after another or side by side, and to
 //! the end of the connection. What happens in an exchange is `exchange`'s.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use pingora_http::RequestHeader;
+use tokio::time::timeout;
 use weir_config::model::RouteTableName;
 
 use crate::{
     codec::{Options, Rejection},
     connection::ConnectionInfo,
-    drain::DrainSignal,
+    drain::{Cut, DrainSignal},
     engine::Engine,
     io::Io,
     local_reply::LocalReply,
@@ -26,14 +27,24 @@ pub mod normalize;
 pub mod retry;
 pub mod stream;
 
+mod caught;
 mod date;
 mod forwarded;
+mod frame_budget;
+mod grpc;
 mod hop_by_hop;
 mod http1;
 mod http2;
 mod request_id;
+mod rewound;
 #[cfg(test)]
 mod tests;
+
+use rewound::Rewound;
+
+/// For what is being exchanged when a connection is cut: to be answered, or broken off, and recorded.
+/// Shorter than what the process waits for its connections then.
+const CUT_GRACE: Duration = Duration::from_millis(500);
 
 /// One downstream connection and what its exchanges share.
 struct Downstream {
@@ -41,9 +52,11 @@ struct Downstream {
     conn: Arc<ConnectionInfo>,
     route_table: RouteTableName,
     drain: DrainSignal,
+    cut: Cut,
 }
 
-/// Serves a connection to its end. Returns when it is closed; every exchange is recorded by then.
+/// Serves a connection to its end, or to the end of the time it has to drain. Returns when it is
+/// closed; every exchange is recorded by then.
 ///
 /// The protocol is the one ALPN settled. Without TLS a client may speak HTTP/2 by prior knowledge,
 /// which its first bytes tell.
@@ -56,13 +69,24 @@ pub async fn serve_connection(
 ) {
     let speaks_h2 =
         conn.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref().is_some_and(|alpn| alpn == b"h2"));
-    let downstream = Downstream { engine, conn, route_table, drain };
+    let signal = drain.clone();
+    let downstream = Downstream { engine, conn, route_table, drain, cut: Cut::default() };
+    let downstream = Arc::new(downstream);
+    let mut serving = pin!(serve_protocol(Arc::clone(&downstream), speaks_h2, io));
+    if signal.until_cut(serving.as_mut()).await.is_none() {
+        downstream.cut.pass();
+        // Beyond it there is nobody to wait for: what could be told was told.
+        let _ = timeout(CUT_GRACE, serving).await;
+    }
+}
+
+async fn serve_protocol(downstream: Arc<Downstream>, speaks_h2: bool, io: Io) {
     // Boxed: most connections are HTTP/1 and idle, and shall not be as large as an HTTP/2 one.
     if speaks_h2 {
-        Box::pin(http2::serve(downstream, http2::Rewound::new(io))).await;
+        Box::pin(http2::serve(downstream, Rewound::new(io))).await;
         return;
     }
-    if let Some((downstream, rewound)) = http1::serve(downstream, io).await {
+    if let Some(rewound) = http1::serve(&downstream, io).await {
         Box::pin(http2::serve(downstream, rewound)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Stage 5: the one canonical request. Routing, policies, logs and the upstream see the same path,
+//! Stage 7: the one canonical request. Routing, policies, logs and the upstream see the same path,
 //! host and fields, so that none of them can be told something else than the others (hardening C5).
 //!
 //! After this stage the URI is in origin form, there is exactly one `host` field, it is canonical,

@@ -76,7 +76,7 @@ pub async fn send(
     mut attempts: Attempts<'_>,
     session: &mut ServerSession,
     body: &mut RequestBody,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
     info: &mut StreamInfo,
 ) -> Result<Answered, Stop> {
     let mut earlier = Earlier::default();
@@ -132,7 +132,7 @@ async fn attempt(
     attempts: &mut Attempts<'_>,
     session: &mut ServerSession,
     body: &mut RequestBody,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
     info: &mut StreamInfo,
     earlier: &mut Earlier,
 ) -> Result<Answered, Failed> {
@@ -194,7 +194,10 @@ async fn attempt(
         }
         Err(Failure::Expired(expired)) => {
             upstream.abort();
-            report(Outcome::Timeout);
+            // Running out of our own time says nothing about the endpoint.
+            if expired != Expired::Drain {
+                report(Outcome::Timeout);
+            }
             Err(Failed::Expired(expired))
         }
     }
@@ -206,7 +209,7 @@ async fn exchange_heads(
     attempts: &Attempts<'_>,
     session: &mut ServerSession,
     body: &mut RequestBody,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
     upstream: &mut Checkout,
 ) -> Result<ResponseHeader, Failure> {
     upstream.write_head(attempts.request, attempts.request_body).map_err(Failure::Upstream)?;
@@ -255,7 +258,7 @@ async fn exchange_heads(
 
 /// `future`, unless a deadline passes first.
 async fn within<T>(
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
     future: impl Future<Output = T>,
 ) -> Result<T, Expired> {
     let mut future = std::pin::pin!(future);
@@ -271,7 +274,7 @@ async fn within<T>(
 async fn back_off(
     base: Duration,
     retry: u32,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
     info: &mut StreamInfo,
 ) -> Result<(), Stop> {
     let span = base.saturating_mul((1u32 << retry.min(10)) - 1).min(base.saturating_mul(10));
@@ -338,7 +341,7 @@ fn failure_reason(policy: &RetryPolicy, failed: &Failed, method: &Method) -> boo
                 || *died_idle && on.connect_failure && is_idempotent(method)
         }
         Failed::Expired(Expired::Try) => on.server_error || on.gateway_error,
-        Failed::Expired(Expired::Route | Expired::Idle) => false,
+        Failed::Expired(Expired::Route | Expired::Idle | Expired::Drain) => false,
     }
 }
 

@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use super::{
     deadline::{Deadlines, Expired},
+    grpc::MessageCounter,
     mirror::Copies,
 };
 use crate::codec::{ClientSession, Frame, ServerSession, StreamError};
@@ -40,6 +41,8 @@ pub struct RequestBody {
     copies: Copies,
     /// Body bytes read from the client.
     pub received: u64,
+    /// Of a gRPC request.
+    messages: Option<MessageCounter>,
 }
 
 impl RequestBody {
@@ -57,6 +60,7 @@ impl RequestBody {
             lost: false,
             copies: Copies::default(),
             received: 0,
+            messages: None,
         }
     }
 
@@ -68,6 +72,17 @@ impl RequestBody {
         }
         self.copies = copies;
         self
+    }
+
+    /// The body is a series of gRPC messages, to be counted.
+    pub fn count_messages(&mut self) {
+        self.messages = Some(MessageCounter::default());
+    }
+
+    /// gRPC messages read from the client.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, MessageCounter::count)
     }
 
     /// Whether another attempt would carry the same body.
@@ -147,7 +162,12 @@ impl RequestBody {
 
     fn keep(&mut self, frame: &Frame) {
         let bytes = match frame {
-            Frame::Data(data) => data.len(),
+            Frame::Data(data) => {
+                if let Some(messages) = &mut self.messages {
+                    messages.see(data);
+                }
+                data.len()
+            }
             Frame::Trailers(_) => {
                 self.ended = true;
                 0
@@ -182,9 +202,22 @@ pub struct ResponseBody {
     pub sent: u64,
     /// `grpc-status` of the trailers.
     pub grpc_status: Option<u8>,
+    /// Of a gRPC response.
+    messages: Option<MessageCounter>,
 }
 
 impl ResponseBody {
+    /// The body is a series of gRPC messages, to be counted.
+    pub fn count_messages(&mut self) {
+        self.messages = Some(MessageCounter::default());
+    }
+
+    /// gRPC messages written to the client.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, MessageCounter::count)
+    }
+
     /// Moves what can be moved; ready once the end was written (not: flushed) to the client.
     pub fn poll_forward(
         &mut self,
@@ -200,6 +233,9 @@ impl ResponseBody {
             match frame {
                 Some(Frame::Data(data)) => {
                     self.sent += data.len() as u64;
+                    if let Some(messages) = &mut self.messages {
+                        messages.see(&data);
+                    }
                     session.write(Frame::Data(data)).map_err(Failure::Downstream)?;
                 }
                 Some(Frame::Trailers(trailers)) => {
@@ -233,7 +269,7 @@ pub async fn bodies(
     upstream: &mut ClientSession,
     (request, response): (&mut RequestBody, &mut ResponseBody),
     tunnel: bool,
-    deadlines: &mut Deadlines,
+    deadlines: &mut Deadlines<'_>,
 ) -> Result<(), Failure> {
     let mut sending = true;
     poll_fn(|cx| {
@@ -266,6 +302,11 @@ pub async fn bodies(
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Downstream(error))),
             Poll::Ready(Ok(())) if answered && !(tunnel && sending) => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        // An upstream that is silent for now would never let us notice by a write that failed.
+        if !tunnel && !answered && request.is_finished() && session.poll_closed(cx).is_ready() {
+            let closed = StreamError::Closed { started: true };
+            return Poll::Ready(Err(Failure::Downstream(closed)));
         }
         if moved {
             deadlines.moved();

@@ -1,4 +1,4 @@
-//! Whole connections over real sockets. There is no configuration, so every request that reaches an
+//! Whole connections over real sockets. Where there is no configuration every request that reaches an
 //! exchange is answered 404: enough to see which ones do.
 
 use std::{
@@ -13,10 +13,15 @@ use tokio::{
     net::TcpStream,
     task::JoinHandle,
 };
-use weir_config::model::{ListenerName, RouteTableName};
+use weir_config::model::{
+    self, Delta, ListenerName, Resources, RouteTableName,
+    filter::{Fault, FaultDelay},
+    route::RouteAction,
+};
 
 use super::serve_connection;
 use crate::{
+    cluster::{self, Environment, Resolver},
     codec::h1::tests::{
         pair,
         vectors::{CANARY, rejected_heads},
@@ -26,7 +31,10 @@ use crate::{
     engine::Engine,
     io::Io,
     limits::Limits,
+    route,
+    snapshot::Snapshot,
     telemetry::{Telemetry, labels::Reporter},
+    tls::Secrets,
 };
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -65,11 +73,74 @@ async fn connect(limits: Limits) -> Connection {
 }
 
 async fn connect_as(limits: Limits, conn: Arc<ConnectionInfo>) -> Connection {
+    connect_to(engine(limits), conn).await
+}
+
+async fn connect_to(engine: Arc<Engine>, conn: Arc<ConnectionInfo>) -> Connection {
     let (io, client) = pair().await;
     let (drain, signal) = drain::channel();
-    let serving =
-        serve_connection(engine(limits), io, conn, RouteTableName::new("http.80"), signal);
+    let serving = serve_connection(engine, io, conn, RouteTableName::new("http.80"), signal);
     Connection { client, server: tokio::spawn(serving), drain }
+}
+
+/// An engine with these routes for every host, to one cluster without endpoints.
+fn engine_with(routes: Vec<model::Route>) -> Arc<Engine> {
+    let engine = engine(Limits::default());
+    let telemetry = &engine.telemetry;
+    let environment = Environment {
+        secrets: &Secrets::default(),
+        resolver: &Resolver::with_name_server((Ipv4Addr::LOCALHOST, 53).into()).unwrap(),
+        limits: &engine.limits,
+        stats: &|destination| telemetry.cluster_stats(destination),
+        gauges: &|name| telemetry.metrics.cluster(name),
+    };
+    let delta = Delta {
+        virtual_hosts: route::tests::delta(vec![route::tests::virtual_host("*", routes)])
+            .virtual_hosts,
+        ..cluster::tests::cluster_change(cluster::tests::config())
+    };
+    let snapshot =
+        Snapshot::next(&Snapshot::default(), &Resources::default(), &delta, &environment);
+    engine.publish(Arc::new(snapshot));
+    engine
+}
+
+fn route_to_cluster(path: &str) -> model::Route {
+    let clusters = vec![route::tests::cluster(cluster::tests::name().as_str(), 1)];
+    model::Route {
+        action: RouteAction::Forward(route::tests::forward(clusters)),
+        ..route::tests::route(path, route::tests::prefix(path))
+    }
+}
+
+/// A route that keeps a request for an hour before anything else.
+fn slow(path: &str) -> model::Route {
+    let delay = FaultDelay { duration: Duration::from_secs(3600), per_million: 1_000_000 };
+    let fault = Fault { delay: Some(delay), abort: None };
+    model::Route { fault: Some(Arc::new(fault)), ..route_to_cluster(path) }
+}
+
+/// A route with a timeout no configuration can have, and no clock can reach: the addition panics.
+fn panicking(path: &str) -> model::Route {
+    let mut route = route_to_cluster(path);
+    if let RouteAction::Forward(forward) = &mut route.action {
+        forward.timeout = Some(Duration::MAX);
+    }
+    route
+}
+
+/// How often a request of that outcome was counted.
+fn counted(engine: &Engine, status: u16, flag: &str) -> f64 {
+    let status = status.to_string();
+    let labels = [("response_code", &*status), ("response_flags", flag)];
+    let families = engine.telemetry.metrics.registry().gather();
+    let requests = families.iter().filter(|family| family.name() == "istio_requests_total");
+    let matching = requests.flat_map(|family| family.get_metric()).filter(|metric| {
+        labels.iter().all(|(name, value)| {
+            metric.get_label().iter().any(|label| label.name() == *name && label.value() == *value)
+        })
+    });
+    matching.map(|metric| metric.get_counter().get_value()).sum()
 }
 
 impl Connection {
@@ -470,4 +541,77 @@ async fn an_idle_tls_connection_is_closed_with_a_proper_end() {
     client.read_to_end(&mut response).await.unwrap();
     assert_eq!(statuses(std::str::from_utf8(&response).unwrap()), [404]);
     server.await.unwrap();
+}
+
+/// An HTTP/2 client on `connection`, and the task of its frames.
+async fn http2_client(
+    connection: Connection,
+) -> (h2::client::SendRequest<bytes::Bytes>, JoinHandle<()>, DrainTrigger) {
+    let (sender, frames) = h2::client::handshake(connection.client).await.unwrap();
+    let frames = tokio::spawn(async {
+        // How the server ends it is not what these tests are about.
+        let _ = frames.await;
+    });
+    (sender.ready().await.unwrap(), frames, connection.drain)
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_500_recorded_and_ends_the_connection() {
+    let engine = engine_with(vec![panicking("/")]);
+    let mut connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+    connection.send(&GET.repeat(2)).await;
+    let response = connection.read_to_end().await;
+    assert_eq!(statuses(&response), [500], "the second request is not served: {response}");
+    assert!(response.contains("\r\nconnection: close\r\n"), "{response}");
+    assert!(response.ends_with("\r\n\r\ninternal error"), "nothing inside is told: {response}");
+    assert!(connection.server.await.is_ok(), "the panic went no further than the exchange");
+    assert_eq!(counted(&engine, 500, "LR"), 1.0);
+}
+
+#[tokio::test]
+async fn a_panic_in_one_stream_leaves_the_others_alone() {
+    let engine = engine_with(vec![panicking("/panic"), slow("/slow"), route_to_cluster("/")]);
+    let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+    let (mut sender, _frames, _drain) = http2_client(connection).await;
+    let mut get = |path: &str| {
+        let request = ::http::Request::get(format!("http://a{path}")).body(()).unwrap();
+        sender.send_request(request, true).unwrap().0
+    };
+    let slow = get("/slow");
+    assert_eq!(get("/panic").await.unwrap().status(), 500);
+    assert_eq!(get("/").await.unwrap().status(), 503, "the cluster has no endpoints");
+    assert_eq!(counted(&engine, 500, "LR"), 1.0);
+    drop(slow);
+}
+
+#[tokio::test]
+async fn a_request_that_outlasts_the_drain_is_answered_503_and_recorded() {
+    let engine = engine_with(vec![slow("/")]);
+    let mut connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+    connection.send(GET).await;
+    // The request has been read when its connection takes nothing more.
+    connection.drain.drain_within(Duration::from_millis(200));
+    let response = connection.read_to_end().await;
+    assert_eq!(statuses(&response), [503], "{response}");
+    connection.server.await.unwrap();
+    assert_eq!(counted(&engine, 503, "LR,DI"), 1.0);
+}
+
+#[tokio::test]
+async fn streams_that_outlast_the_drain_are_answered_503_and_recorded() {
+    let engine = engine_with(vec![slow("/")]);
+    let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+    let (mut sender, frames, drain) = http2_client(connection).await;
+    let responses: Vec<_> = (0..3)
+        .map(|_| {
+            let request = ::http::Request::get("http://a/").body(()).unwrap();
+            sender.send_request(request, true).unwrap().0
+        })
+        .collect();
+    drain.drain_within(Duration::from_millis(200));
+    for response in responses {
+        assert_eq!(response.await.unwrap().status(), 503);
+    }
+    frames.await.unwrap();
+    assert_eq!(counted(&engine, 503, "LR,DI"), 3.0);
 }

@@ -138,7 +138,7 @@ impl Drop for ListeningSocket {
 }
 
 /// `::ffff:a.b.c.d` is a.b.c.d to everybody who compares addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -17,6 +17,7 @@ mod bind;
 pub mod filter_chain;
 mod manager;
 mod overload;
+mod proxy_protocol;
 mod serve;
 mod tls;
 

@@ -1,6 +1,6 @@
 //! One connection, from accept to its end.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::time::timeout;
@@ -14,6 +14,7 @@ use super::{
     ListenerState,
     filter_chain::{Chain, ChainTls},
     overload::{OpenConnection, Overload},
+    proxy_protocol,
     tls::{self, HandshakeError, Hello},
 };
 use crate::{
@@ -83,6 +84,12 @@ struct Established {
 /// The line of a connection: filter chain and TLS, then what the chain has for it.
 async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection) {
     let _counted = binding.metrics.connection();
+    let accepted = match binding.shared.engine.snapshot().settings.proxy_protocol {
+        false => Some(accepted),
+        // Boxed, because few configurations have it.
+        true => Box::pin(announced(&binding, accepted)).await,
+    };
+    let Some(accepted) = accepted else { return };
     let kind = binding.state.load().config.kind;
     let established = match kind {
         ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
@@ -91,6 +98,28 @@ async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection)
     };
     if let Some(established) = established {
         established.serve(&binding.shared.engine).await;
+    }
+}
+
+/// Who the load balancer in front says the client is. A connection that does not say is closed.
+async fn announced(binding: &Binding, mut accepted: Accepted) -> Option<Accepted> {
+    let deadline = binding.shared.engine.limits.handshake_timeout;
+    match timeout(deadline, proxy_protocol::read(&mut accepted.io)).await {
+        Ok(Ok(None)) => Some(accepted),
+        Ok(Ok(Some(proxied))) => {
+            accepted.peer_addr = proxied.source;
+            accepted.local_addr = proxied.destination;
+            Some(accepted)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(listener = %binding.name(), %error, "no PROXY header");
+            binding.refused(1, "proxy protocol");
+            None
+        }
+        Err(_elapsed) => {
+            binding.refused(1, "proxy protocol timeout");
+            None
+        }
     }
 }
 
@@ -153,10 +182,7 @@ impl Established {
         drop(chain);
         match network {
             NetworkFilter::Http { route_table } => {
-                let engine = Arc::clone(engine);
-                let signal = drain.clone();
-                let serving = http::serve_connection(engine, io, info, route_table, signal);
-                drain.until_cut(pin!(serving)).await;
+                http::serve_connection(Arc::clone(engine), io, info, route_table, drain).await;
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
@@ -169,6 +195,7 @@ impl Established {
 
 fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
     let mut stream = StreamInfo::start(info, Protocol::Tcp);
+    engine.telemetry.record_tcp_opened(&stream);
     stream.flags.set(ResponseFlag::NoRoute);
     stream.details = "filter_chain_not_found".into();
     engine.telemetry.record_tcp(&stream);

@@ -172,7 +172,9 @@ pub(super) async fn terminate(
             Ok((Io::UnixServerTls(Box::new(stream)), facts))
         }
         // Only sockets are accepted.
-        Io::ServerTls(_) | Io::UnixServerTls(_) | Io::ClientTls(_) => Err(HandshakeError::Closed),
+        Io::ServerTls(_) | Io::UnixServerTls(_) | Io::ClientTls(_) | Io::UnixClientTls(_) => {
+            Err(HandshakeError::Closed)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Stage 8: what a route does with a request: forward it, rewritten, to one of its clusters, or answer.
+//! Stage 10: what a route does with a request: forward it, rewritten, to one of its clusters, or answer.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Stage 6: which route a request takes.
+//! Stage 8: which route a request takes.
 //!
 //! The host decides for one virtual host (exact, then the longest suffix, then `*`), and there the first
 //! route that matches, in the order of the configuration. Neither is a scan: 10,000 hosts or routes cost
@@ -28,7 +28,7 @@ mod prefix_map;
 mod rewrite;
 mod sharded_map;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::action::Destination;
 use self::{

@@ -1,4 +1,4 @@
-//! The L4 line: cluster -> admit -> pick -> dial -> copy -> record. Also for TLS that is passed
+//! The L4 line: authorize -> cluster -> admit -> pick -> dial -> copy -> record. Also for TLS that is passed
 //! through, the ClientHello of which goes first.
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
@@ -24,6 +24,8 @@ use copy::{End, Moved};
 
 /// Connect attempts, each at another endpoint while there is one.
 const MAX_ATTEMPTS: u32 = 3;
+
+const DRAIN_TIMEOUT: &str = "drain_timeout";
 
 /// What a filter chain does with the bytes of a connection.
 #[derive(Debug)]
@@ -52,16 +54,43 @@ pub async fn serve(
     drain: DrainSignal,
 ) {
     let mut info = StreamInfo::start(connection, Protocol::Tcp);
-    // The clusters only: a snapshot must not live as long as a connection may.
-    let clusters = engine.snapshot().clusters.clone();
-    let upstream = Box::pin(connect(&clusters, &proxy.clusters, &mut info)).await;
-    drop(clusters);
+    let upstream = Box::pin(open(engine, &proxy, &drain, &mut info)).await;
     engine.telemetry.record_tcp_opened(&info);
     match upstream {
         Ok(upstream) => copy(downstream, upstream, proxy, drain, &mut info).await,
-        Err(flag) => info.flags.set(flag),
+        Err(Unopened::Denied(details)) => info.termination_details = Cow::Owned(details),
+        Err(Unopened::Failed(flag)) => info.flags.set(flag),
+        Err(Unopened::Cut) => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
     }
     engine.telemetry.record_tcp(&info);
+}
+
+/// Why a connection ends before it has an upstream.
+enum Unopened {
+    /// A policy says so; the details name it.
+    Denied(String),
+    Failed(ResponseFlag),
+    /// The time to drain was up first.
+    Cut,
+}
+
+/// Authorizes the connection and finds it an upstream.
+async fn open(
+    engine: &Engine,
+    proxy: &TcpProxy,
+    drain: &DrainSignal,
+    info: &mut StreamInfo,
+) -> Result<Upstream, Unopened> {
+    let snapshot = engine.snapshot();
+    snapshot.filters.on_connection(&info.connection).map_err(Unopened::Denied)?;
+    // The clusters only: a snapshot must not live as long as connecting may take.
+    let clusters = snapshot.clusters.clone();
+    drop(snapshot);
+    let connecting = pin!(connect(&clusters, &proxy.clusters, info));
+    match drain.clone().until_cut(connecting).await {
+        Some(connected) => connected.map_err(Unopened::Failed),
+        None => Err(Unopened::Cut),
+    }
 }
 
 /// Everything before the first byte.
@@ -122,7 +151,7 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
                 cluster.report(&endpoint, Outcome::Response(200));
                 info.upstream.local_addr =
                     SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
-                info.upstream.tls = matches!(io, Io::ClientTls(_));
+                info.upstream.tls = matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_));
                 info.upstream.failure = None;
                 return Ok((io, in_flight));
             }
@@ -165,7 +194,9 @@ async fn copy(
     info.bytes_received = moved.to_upstream;
     info.bytes_sent = moved.to_downstream;
     match end {
-        Some(End::Complete) | None => {}
+        Some(End::Complete) => {}
+        None if info.flags.contains(ResponseFlag::DurationTimeout) => {}
+        None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
         Some(End::Idle) => info.termination_details = Cow::Borrowed("tcp_session_idle_timeout"),
         Some(End::Downstream(error)) => {
             tracing::debug!(%error, "the client broke off");

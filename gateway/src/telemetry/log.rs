@@ -85,7 +85,8 @@ pub fn set_level(level: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// A single level below `info` is for our own lines: those of the libraries drown them.
+/// A single level is for our own lines. Those of the libraries would drown them, and some of their
+/// warnings a peer can cause as often as it likes: one for every frame it should not have sent.
 fn parse(level: &str) -> Result<EnvFilter, Error> {
     let unknown = |source| Error::Level { level: level.to_owned(), source };
     for directive in level.split(',') {
@@ -96,7 +97,9 @@ fn parse(level: &str) -> Result<EnvFilter, Error> {
         }
     }
     let directives = match level.trim().to_ascii_lowercase().as_str() {
-        ours @ ("debug" | "trace") => format!("info,weir_gateway={ours},weir_config={ours}"),
+        ours @ ("warn" | "info" | "debug" | "trace") => {
+            format!("error,weir_gateway={ours},weir_config={ours}")
+        }
         other => other.to_owned(),
     };
     EnvFilter::builder().parse(directives).map_err(|error| unknown(Some(error)))
@@ -107,11 +110,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_below_info_is_for_our_own_lines() {
-        let directives = parse("debug").unwrap().to_string();
-        assert!(directives.contains("weir_gateway=debug"), "{directives}");
-        assert!(directives.split(',').any(|it| it == "info"), "{directives}");
-        assert_eq!(parse("WARN").unwrap().to_string(), "warn");
+    fn a_level_is_for_our_own_lines() {
+        for level in ["WARN", "info", "debug"] {
+            let directives = parse(level).unwrap().to_string();
+            let ours = format!("weir_gateway={}", level.to_ascii_lowercase());
+            assert!(directives.contains(&ours), "{directives}");
+            assert!(directives.split(',').any(|it| it == "error"), "{directives}");
+        }
+        assert_eq!(parse("error").unwrap().to_string(), "error");
         assert_eq!(parse("h2=trace").unwrap().to_string(), "h2=trace");
     }
 

@@ -167,6 +167,9 @@ pub struct StreamInfo {
     /// Body bytes from and to the client.
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    /// gRPC messages from and to the client.
+    pub request_messages: u64,
+    pub response_messages: u64,
     /// Empty prints `-`.
     pub route_name: Option<Arc<str>>,
     pub upstream: UpstreamInfo,
@@ -211,6 +214,8 @@ impl StreamInfo {
             termination_details: Cow::Borrowed(""),
             bytes_received: 0,
             bytes_sent: 0,
+            request_messages: 0,
+            response_messages: 0,
             route_name: None,
             upstream: UpstreamInfo::default(),
             request_principal: None,

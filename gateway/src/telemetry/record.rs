@@ -68,6 +68,10 @@ impl Telemetry {
         let duration = info.started.elapsed();
         self.stats(info).http.with(Outcome::of(info), info.upstream.workload.as_ref(), |counts| {
             counts.record(duration, info.bytes_received, info.bytes_sent);
+            if info.grpc {
+                counts.request_messages.fetch_add(info.request_messages, Relaxed);
+                counts.response_messages.fetch_add(info.response_messages, Relaxed);
+            }
         });
         if info.flags.contains(ResponseFlag::DownstreamProtocolError)
             // Details that were put together may hold anything; those we have a word for are few.
@@ -243,6 +247,8 @@ mod tests {
         info.grpc_status = Some(14);
         telemetry.record_http(&info, None, None);
         info.grpc = true;
+        info.request_messages = 3;
+        info.response_messages = 1;
         telemetry.record_http(&info, None, None);
 
         let text = scrape(&telemetry);
@@ -250,6 +256,9 @@ mod tests {
         assert_eq!(sample(&text, "istio_requests_total", &grpc), "1");
         assert_eq!(text.matches("istio_requests_total{").count(), 2);
         assert_eq!(sample(&text, "istio_requests_total", &["request_protocol=\"http\""]), "1");
+        // So are messages: only gRPC has them. The sample would not be the only one otherwise.
+        assert_eq!(sample(&text, "istio_request_messages_total", &[]), "3");
+        assert_eq!(sample(&text, "istio_response_messages_total", &grpc), "1");
     }
 
     #[test]

@@ -95,6 +95,9 @@ pub struct HttpCounts {
     duration: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
+    /// Of gRPC only.
+    pub request_messages: AtomicU64,
+    pub response_messages: AtomicU64,
 }
 
 impl HttpCounts {
@@ -163,6 +166,8 @@ pub struct HttpTotals {
     pub duration: HistogramTotal,
     pub request_bytes: HistogramTotal,
     pub response_bytes: HistogramTotal,
+    pub request_messages: u64,
+    pub response_messages: u64,
 }
 
 /// What a scrape reads of a TCP series.
@@ -182,6 +187,8 @@ impl Sharded<HttpCounts> {
             totals.duration.add(&part.duration, 1_000.0);
             totals.request_bytes.add(&part.request_bytes, 1.0);
             totals.response_bytes.add(&part.response_bytes, 1.0);
+            totals.request_messages += part.request_messages.load(Relaxed);
+            totals.response_messages += part.response_messages.load(Relaxed);
         }
         totals
     }

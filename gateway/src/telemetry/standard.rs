@@ -26,6 +26,10 @@ const REQUEST_BYTES: Family =
     Family::histogram("istio_request_bytes", "Body bytes of HTTP requests.");
 const RESPONSE_BYTES: Family =
     Family::histogram("istio_response_bytes", "Body bytes of HTTP responses.");
+const REQUEST_MESSAGES: Family =
+    Family::counter("istio_request_messages_total", "gRPC messages received from clients.");
+const RESPONSE_MESSAGES: Family =
+    Family::counter("istio_response_messages_total", "gRPC messages sent to clients.");
 const TCP_OPENED: Family = Family::counter(
     "istio_tcp_connections_opened_total",
     "TCP connections opened through the proxy.",
@@ -63,6 +67,8 @@ impl StandardMetrics {
             DURATION,
             REQUEST_BYTES,
             RESPONSE_BYTES,
+            REQUEST_MESSAGES,
+            RESPONSE_MESSAGES,
             TCP_OPENED,
             TCP_CLOSED,
             TCP_SENT,
@@ -94,6 +100,8 @@ impl Collector for StandardMetrics {
         let mut duration = DURATION.empty();
         let mut request_bytes = REQUEST_BYTES.empty();
         let mut response_bytes = RESPONSE_BYTES.empty();
+        let mut request_messages = REQUEST_MESSAGES.empty();
+        let mut response_messages = RESPONSE_MESSAGES.empty();
         let mut opened = TCP_OPENED.empty();
         let mut closed = TCP_CLOSED.empty();
         let mut sent = TCP_SENT.empty();
@@ -107,6 +115,11 @@ impl Collector for StandardMetrics {
                 duration.mut_metric().push(histogram(&labels, &totals.duration));
                 request_bytes.mut_metric().push(histogram(&labels, &totals.request_bytes));
                 response_bytes.mut_metric().push(histogram(&labels, &totals.response_bytes));
+                if series.outcome.protocol == RequestProtocol::Grpc {
+                    let (requests, responses) = (totals.request_messages, totals.response_messages);
+                    push(&mut request_messages, REQUEST_MESSAGES, &labels, requests);
+                    push(&mut response_messages, RESPONSE_MESSAGES, &labels, responses);
+                }
             }
             for series in stats.tcp.series() {
                 let labels = self.labels(&stats, series.workload.as_ref(), series.outcome);
@@ -117,7 +130,18 @@ impl Collector for StandardMetrics {
                 push(&mut received, TCP_RECEIVED, &labels, totals.received_bytes);
             }
         }
-        vec![requests, duration, request_bytes, response_bytes, opened, closed, sent, received]
+        vec![
+            requests,
+            duration,
+            request_bytes,
+            response_bytes,
+            request_messages,
+            response_messages,
+            opened,
+            closed,
+            sent,
+            received,
+        ]
     }
 }
 

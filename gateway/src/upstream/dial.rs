@@ -1,6 +1,6 @@
 //! From an address to a connected byte stream.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::Path};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -9,10 +9,7 @@ use tokio::{
 };
 use weir_config::model::cluster;
 
-use super::{
-    Address, Target,
-    error::{ConnectError, TlsFailure},
-};
+use super::{Address, Target, error::ConnectError};
 use crate::io::Io;
 
 /// Connects to `target`, handshake included, within its connect timeout. `host` is the request's; TLS
@@ -30,13 +27,7 @@ async fn connect(target: &Target, host: Option<&str>) -> Result<Io, ConnectError
     let address = match &target.address {
         Address::Ip(address) => *address,
         Address::Logical(current) => (**current.load()).ok_or(ConnectError::NoAddress)?,
-        Address::Unix(path) => {
-            if target.transport.tls.is_some() {
-                return Err(ConnectError::Tls(TlsFailure::UnixSocket));
-            }
-            let io = UnixStream::connect(path).await;
-            return io.map(Io::Unix).map_err(|error| ConnectError::from_connect(&error));
-        }
+        Address::Unix(path) => return connect_unix(path, target, host).await,
     };
     let io = connect_tcp(address, target.transport.keepalive)
         .await
@@ -44,8 +35,23 @@ async fn connect(target: &Target, host: Option<&str>) -> Result<Io, ConnectError
     match &target.transport.tls {
         None => Ok(Io::Tcp(io)),
         Some(tls) => {
-            let io = tls.connect(io, host, address.ip()).await.map_err(ConnectError::Tls)?;
+            let io = tls.connect(io, host, Some(address.ip())).await.map_err(ConnectError::Tls)?;
             Ok(Io::ClientTls(Box::new(io)))
+        }
+    }
+}
+
+async fn connect_unix(
+    path: &Path,
+    target: &Target,
+    host: Option<&str>,
+) -> Result<Io, ConnectError> {
+    let io = UnixStream::connect(path).await.map_err(|error| ConnectError::from_connect(&error))?;
+    match &target.transport.tls {
+        None => Ok(Io::Unix(io)),
+        Some(tls) => {
+            let io = tls.connect(io, host, None).await.map_err(ConnectError::Tls)?;
+            Ok(Io::UnixClientTls(Box::new(io)))
         }
     }
 }

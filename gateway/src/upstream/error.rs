@@ -91,8 +91,6 @@ pub enum TlsFailure {
     Protocol,
     #[error("the connection ended in the handshake")]
     Closed,
-    #[error("TLS over a Unix socket is not supported")]
-    UnixSocket,
 }
 
 impl TlsFailure {
@@ -111,7 +109,6 @@ impl TlsFailure {
             Self::Alert => "TLS_error: TLS_ALERT",
             Self::Protocol => "TLS_error: TLS_PROTOCOL",
             Self::Closed => "TLS_error: TLS_CLOSED",
-            Self::UnixSocket => "TLS_error: TLS_UNIX_SOCKET",
         }
     }
 

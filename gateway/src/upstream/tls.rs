@@ -11,7 +11,7 @@ use rustls::{
     ClientConfig, RootCertStore, client::WebPkiServerVerifier, client::danger::ServerCertVerifier,
     pki_types::ServerName, sign::SingleCertAndKey,
 };
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use weir_config::model::{
     SecretName,
@@ -93,18 +93,19 @@ impl TlsContext {
     }
 
     /// The handshake. `host` is the request's, with or without port; without one the address stands
-    /// in: nothing is indicated, and the certificate has to be for the address.
-    pub(super) async fn connect(
+    /// in: nothing is indicated, and the certificate has to be for the address. A Unix socket has
+    /// none, so it needs a name. Generic because both kinds of sockets are as good.
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        io: TcpStream,
+        io: S,
         host: Option<&str>,
-        address: IpAddr,
-    ) -> Result<TlsStream<TcpStream>, TlsFailure> {
+        address: Option<IpAddr>,
+    ) -> Result<TlsStream<S>, TlsFailure> {
         let config = self.config.clone()?;
         let server_name = match (&self.server_name, host) {
             (Some(name), _) => name.clone(),
             (None, Some(host)) => parse_server_name(without_port(host))?,
-            (None, None) => ServerName::IpAddress(address.into()),
+            (None, None) => ServerName::IpAddress(address.ok_or(TlsFailure::ServerName)?.into()),
         };
         let stream = TlsConnector::from(config)
             .connect(server_name, io)

@@ -10,7 +10,7 @@
 //! | `x-echo-abort: N` | the response body breaks off after N bytes |
 //! | `x-echo-trailer: name=value` | ends the response with a trailer |
 //! | `x-echo-delay: MS` | waits before answering |
-//! | `upgrade: websocket` | echoes WebSocket messages |
+//! | `upgrade: websocket` | echoes WebSocket messages; so does HTTP/2's extended CONNECT |
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
+    ext::Protocol,
     service::service_fn,
     upgrade::OnUpgrade,
 };
@@ -156,7 +157,9 @@ impl Service {
             async move { Ok::<_, Infallible>(service.answer(request).await) }
         });
         // Errors are clients going away and responses told to break off.
-        let _ = auto::Builder::new(TokioExecutor::new())
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http2().enable_connect_protocol();
+        let _ = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .await;
     }
@@ -166,6 +169,11 @@ impl Service {
         self.requests.lock().unwrap().push(received.clone());
         let orders = Orders::read(request.headers());
         tokio::time::sleep(orders.delay).await;
+        if request.extensions().get::<Protocol>().is_some_and(|to| to.as_str() == "websocket") {
+            // RFC 8441: HTTP/2's way to ask for the same.
+            tokio::spawn(echo_messages(hyper::upgrade::on(&mut request)));
+            return Response::new(empty());
+        }
         if request.headers().get(header::UPGRADE).is_some_and(|value| value == "websocket") {
             let upgrade = hyper::upgrade::on(&mut request);
             return upgrade_to_websocket(request.headers(), upgrade);
@@ -275,24 +283,29 @@ fn aborted(bytes: u64) -> Body {
 fn upgrade_to_websocket(headers: &HeaderMap, upgrade: OnUpgrade) -> Response<Body> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY).expect("a WebSocket key");
     let accept = derive_accept_key(key.as_bytes());
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let stream = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
-        while let Some(Ok(message)) = socket.next().await {
-            let is_text = message.is_text() || message.is_binary();
-            if is_text && socket.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    let body = Full::default().map_err(|never: Infallible| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    tokio::spawn(echo_messages(upgrade));
+    let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, header_value(&accept));
     response
+}
+
+async fn echo_messages(upgrade: OnUpgrade) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let stream = TokioIo::new(upgraded);
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    while let Some(Ok(message)) = socket.next().await {
+        let is_text = message.is_text() || message.is_binary();
+        if is_text && socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn empty() -> Body {
+    Full::default().map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
 fn header_value(text: &str) -> HeaderValue {

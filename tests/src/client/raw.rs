@@ -113,6 +113,17 @@ impl RawClient {
         }
     }
 
+    /// Whether the server closes the connection instead of answering; reads the answer's head if not.
+    pub async fn is_closed_within_head(&mut self) -> bool {
+        while !self.buffer.windows(4).any(|window| window == b"\r\n\r\n") {
+            if self.fill().await == 0 {
+                return true;
+            }
+        }
+        self.read_response().await;
+        false
+    }
+
     /// Whether the server closes the connection without another byte.
     pub async fn is_closed_by_server(&mut self) -> bool {
         self.read_to_end().await.is_empty()

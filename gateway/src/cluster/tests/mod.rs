@@ -64,11 +64,11 @@ impl Proxy {
     }
 }
 
-fn name() -> ClusterName {
+pub(crate) fn name() -> ClusterName {
     ClusterName::new("outbound|80||a.example")
 }
 
-fn config() -> model::Cluster {
+pub(crate) fn config() -> model::Cluster {
     model::Cluster {
         name: name(),
         discovery: Discovery::Static,
@@ -98,7 +98,7 @@ fn address(number: u8) -> EndpointAddress {
     EndpointAddress::Ip((Ipv4Addr::new(10, 0, 0, number), 80).into())
 }
 
-fn cluster_change(config: model::Cluster) -> Delta {
+pub(crate) fn cluster_change(config: model::Cluster) -> Delta {
     let change = Some(Arc::new(config));
     Delta { clusters: BTreeMap::from([(name(), change)]), ..Delta::default() }
 }

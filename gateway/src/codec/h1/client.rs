@@ -2,11 +2,11 @@
 
 use std::task::{Context, Poll, ready};
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
-    super::{BodyLength, Frame, Options, StreamError, Upgrade},
+    super::{BodyLength, Frame, Options, StreamError, Upgrade, websocket},
     body::{self, BodyReader, BodyWriter},
     buffer::ReadBuffer,
     encode,
@@ -37,6 +37,8 @@ struct Exchange {
     informational: u8,
     body_length: BodyLength,
     keep_alive: bool,
+    /// Of a WebSocket handshake the client did not make itself: the stream it has was HTTP/2.
+    own_key: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,7 @@ impl Exchange {
             informational: 0,
             body_length: BodyLength::Empty,
             keep_alive: false,
+            own_key: None,
         }
     }
 }
@@ -108,10 +111,14 @@ impl ClientSession {
     ) -> Result<(), StreamError> {
         let upgrade = match head.method {
             Method::CONNECT => Some(Upgrade::Connect),
-            _ if head.headers.contains_key(http::header::UPGRADE) => Some(Upgrade::WebSocket),
+            _ if head.headers.contains_key(header::UPGRADE) => Some(Upgrade::WebSocket),
             _ => None,
         };
-        encode::request(head, body, upgrade, self.write.head()?)?;
+        let own_key = (upgrade == Some(Upgrade::WebSocket)
+            && !head.headers.contains_key(header::SEC_WEBSOCKET_KEY))
+        .then(websocket::new_key);
+        encode::request(head, body, (upgrade, own_key.as_ref()), self.write.head()?)?;
+        self.exchange.own_key = own_key;
         self.exchange.asked = Asked { head: head.method == Method::HEAD, upgrade };
         self.write.start_body(match body {
             BodyLength::Empty => BodyWriter::Exact(0),
@@ -186,6 +193,14 @@ impl ClientSession {
                 return Err(StreamError::Protocol("too_many_informational_responses"));
             }
             return Ok(head.header);
+        }
+        if head.tunnel
+            && let Some(key) = &self.exchange.own_key
+            && head.header.headers.get(header::SEC_WEBSOCKET_ACCEPT)
+                != Some(&websocket::accept(key))
+        {
+            // RFC 6455 section 4.1: whoever asked has to check, and that was us.
+            return Err(StreamError::Protocol("websocket_accept"));
         }
         self.exchange.keep_alive = head.keep_alive && !head.tunnel;
         self.exchange.body_length = body::length_of(&head.body);

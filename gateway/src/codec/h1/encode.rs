@@ -2,7 +2,7 @@
 //! the head handed over are ignored.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora_core::protocols::http::date::get_cached_date;
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -32,7 +32,7 @@ pub(super) enum Framing {
 pub(super) fn request(
     head: &RequestHeader,
     body: BodyLength,
-    upgrade: Option<Upgrade>,
+    (upgrade, own_key): (Option<Upgrade>, Option<&HeaderValue>),
     out: &mut BytesMut,
 ) -> Result<(), StreamError> {
     let target = head.raw_path();
@@ -54,6 +54,9 @@ pub(super) fn request(
     }
     if upgrade == Some(Upgrade::WebSocket) {
         out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    }
+    if let Some(key) = own_key {
+        field(out, b"sec-websocket-key", key.as_bytes());
     }
     match body {
         BodyLength::Exact(length) => content_length(out, length),

@@ -37,6 +37,11 @@ impl Incoming {
         self.state == State::Data && self.stream.is_end_stream()
     }
 
+    /// What still comes is not read.
+    pub fn discard(&mut self) {
+        self.state = State::Done;
+    }
+
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
         self.release();
         while self.state == State::Data {

@@ -1,8 +1,10 @@
 //! An exchange on an upstream's HTTP/2 connection. The connection itself is driven by its pool.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,13 +14,14 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{
-    HeaderValue, Method, Request, Uri, header,
+    HeaderValue, Method, Request, StatusCode, Uri, header,
     uri::{Authority, Scheme},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::sync::SetOnce;
 
 use super::{
-    super::{BodyLength, Frame, Options, StreamError},
+    super::{BodyLength, Frame, Options, StreamError, websocket},
     announced_length,
     body::{Incoming, Outgoing},
     remove_connection_specific,
@@ -27,9 +30,32 @@ use super::{
 /// 1xx heads of one response: more than any server has reason for (hardening H19).
 const MAX_INFORMATIONAL: u8 = 16;
 
-#[derive(Debug)]
+/// Whether the SETTINGS of a connection's peer have come. They are the first it says, but a request may
+/// be there before; most do not care.
+#[derive(Debug, Clone, Default)]
+pub struct PeerSettings(Arc<SetOnce<()>>);
+
+impl PeerSettings {
+    /// To be called when the peer has answered anything.
+    pub fn have_come(&self) {
+        // The second time says nothing new.
+        let _ = self.0.set(());
+    }
+}
+
+/// A WebSocket on a stream (RFC 8441).
+struct WebSocket {
+    /// Of the client's handshake, if it speaks HTTP/1: what its answer is made of.
+    key: Option<HeaderValue>,
+    /// Until it is known whether the peer can do this. Boxed, because it is rarely there.
+    settings: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    settings_known: bool,
+}
+
 pub struct ClientSession {
     sender: SendRequest<Bytes>,
+    peer: PeerSettings,
+    websocket: Option<WebSocket>,
     scheme: Scheme,
     write_high_watermark: usize,
     is_head: bool,
@@ -63,13 +89,24 @@ enum Response {
     Body(Incoming),
 }
 
+impl fmt::Debug for ClientSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession")
+            .field("sent", &self.sent)
+            .field("response", &self.response)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientSession {
-    /// An exchange on the connection `sender` belongs to. `options.scheme` is what `:scheme` says:
-    /// whether the connection is TLS.
+    /// An exchange on the connection `sender` and `peer` belong to. `options.scheme` is what `:scheme`
+    /// says: whether the connection is TLS.
     #[must_use]
-    pub fn new(sender: SendRequest<Bytes>, options: Options) -> Self {
+    pub fn new(sender: SendRequest<Bytes>, peer: PeerSettings, options: Options) -> Self {
         Self {
             sender,
+            peer,
+            websocket: None,
             scheme: if options.scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP },
             write_high_watermark: options.write_high_watermark,
             is_head: false,
@@ -92,7 +129,12 @@ impl ClientSession {
         parts.version = http::Version::HTTP_2;
         parts.uri = self.uri(&parts)?;
         parts.headers.remove(header::HOST);
+        let upgrades = parts.headers.contains_key(header::UPGRADE);
         remove_connection_specific(&mut parts.headers);
+        if upgrades {
+            self.write_extended_connect(parts);
+            return Ok(());
+        }
         match body {
             BodyLength::Exact(length) => {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -109,6 +151,35 @@ impl ClientSession {
         self.is_head = parts.method == Method::HEAD;
         self.sent = Sent::Ready { head: Request::from_parts(parts, ()), out: Outgoing::new(body) };
         Ok(())
+    }
+
+    fn write_extended_connect(&mut self, mut parts: http::request::Parts) {
+        parts.method = Method::CONNECT;
+        parts.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let settings = Arc::clone(&self.peer.0);
+        self.websocket = Some(WebSocket {
+            key: parts.headers.remove(header::SEC_WEBSOCKET_KEY),
+            settings: Box::pin(async move {
+                settings.wait().await;
+            }),
+            settings_known: false,
+        });
+        let out = Outgoing::new(BodyLength::Unknown);
+        self.sent = Sent::Ready { head: Request::from_parts(parts, ()), out };
+    }
+
+    /// RFC 8441 section 3: not before the peer has said that it can.
+    fn poll_extended_connect(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let Some(websocket) = &mut self.websocket else { return Poll::Ready(Ok(())) };
+        if !websocket.settings_known {
+            ready!(websocket.settings.as_mut().poll(cx));
+            websocket.settings_known = true;
+        }
+        Poll::Ready(match self.sender.is_extended_connect_protocol_enabled() {
+            true => Ok(()),
+            false => Err(StreamError::Protocol("extended_connect_not_enabled")),
+        })
     }
 
     /// `:scheme`, `:authority` and `:path` as one value, which is how h2 takes them.
@@ -191,6 +262,7 @@ impl ClientSession {
         if !matches!(self.sent, Sent::Ready { .. }) {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_extended_connect(cx))?;
         ready!(self.sender.poll_ready(cx))?;
         if let Sent::Ready { head, mut out } = std::mem::replace(&mut self.sent, Sent::Aborted) {
             let only_head = out.is_only_end();
@@ -225,6 +297,13 @@ impl ClientSession {
         }
         let (mut parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
         remove_connection_specific(&mut parts.headers);
+        if let Some(websocket) = self.websocket.as_ref().filter(|_| parts.status.is_success()) {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            if let Some(key) = &websocket.key {
+                parts.headers.insert(header::SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
+            }
+        }
         let body = Incoming::new(body);
         self.body_length = match self.is_head || body.is_empty() {
             true => BodyLength::Empty,

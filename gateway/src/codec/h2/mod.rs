@@ -13,7 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::ClientSession;
+pub use client::{ClientSession, PeerSettings};
 pub use server::{Malformed, ServerSession, server_options};
 
 /// RFC 9113 section 8.2.2: what belongs to one HTTP/1 connection has no place here.

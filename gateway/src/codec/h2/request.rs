@@ -2,19 +2,28 @@
 
 use http::{HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
 
-use super::super::{Options, Rejection, Underscores, field, target};
+use super::super::{Options, Rejection, Underscores, Upgrade, field, target, websocket};
+
+/// What the fields of a request say about what follows them.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    /// The client waits for a 100.
+    pub expects_continue: bool,
+    pub upgrade: Option<Upgrade>,
+}
 
 /// What RFC 9113 section 8.3.1 asks of a request and h2 does not check, plus our limits; makes the
-/// target origin-form and `host` the one authority. True: the client waits for a 100.
+/// target origin-form and `host` the one authority.
 pub(super) fn check(
     parts: &mut http::request::Parts,
     is_empty: bool,
     options: &Options,
-) -> Result<bool, Rejection> {
+) -> Result<Checked, Rejection> {
     let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
     if parts.headers.len() > options.max_headers {
         return Err(Rejection::new(too_large, "too_many_headers"));
     }
+    let upgrade = settle_extended_connect(parts, is_empty)?;
     target::check_method(&parts.method, options)?;
     settle_authority(parts)?;
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
@@ -36,7 +45,29 @@ pub(super) fn check(
         let path = parts.uri.path_and_query().cloned();
         parts.uri = path.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
     }
-    settle_expect(parts, is_empty)
+    let expects_continue = settle_expect(parts, is_empty || upgrade.is_some())?;
+    Ok(Checked { expects_continue, upgrade })
+}
+
+/// RFC 8441: a stream that becomes a WebSocket. From here on it looks like HTTP/1's handshake, so that
+/// routes, policies and upstreams need not know two kinds.
+fn settle_extended_connect(
+    parts: &mut http::request::Parts,
+    is_empty: bool,
+) -> Result<Option<Upgrade>, Rejection> {
+    let Some(protocol) = parts.extensions.remove::<h2::ext::Protocol>() else { return Ok(None) };
+    if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+        return Err(Rejection::new(StatusCode::NOT_IMPLEMENTED, "extended_connect_protocol"));
+    }
+    if is_empty || parts.headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(Rejection::bad_request("upgrade_with_body"));
+    }
+    parts.method = Method::GET;
+    parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    // Not used in HTTP/2 (section 5). What an HTTP/1 upstream answers must be for a key of our own.
+    parts.headers.remove(header::SEC_WEBSOCKET_KEY);
+    parts.headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(websocket::VERSION);
+    Ok(Some(Upgrade::WebSocket))
 }
 
 /// h2 takes equal content lengths twice; we do not (hardening H02).

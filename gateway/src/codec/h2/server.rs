@@ -12,10 +12,11 @@ use pingora_core::protocols::http::{date::get_cached_date, v2::server::default_h
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
-    super::{BodyLength, Frame, Options, Rejection, StreamError},
+    super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade},
     announced_length,
     body::{Incoming, Outgoing},
-    remove_connection_specific, request,
+    remove_connection_specific,
+    request::{self, Checked},
 };
 use crate::limits::Limits;
 
@@ -29,7 +30,9 @@ pub fn server_options(limits: &Limits) -> Builder {
         .max_header_list_size(header_bytes)
         .initial_window_size(limits.h2_stream_window)
         .initial_connection_window_size(limits.h2_connection_window)
-        .max_send_buffer_size(limits.write_high_watermark);
+        .max_send_buffer_size(limits.write_high_watermark)
+        // WebSockets (RFC 8441).
+        .enable_connect_protocol();
     options
 }
 
@@ -40,6 +43,7 @@ pub struct ServerSession {
     incoming: Incoming,
     is_head: bool,
     expects_continue: bool,
+    upgrade: Option<Upgrade>,
     write_high_watermark: usize,
     respond: SendResponse<Bytes>,
     response: Response,
@@ -87,7 +91,12 @@ impl ServerSession {
         let (mut parts, body) = request.into_parts();
         let incoming = Incoming::new(body);
         let checked = request::check(&mut parts, incoming.is_empty(), options);
-        let body_length = match incoming.is_empty() {
+        let (found, checked) = match checked {
+            Ok(found) => (found, Ok(())),
+            Err(rejection) => (Checked::default(), Err(rejection)),
+        };
+        // What follows an upgrade is no body.
+        let body_length = match incoming.is_empty() || found.upgrade.is_some() {
             true => BodyLength::Empty,
             false => announced_length(&parts.headers),
         };
@@ -96,7 +105,8 @@ impl ServerSession {
             body_length,
             incoming,
             is_head: request.method == Method::HEAD,
-            expects_continue: checked.unwrap_or(false),
+            expects_continue: found.expects_continue,
+            upgrade: found.upgrade,
             write_high_watermark: options.write_high_watermark,
             respond,
             response: Response::Head,
@@ -104,7 +114,7 @@ impl ServerSession {
             request: None,
         };
         match checked {
-            Ok(_) => {
+            Ok(()) => {
                 session.request = Some(request);
                 Ok(session)
             }
@@ -132,6 +142,11 @@ impl ServerSession {
         self.expects_continue
     }
 
+    #[must_use]
+    pub fn wants_upgrade(&self) -> Option<Upgrade> {
+        self.upgrade
+    }
+
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
         let frame = ready!(self.incoming.poll(cx))?;
         self.expects_continue = false;
@@ -148,8 +163,15 @@ impl ServerSession {
         }
         let mut parts = head.as_owned_parts();
         remove_connection_specific(&mut parts.headers);
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some() {
+            return self.write_switch(parts);
+        }
         if parts.status.is_informational() {
             return self.write_informational(parts);
+        }
+        if self.upgrade.is_some() {
+            // Declined. What the client sends nevertheless is no part of any message.
+            self.incoming.discard();
         }
         let bodyless = self.is_head
             || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -162,6 +184,17 @@ impl ServerSession {
             out: Outgoing::new(if bodyless { BodyLength::Empty } else { body }),
             drops_body: bodyless,
         };
+        Ok(())
+    }
+
+    /// HTTP/2's word for 101 is 200, and the stream stays open both ways.
+    fn write_switch(&mut self, mut parts: http::response::Parts) -> Result<(), StreamError> {
+        parts.status = StatusCode::OK;
+        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let head = http::Response::from_parts(parts, ());
+        let out = Outgoing::new(BodyLength::Unknown);
+        self.response = Response::Ready { head, out, drops_body: false };
         Ok(())
     }
 

@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::task::JoinHandle;
 
-use super::{ClientSession, Malformed, ServerSession, server_options};
+use super::{ClientSession, Malformed, PeerSettings, ServerSession, server_options};
 use crate::{
     codec::{
-        BodyLength, Frame, Options, StreamError,
+        BodyLength, Frame, Options, StreamError, Upgrade,
         h1::tests::{options, pair},
     },
     limits::Limits,
@@ -74,10 +74,16 @@ struct Upstream {
 }
 
 async fn upstream() -> Upstream {
+    upstream_that(|_default| {}).await
+}
+
+async fn upstream_that(configure: impl FnOnce(&mut h2::server::Builder)) -> Upstream {
     let (io, peer) = pair().await;
     let (tx, streams) = tokio::sync::mpsc::unbounded_channel();
+    let mut builder = h2::server::Builder::new();
+    configure(&mut builder);
     let server = tokio::spawn(async move {
-        let mut connection = h2::server::handshake(peer).await.unwrap();
+        let mut connection = builder.handshake(peer).await.unwrap();
         while let Some(Ok(stream)) = connection.accept().await {
             let _ = tx.send(stream);
         }
@@ -91,7 +97,9 @@ async fn upstream() -> Upstream {
 
 impl Upstream {
     fn session(&self) -> ClientSession {
-        ClientSession::new(self.sender.clone(), Options { scheme: "https", ..options() })
+        let settings = PeerSettings::default();
+        settings.have_come();
+        ClientSession::new(self.sender.clone(), settings, Options { scheme: "https", ..options() })
     }
 }
 
@@ -467,4 +475,146 @@ async fn an_aborted_request_is_cancelled() {
     session.abort();
     let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
     assert_eq!(reason, Reason::CANCEL);
+}
+
+fn extended_connect(protocol: &'static str) -> Request<()> {
+    let mut request = Request::connect("http://a.example/chat").body(()).unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+    request
+}
+
+#[tokio::test]
+async fn an_extended_connect_looks_like_a_websocket_handshake() {
+    let mut downstream = downstream().await;
+    while !downstream.sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut request = extended_connect("websocket");
+    request.headers_mut().insert("sec-websocket-key", HeaderValue::from_static("of a client"));
+    let (response_future, mut body) = downstream.sender.send_request(request, false).unwrap();
+    let mut session = downstream.session().await;
+    let head = session.take_request();
+    assert_eq!((head.method.as_str(), head.uri.path()), ("GET", "/chat"));
+    assert_eq!(head.headers["upgrade"], "websocket");
+    assert_eq!(head.headers["sec-websocket-version"], "13");
+    assert!(!head.headers.contains_key("sec-websocket-key"), "HTTP/2 has no use for it");
+    assert_eq!(session.wants_upgrade(), Some(Upgrade::WebSocket));
+    assert_eq!(session.request_body_length(), BodyLength::Empty);
+
+    let mut switch = response(101);
+    switch.insert_header("sec-websocket-accept", "x").unwrap();
+    switch.insert_header("upgrade", "websocket").unwrap();
+    session.write_head(&switch, BodyLength::Empty).unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    let accepted = response_future.await.unwrap();
+    assert_eq!(accepted.status(), 200);
+    assert!(!accepted.headers().contains_key("sec-websocket-accept"));
+    body.send_data("ping".into(), false).unwrap();
+    let Some(Frame::Data(data)) = poll_fn(|cx| session.poll_read(cx)).await.unwrap() else {
+        panic!("no data")
+    };
+    assert_eq!(data, "ping");
+    session.write(Frame::Data("pong".into())).unwrap();
+    session.finish().unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    assert_eq!(receive_all(accepted.into_body()).await, (4, None));
+}
+
+#[tokio::test]
+async fn a_declined_extended_connect_has_an_answer_and_no_body_to_read() {
+    let mut downstream = downstream().await;
+    while !downstream.sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let request = extended_connect("websocket");
+    let (response_future, mut body) = downstream.sender.send_request(request, false).unwrap();
+    body.send_data("too early".into(), false).unwrap();
+    let mut session = downstream.session().await;
+    session.write_head(&response(403), BodyLength::Empty).unwrap();
+    assert!(poll_fn(|cx| session.poll_read(cx)).await.unwrap().is_none());
+    session.finish().unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    assert_eq!(response_future.await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn an_extended_connect_to_anything_else_is_not_implemented() {
+    let mut downstream = downstream().await;
+    while !downstream.sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let request = extended_connect("connect-udp");
+    let (_response, _body) = downstream.sender.send_request(request, false).unwrap();
+    let refused = downstream.accepted.recv().await.unwrap().unwrap_err();
+    assert_eq!(refused.rejection.status, StatusCode::NOT_IMPLEMENTED);
+}
+
+fn websocket_handshake() -> RequestHeader {
+    let mut head = RequestHeader::build_no_case("GET", b"/chat", None).unwrap();
+    for (name, value) in [
+        ("host", "a.example"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-version", "13"),
+    ] {
+        head.insert_header(name, value).unwrap();
+    }
+    head
+}
+
+#[tokio::test]
+async fn a_websocket_handshake_becomes_an_extended_connect() {
+    let mut upstream = upstream_that(|server| {
+        server.enable_connect_protocol();
+    })
+    .await;
+    while !upstream.sender.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+    }
+    let mut session = upstream.session();
+    session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    let (request, mut respond) = upstream.streams.recv().await.unwrap();
+    assert_eq!(request.method(), "CONNECT");
+    assert_eq!(request.uri(), "https://a.example/chat");
+    assert_eq!(request.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
+    let names: Vec<_> = request.headers().keys().map(http::HeaderName::as_str).collect();
+    assert_eq!(names, ["sec-websocket-version"]);
+
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    let head = poll_fn(|cx| session.poll_head(cx)).await.unwrap();
+    assert_eq!(head.status, 101);
+    assert_eq!(head.headers["upgrade"], "websocket");
+    assert_eq!(head.headers["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    session.write(Frame::Data("ping".into())).unwrap();
+    session.finish().unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    assert_eq!(receive_all(request.into_body()).await, (4, None));
+    stream.send_data("pong".into(), true).unwrap();
+    let Some(Frame::Data(data)) = poll_fn(|cx| session.poll_read(cx)).await.unwrap() else {
+        panic!("no data")
+    };
+    assert_eq!(data, "pong");
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_not_offered_it_gets_no_extended_connect() {
+    let upstream = upstream().await;
+    let mut session = upstream.session();
+    session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
+    let error = poll_fn(|cx| session.poll_head(cx)).await.unwrap_err();
+    assert!(matches!(error, StreamError::Protocol("extended_connect_not_enabled")), "{error:?}");
+    assert!(session.nothing_sent());
+}
+
+#[tokio::test]
+async fn an_extended_connect_waits_for_what_the_upstream_offers() {
+    let upstream = upstream().await;
+    let settings = PeerSettings::default();
+    let mut session = ClientSession::new(upstream.sender.clone(), settings.clone(), options());
+    session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
+    assert!(poll_fn(|cx| std::task::Poll::Ready(session.poll_head(cx))).await.is_pending());
+    let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_head(cx)).await });
+    settings.have_come();
+    assert!(waiting.await.unwrap().is_err(), "it has come, and does not offer it");
 }

@@ -18,7 +18,7 @@ use weir_config::model::{
 use super::{RouteTable, RouteTables};
 use crate::filter::RequestContext;
 
-pub(super) fn any() -> RouteMatch {
+pub(crate) fn any() -> RouteMatch {
     RouteMatch {
         path: PathMatch::Any,
         ignore_path_case: false,
@@ -31,27 +31,27 @@ pub(super) fn any() -> RouteMatch {
     }
 }
 
-pub(super) fn prefix(text: &str) -> RouteMatch {
+pub(crate) fn prefix(text: &str) -> RouteMatch {
     RouteMatch { path: PathMatch::Prefix(text.into()), ..any() }
 }
 
-pub(super) fn exact(text: &str) -> RouteMatch {
+pub(crate) fn exact(text: &str) -> RouteMatch {
     RouteMatch { path: PathMatch::Exact(text.into()), ..any() }
 }
 
-pub(super) fn header(name: &'static str, value: StringMatch) -> HeaderMatch {
+pub(crate) fn header(name: &'static str, value: StringMatch) -> HeaderMatch {
     HeaderMatch { name: http::HeaderName::from_static(name), value, invert: false }
 }
 
-pub(super) fn query(name: &str, value: StringMatch) -> QueryParamMatch {
+pub(crate) fn query(name: &str, value: StringMatch) -> QueryParamMatch {
     QueryParamMatch { name: name.into(), value }
 }
 
-pub(super) fn is(text: &str) -> StringMatch {
+pub(crate) fn is(text: &str) -> StringMatch {
     StringMatch::Exact(text.into())
 }
 
-pub(super) fn cluster(name: &str, weight: u32) -> WeightedCluster {
+pub(crate) fn cluster(name: &str, weight: u32) -> WeightedCluster {
     WeightedCluster {
         cluster: ClusterName::new(name),
         weight,
@@ -61,7 +61,7 @@ pub(super) fn cluster(name: &str, weight: u32) -> WeightedCluster {
     }
 }
 
-pub(super) fn forward(clusters: Vec<WeightedCluster>) -> Forward {
+pub(crate) fn forward(clusters: Vec<WeightedCluster>) -> Forward {
     Forward {
         clusters: clusters.into(),
         path_rewrite: None,
@@ -79,7 +79,7 @@ pub(super) fn forward(clusters: Vec<WeightedCluster>) -> Forward {
     }
 }
 
-pub(super) fn route(name: &str, matcher: RouteMatch) -> model::Route {
+pub(crate) fn route(name: &str, matcher: RouteMatch) -> model::Route {
     model::Route {
         name: RouteName::new(name),
         origin: "default/test".into(),
@@ -92,7 +92,7 @@ pub(super) fn route(name: &str, matcher: RouteMatch) -> model::Route {
     }
 }
 
-pub(super) fn virtual_host(domain: &str, routes: Vec<model::Route>) -> model::VirtualHost {
+pub(crate) fn virtual_host(domain: &str, routes: Vec<model::Route>) -> model::VirtualHost {
     model::VirtualHost {
         name: VirtualHostName::new(format!("http.80|{domain}")),
         route_table: RouteTableName::new("http.80"),
@@ -102,18 +102,18 @@ pub(super) fn virtual_host(domain: &str, routes: Vec<model::Route>) -> model::Vi
     }
 }
 
-pub(super) fn delta(hosts: Vec<model::VirtualHost>) -> model::Delta {
+pub(crate) fn delta(hosts: Vec<model::VirtualHost>) -> model::Delta {
     let hosts = hosts.into_iter().map(|host| (host.name.clone(), Some(Arc::new(host))));
     model::Delta { virtual_hosts: hosts.collect(), ..model::Delta::default() }
 }
 
-pub(super) fn table(hosts: Vec<model::VirtualHost>) -> Arc<RouteTable> {
+pub(crate) fn table(hosts: Vec<model::VirtualHost>) -> Arc<RouteTable> {
     let tables = RouteTables::next(&RouteTables::default(), &delta(hosts));
     Arc::clone(tables.find(&RouteTableName::new("http.80")).unwrap())
 }
 
 /// The name of the route taken, or the details of the reply.
-pub(super) fn selected(
+pub(crate) fn selected(
     table: &RouteTable,
     request: &RequestHeader,
     context: &RequestContext,

@@ -1,20 +1,20 @@
 //! Making a connection, and keeping an HTTP/2 one going.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     task::ready,
     time::Duration,
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::{Ping, client::SendRequest};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::lane::EXPECTED_STREAMS;
 use crate::{
-    codec::h1,
+    codec::{h1, h2::PeerSettings},
     io::Io,
     last_in_line::LastInLine,
     upstream::{ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
@@ -84,18 +84,35 @@ pub(super) async fn connect(
 #[derive(Debug)]
 pub(super) struct Open {
     pub addresses: Addresses,
+    pub settings: PeerSettings,
     _closing: oneshot::Sender<()>,
 }
 
 impl Open {
     pub(super) fn new(addresses: Addresses) -> (Self, oneshot::Receiver<()>) {
         let (closing, closed) = oneshot::channel();
-        (Self { addresses, _closing: closing }, closed)
+        (Self { addresses, settings: PeerSettings::default(), _closing: closing }, closed)
     }
 }
 
 /// Runs an HTTP/2 connection to its end. Once `unused`, what is left to do is saying goodbye.
-pub(super) async fn drive(mut connection: Http2, unused: oneshot::Receiver<()>, slot: Slot) {
+///
+/// `settings` is told when the peer has spoken: it says SETTINGS before it can answer a PING.
+pub(super) async fn drive(
+    mut connection: Http2,
+    unused: oneshot::Receiver<()>,
+    settings: PeerSettings,
+    slot: Slot,
+) {
+    let ping = connection.ping_pong();
+    let mut introduced = pin!(async {
+        if let Some(mut ping) = ping {
+            // An error is one of the connection, of which everybody will hear.
+            let _ = ping.ping(Ping::opaque()).await;
+        }
+        settings.have_come();
+        pending::<()>().await;
+    });
     let mut turn = LastInLine::default();
     let moving = poll_fn(|cx| {
         ready!(turn.poll(cx));
@@ -105,6 +122,7 @@ pub(super) async fn drive(mut connection: Http2, unused: oneshot::Receiver<()>, 
     tokio::select! {
         // An error of the connection is seen by each of its streams.
         _ = moving => {}
+        () = &mut introduced => {}
         _ = unused => {
             let _ = timeout(CLOSE_TIMEOUT, connection).await;
         }

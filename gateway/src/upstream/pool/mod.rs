@@ -142,7 +142,8 @@ impl Pool {
 
     fn open_stream(&self, stream: Stream) -> Held {
         let Stream { id, send, open, reused } = stream;
-        let session = h2::ClientSession::new(send, self.target.transport.codec);
+        let codec = self.target.transport.codec;
+        let session = h2::ClientSession::new(send, open.settings.clone(), codec);
         Held {
             session: ClientSession::H2(Box::new(session)),
             lease: Lease::Http2 { id, open, reused },
@@ -238,8 +239,9 @@ impl Pool {
     ) -> Arc<Open> {
         let (open, unused) = Open::new(addresses);
         let (pool, host) = (Arc::downgrade(self), host.clone());
+        let settings = open.settings.clone();
         self.tasks.spawn(async move {
-            drive(connection, unused, slot).await;
+            drive(connection, unused, settings, slot).await;
             if let Some(pool) = pool.upgrade() {
                 pool.connection_ended(&host, id);
             }

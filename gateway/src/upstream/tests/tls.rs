@@ -103,6 +103,14 @@ struct TlsServer {
 
 impl TlsServer {
     async fn start(leaf: &Leaf, clients: Option<&Authority>, alpn: &[&str]) -> Self {
+        let acceptor = Self::acceptor(leaf, clients, alpn);
+        let seen = Arc::new(Seen::default());
+        let shared = Arc::clone(&seen);
+        let server = Server::start(move |io, _| serve(io, acceptor.clone(), Arc::clone(&shared)));
+        Self { server: server.await, seen }
+    }
+
+    fn acceptor(leaf: &Leaf, clients: Option<&Authority>, alpn: &[&str]) -> TlsAcceptor {
         let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).expect("a key");
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -119,15 +127,11 @@ impl TlsServer {
             .with_single_cert(vec![leaf.certificate.clone()], key)
             .expect("a certificate and its key");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let seen = Arc::new(Seen::default());
-        let shared = Arc::clone(&seen);
-        let server = Server::start(move |io, _| serve(io, acceptor.clone(), Arc::clone(&shared)));
-        Self { server: server.await, seen }
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 
-async fn serve(io: TcpStream, acceptor: TlsAcceptor, seen: Arc<Seen>) {
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, acceptor: TlsAcceptor, seen: Arc<Seen>) {
     let Ok(io) = acceptor.accept(io).await else { return };
     let connection = io.get_ref().1;
     if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
@@ -215,6 +219,40 @@ async fn handshake(
         Ok(_) => Ok(()),
         Err(ConnectError::Tls(failure)) => Err(failure),
         Err(error) => panic!("not a failure of TLS: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn tls_is_spoken_over_unix_sockets_and_verified_by_name() {
+    let authority = Authority::new();
+    let secrets = secrets(&[("trust", trust(&authority, None))]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("upstream.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("the path is free");
+    let acceptor = TlsServer::acceptor(&authority.issue(&["a.example"]), None, &[]);
+    let _server = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            serve(io, acceptor.clone(), Arc::default()).await;
+        }
+    }));
+    for (host, wanted) in [
+        (Some("a.example"), None),
+        (Some("b.example"), Some(ConnectError::Tls(TlsFailure::Identity))),
+        // There is no address that could stand in for a name.
+        (None, Some(ConnectError::Tls(TlsFailure::ServerName))),
+    ] {
+        let context = Arc::new(TlsContext::new(&verify(None, &[]), Protocol::Http1, &secrets));
+        let transport = Transport { tls: Some(context), ..transport(Protocol::Http1) };
+        let address = Address::Unix(path.clone().into());
+        let target = Target { address, transport: Arc::new(transport) };
+        let pool = Pool::new(target, Arc::default());
+        match within("a connection", pool.acquire(host, Reuse::Allowed)).await {
+            Ok(mut session) => {
+                let (status, _) = exchange(&mut session, "/").await.expect("the exchange succeeds");
+                assert_eq!((status, wanted), (200, None), "{host:?}");
+            }
+            Err(error) => assert_eq!(Some(error), wanted, "{host:?}"),
+        }
     }
 }
 

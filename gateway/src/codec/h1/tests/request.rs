@@ -309,7 +309,8 @@ fn what_is_taken_survives_being_forwarded() {
         }
         let length = super::super::body::length_of(&first.body);
         let mut written = BytesMut::new();
-        super::super::encode::request(&first.header, length, first.upgrade, &mut written).unwrap();
+        let upgrade = (first.upgrade, None);
+        super::super::encode::request(&first.header, length, upgrade, &mut written).unwrap();
         let mut again = parse(&written);
         if !first.header.headers.contains_key(header::CONTENT_LENGTH) {
             // Added for a POST without content.
