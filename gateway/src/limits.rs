@@ -28,6 +28,10 @@ pub struct Limits {
     pub write_high_watermark: usize,
     /// Request body bytes kept so that the request can be sent again.
     pub max_replay_bytes: usize,
+    /// Bytes of a request body that wait for a mirror. Beyond: the copy is given up.
+    pub max_mirror_bytes: usize,
+    /// Copies of requests under way in the whole proxy. Beyond: requests are not copied.
+    pub max_mirrored: usize,
     /// An unread request body is read to this many bytes so that the connection can be kept.
     pub max_drain_bytes: u64,
     /// Connections open at once, all listeners together. Beyond: closed at accept.
@@ -51,6 +55,8 @@ impl Default for Limits {
             h2_connection_window: 1024 * 1024,
             write_high_watermark: 64 * 1024,
             max_replay_bytes: 64 * 1024,
+            max_mirror_bytes: 1024 * 1024,
+            max_mirrored: 10_000,
             max_drain_bytes: 64 * 1024,
             max_connections: 100_000,
             max_handshakes: 2_000,

@@ -492,17 +492,17 @@ async fn fields_without_effect_are_a_warning_and_the_object_is_applied() {
     let unapplied = virtual_service(
         "a",
         "a.test",
-        "- mirror: {host: b.test}\n  route: [{destination: {host: b.test}}]\n",
+        "- retries: {attempts: 1, retryRemoteLocalities: true}\n  route: [{destination: {host: b.test}}]\n",
     );
-    let hash = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b}\nspec:\n  host: b.test\n  trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}\n";
+    let tunnel = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: b}\nspec:\n  host: b.test\n  trafficPolicy: {tunnel: {targetHost: c.test, targetPort: 1}}\n";
     let (code, printed) = check(&[
         ("a.yaml", unapplied.as_bytes()),
-        ("b.yaml", hash.as_bytes()),
+        ("b.yaml", tunnel.as_bytes()),
         ("c.yaml", service_entry("b.test", "HTTP", &[1]).as_bytes()),
     ])
     .await;
     assert_eq!(code, 0, "{printed}");
-    for field in ["spec.http[0].mirror", "spec.trafficPolicy.loadBalancer.consistentHash"] {
+    for field in ["spec.http[0].retries.retryRemoteLocalities", "spec.trafficPolicy.tunnel"] {
         assert!(
             printed.lines().any(|line| line.starts_with("warning: ") && line.contains(field)),
             "{field}: {printed}"

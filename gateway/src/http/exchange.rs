@@ -130,7 +130,7 @@ impl<'a> Line<'a> {
                 request: self.request,
                 body: length,
                 attempt_count: settings.attempt_count,
-                patience: limits.stream_idle_timeout,
+                limits,
             };
             let clusters = &self.snapshot.clusters;
             let rng = &mut fastrand::Rng::new();

@@ -1,8 +1,7 @@
 //! Copies of a request for the clusters a route mirrors to (istio-compat 1.1 "mirror"). What becomes of a
 //! copy counts for nothing: the exchange neither waits for one nor hears of its end.
 //!
-//! Each copy is a task of its own. Its body comes through a queue of [`MAX_QUEUED`] bytes: where that
-//! overflows, because the mirror is slower than the client, the copy is given up and not the client
+//! Each copy is a task of its own. Its body comes through a queue of bounded size: where that overflows, because the mirror is slower than the client, the copy is given up and not the client
 //! slowed down.
 
 use std::{
@@ -12,7 +11,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Poll, ready},
-    time::Duration,
 };
 
 use http::{HeaderValue, header};
@@ -25,16 +23,12 @@ use super::affinity::Affinity;
 use crate::{
     cluster::{Cluster, Clusters, Endpoint, Outcome},
     codec::{BodyLength, Frame, StreamError},
+    limits::Limits,
     telemetry::{Protocol, StreamInfo},
     upstream::{Checkout, Reuse},
 };
 
-/// Bytes of a body that wait for one copy to be sent.
-const MAX_QUEUED: usize = 1024 * 1024;
-/// Copies under way in the whole proxy. Beyond, requests are not copied: a mirror that hangs must not
-/// take the memory of those who do not.
-const MAX_COPIES: usize = 10_000;
-
+/// Copies under way: a mirror that hangs must not take the memory of those who do not.
 static COPIES: AtomicUsize = AtomicUsize::new(0);
 
 /// A request as it is sent upstream.
@@ -43,8 +37,7 @@ pub struct Original<'a> {
     pub request: &'a RequestHeader,
     pub body: BodyLength,
     pub attempt_count: bool,
-    /// When the route names no timeout.
-    pub patience: Duration,
+    pub limits: &'a Limits,
 }
 
 /// The bodies of the copies of one request. What is dropped before [`Self::finish`] is cut: a copy never
@@ -57,6 +50,7 @@ struct Queue {
     /// `None` is the end of the body.
     frames: mpsc::UnboundedSender<Option<Frame>>,
     waiting: Arc<AtomicUsize>,
+    limit: usize,
 }
 
 /// Begins the copies of `original` that `forward` asks for.
@@ -68,11 +62,14 @@ pub fn start(
     rng: &mut fastrand::Rng,
 ) -> Copies {
     let mut copies = Copies::default();
+    let limits = original.limits;
     for Mirror { cluster, per_million } in &*forward.mirrors {
         if *per_million < 1_000_000 && rng.u32(..1_000_000) >= *per_million {
             continue;
         }
-        let (Some(cluster), Some(place)) = (clusters.find(cluster), Place::take()) else {
+        let (Some(cluster), Some(place)) =
+            (clusters.find(cluster), Place::take(limits.max_mirrored))
+        else {
             continue;
         };
         let (frames, queued) = mpsc::unbounded_channel();
@@ -90,13 +87,13 @@ pub fn start(
             protocol: info.protocol,
             body: Body { queued, waiting: Arc::clone(&waiting), taken: false, ended: false },
         };
-        let limit = forward.timeout.unwrap_or(original.patience);
+        let limit = forward.timeout.unwrap_or(limits.stream_idle_timeout);
         // Nobody waits for it; `place` and `limit` bound how many there are.
         tokio::spawn(async move {
             let _place = place;
             let _ = timeout(limit, copy.send()).await;
         });
-        copies.0.push(Queue { frames, waiting });
+        copies.0.push(Queue { frames, waiting, limit: limits.max_mirror_bytes });
     }
     copies
 }
@@ -126,7 +123,7 @@ impl Queue {
     fn push(&self, frame: Frame) -> bool {
         let size = frame_size(&frame);
         let waiting = self.waiting.fetch_add(size, Ordering::Relaxed);
-        waiting.saturating_add(size) <= MAX_QUEUED && self.frames.send(Some(frame)).is_ok()
+        waiting.saturating_add(size) <= self.limit && self.frames.send(Some(frame)).is_ok()
     }
 }
 
@@ -141,11 +138,11 @@ fn frame_size(frame: &Frame) -> usize {
 struct Place;
 
 impl Place {
-    fn take() -> Option<Self> {
+    fn take(limit: usize) -> Option<Self> {
         let taken = COPIES.fetch_add(1, Ordering::Relaxed);
         let place = Self;
         // Dropped, it is given back.
-        (taken < MAX_COPIES).then_some(place)
+        (taken < limit).then_some(place)
     }
 }
 
@@ -267,16 +264,18 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: usize = 1000;
+
     fn copy() -> (Copies, mpsc::UnboundedReceiver<Option<Frame>>, Arc<AtomicUsize>) {
         let (frames, queued) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let queue = Queue { frames, waiting: Arc::clone(&waiting) };
+        let queue = Queue { frames, waiting: Arc::clone(&waiting), limit: LIMIT };
         (Copies([queue].into_iter().collect()), queued, waiting)
     }
 
     #[test]
     fn a_copy_that_is_too_slow_is_given_up() {
-        let chunk = Bytes::from(vec![0; MAX_QUEUED / 2]);
+        let chunk = Bytes::from(vec![0; LIMIT / 2]);
         let (mut copies, mut queued, waiting) = copy();
         for _ in 0..2 {
             copies.push(|| Frame::Data(chunk.clone()));
