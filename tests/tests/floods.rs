@@ -233,6 +233,21 @@ async fn streams_beyond_the_limit_are_refused_and_the_others_served() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_malformed_requests_only_is_sent_away() {
+    let echo = Echo::start("v1").await;
+    let mut gateway = gateway_to(&echo).await;
+    let mut client = FrameClient::connect(gateway.port("http"), &[]).await;
+    let mut fields = get("/bad");
+    fields.push(("content_length", b"5"));
+    // G14: 32 of them are answered, in whichever order; then it is enough.
+    for n in 0..33 {
+        client.send(&[Frame::headers(n * 2 + 1, END_STREAM, &fields)]).await;
+    }
+    assert_eq!(client.goaway().await, ENHANCE_YOUR_CALM);
+    assert!(echo.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_preface_and_nothing_else_is_closed() {
     let echo = Echo::start("v1").await;
     let mut gateway = gateway_to(&echo).await;

@@ -171,7 +171,9 @@ async fn attempt(
     let outcome = exchange_heads(attempts, session, body, deadlines, &mut upstream).await;
     match outcome {
         Ok(head) => {
-            info.upstream.service_time = Some(sent.elapsed());
+            let now = std::time::Instant::now();
+            info.upstream.service_time = Some(now - sent);
+            info.upstream.responded_after = Some(now - info.started);
             report(Outcome::Response(head.status.as_u16()));
             Ok(Answered { upstream, head, endpoint: in_flight })
         }
