@@ -125,7 +125,8 @@ async fn large_bodies_are_echoed_in_both_directions_at_once_in_bounded_memory() 
                 let request =
                     Request::post_pattern(host, "/", bytes, sized).header("x-echo-body", "stream");
                 let response = connection.open(&request).await;
-                let response = response.unwrap_or_else(|e| panic!("{host} {version:?} {sized}: {e}"));
+                let response =
+                    response.unwrap_or_else(|e| panic!("{host} {version:?} {sized}: {e}"));
                 let received = checked_bytes(response.into_body()).await;
                 let received =
                     received.unwrap_or_else(|error| panic!("{host} {version:?}: {error}"));

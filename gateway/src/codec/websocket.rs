@@ -17,8 +17,7 @@ pub(super) fn new_key() -> HeaderValue {
 
 /// The `sec-websocket-accept` that answers `key`.
 pub(super) fn accept(key: &HeaderValue) -> HeaderValue {
-    let mut digest =
-        aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
     digest.update(key.as_bytes());
     digest.update(GUID);
     text(&STANDARD.encode(digest.finish()))

@@ -292,8 +292,20 @@ mod tests {
     #[test]
     fn no_chain_of_hops_is_too_strange() {
         const PIECES: [&[u8]; 14] = [
-            b"1.2.3.4", b"::1", b"[::1]:80", b"1.2.3.4:5", b"fe80::1%eth0", b"unknown", b",", b", ",
-            b" ", b"\t", b"\"", b"\xff", b"999.9.9.9", b"for=1.2.3.4",
+            b"1.2.3.4",
+            b"::1",
+            b"[::1]:80",
+            b"1.2.3.4:5",
+            b"fe80::1%eth0",
+            b"unknown",
+            b",",
+            b", ",
+            b" ",
+            b"\t",
+            b"\"",
+            b"\xff",
+            b"999.9.9.9",
+            b"for=1.2.3.4",
         ];
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);

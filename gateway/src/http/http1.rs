@@ -41,7 +41,8 @@ pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<Rewound> {
     // The one timer of the connection. It is moved, never made anew.
     let mut deadline = pin!(sleep(downstream.engine.limits.header_timeout));
     if downstream.conn.tls.is_none() {
-        let wait = |cx: &mut Context<'_>| poll_protocol(downstream, &mut session, deadline.as_mut(), cx);
+        let wait =
+            |cx: &mut Context<'_>| poll_protocol(downstream, &mut session, deadline.as_mut(), cx);
         match poll_fn(wait).await {
             FirstBytes::Http1 => {}
             FirstBytes::Http2 => {

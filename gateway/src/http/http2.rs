@@ -212,6 +212,8 @@ impl Budget {
     }
 
     fn is_exceeded(&self) -> bool {
-        self.spent || self.malformed >= MAX_MALFORMED || self.premature > self.ended.max(RESET_SAMPLE) / 2
+        self.spent
+            || self.malformed >= MAX_MALFORMED
+            || self.premature > self.ended.max(RESET_SAMPLE) / 2
     }
 }

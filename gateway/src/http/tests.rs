@@ -89,15 +89,11 @@ fn engine_with(routes: Vec<model::Route>) -> Arc<Engine> {
 }
 
 /// The same, with a cluster of these endpoints.
-fn engine_to(
-    limits: Limits,
-    endpoints: Vec<SocketAddr>,
-    routes: Vec<model::Route>,
-) -> Arc<Engine> {
+fn engine_to(limits: Limits, endpoints: Vec<SocketAddr>, routes: Vec<model::Route>) -> Arc<Engine> {
     let engine = engine(limits);
-    let endpoints = endpoints.into_iter().map(|address| {
-        cluster::tests::member(model::cluster::EndpointAddress::Ip(address))
-    });
+    let endpoints = endpoints
+        .into_iter()
+        .map(|address| cluster::tests::member(model::cluster::EndpointAddress::Ip(address)));
     let telemetry = &engine.telemetry;
     let environment = Environment {
         secrets: &Secrets::default(),

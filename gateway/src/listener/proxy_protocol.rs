@@ -209,10 +209,7 @@ mod tests {
     }
 
     fn proxied(source: &str, destination: &str) -> Option<Proxied> {
-        Some(Proxied {
-            source: source.parse().unwrap(),
-            destination: destination.parse().unwrap(),
-        })
+        Some(Proxied { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
     }
 
     fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {

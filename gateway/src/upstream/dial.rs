@@ -9,10 +9,7 @@ use tokio::{
 };
 use weir_config::model::cluster;
 
-use super::{
-    Address, Target,
-    error::ConnectError,
-};
+use super::{Address, Target, error::ConnectError};
 use crate::io::Io;
 
 /// Connects to `target`, handshake included, within its connect timeout. `host` is the request's; TLS

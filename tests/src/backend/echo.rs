@@ -159,9 +159,7 @@ impl Service {
         // Errors are clients going away and responses told to break off.
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http2().enable_connect_protocol();
-        let _ = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .await;
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {

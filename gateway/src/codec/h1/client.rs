@@ -196,7 +196,8 @@ impl ClientSession {
         }
         if head.tunnel
             && let Some(key) = &self.exchange.own_key
-            && head.header.headers.get(header::SEC_WEBSOCKET_ACCEPT) != Some(&websocket::accept(key))
+            && head.header.headers.get(header::SEC_WEBSOCKET_ACCEPT)
+                != Some(&websocket::accept(key))
         {
             // RFC 6455 section 4.1: whoever asked has to check, and that was us.
             return Err(StreamError::Protocol("websocket_accept"));

@@ -126,9 +126,7 @@ impl Operator {
             Self::BytesReceived => Value::Number(info.bytes_received),
             Self::BytesSent => Value::Number(info.bytes_sent),
             Self::Duration => milliseconds(duration),
-            Self::ResponseDuration => {
-                upstream.responded_after.map_or(Value::Absent, milliseconds)
-            }
+            Self::ResponseDuration => upstream.responded_after.map_or(Value::Absent, milliseconds),
             Self::ResponseTxDuration => upstream
                 .responded_after
                 .map_or(Value::Absent, |after| milliseconds(duration.saturating_sub(after))),

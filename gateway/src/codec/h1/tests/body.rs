@@ -5,9 +5,9 @@ use http::HeaderMap;
 
 use super::{
     super::{
-    body::BodyWriter,
-    buffer::WriteBuffer,
-    chunked::{ChunkedDecoder, Decoded},
+        body::BodyWriter,
+        buffer::WriteBuffer,
+        chunked::{ChunkedDecoder, Decoded},
     },
     damaged,
 };
@@ -199,7 +199,8 @@ fn a_sized_body_is_neither_shorter_nor_longer_than_announced() {
 fn where_chunks_are_cut_makes_no_difference() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    let body = b"5;a=b\r\nhello\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 7\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n";
+    let body =
+        b"5;a=b\r\nhello\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 7\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n";
     for _ in 0..4_000 {
         let damaged = damaged(body, &mut random);
         let shown = damaged.escape_ascii();
