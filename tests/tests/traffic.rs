@@ -299,7 +299,9 @@ async fn responses_without_a_body_leave_every_pair_of_protocols_in_step() {
                 let request = Request::get(host, "/")
                     .method(method)
                     .header("x-echo-status", &status.to_string());
-                let reply = connection.send(&request).await.unwrap();
+                let reply = connection.send(&request).await;
+                let reply =
+                    reply.unwrap_or_else(|e| panic!("{method} {status} {host} {version:?}: {e}"));
                 assert_eq!(reply.status, status, "{method} {host} from {version:?}");
                 assert!(reply.body.is_empty(), "{method} {status} {host} from {version:?}");
                 let next = connection.send(&Request::get(host, "/next")).await.unwrap();
@@ -326,7 +328,9 @@ async fn trailers_pass_between_protocols() {
 
     let mut site = site().await;
     let mut http1 = Connection::http1(site.gateway.port("http")).await.unwrap();
-    let request = Request::get("h2.test", "/").header("x-echo-trailer", "x-sum=7");
+    let request = Request::get("h2.test", "/")
+        .header("x-echo-trailer", "x-sum=7")
+        .header("x-echo-bytes", "5");
     let reply = http1.send(&request).await.unwrap();
     assert_eq!(reply.trailers.unwrap()["x-sum"], "7", "HTTP/2 to HTTP/1.1");
 }
