@@ -162,8 +162,7 @@ impl Cut {
 
     /// Runs `serving` to its end, with its task woken when the time is up: whatever it waits for has
     /// to ask `has_passed`.
-    pub async fn waking<F: Future>(&self, serving: F) -> F::Output {
-        let mut serving = pin!(serving);
+    pub async fn waking<F: Future>(&self, mut serving: Pin<&mut F>) -> F::Output {
         let mut waiting = pin!(self.waiting.notified());
         let mut registered = false;
         poll_fn(|cx| {
@@ -259,7 +258,8 @@ mod tests {
         let cut = std::sync::Arc::new(Cut::default());
         let other = std::sync::Arc::clone(&cut);
         let waiting = tokio::spawn(async move {
-            other.waking(other.unless_passed(future::pending::<()>())).await
+            let serving = pin!(other.unless_passed(future::pending::<()>()));
+            other.waking(serving).await
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

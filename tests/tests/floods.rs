@@ -113,9 +113,8 @@ async fn making_the_server_reset_streams_is_counted_as_resetting_them() {
     let increment_of_zero = |stream| Frame::new(WINDOW_UPDATE, 0, stream, [0; 4]);
     let too_large = |stream| Frame::new(WINDOW_UPDATE, 0, stream, [0x7f, 0xff, 0xff, 0xff]);
     let after_the_end = |stream| Frame::new(DATA, 0, stream, [0]);
-    let own_parent = |stream: u32| {
-        Frame::new(PRIORITY, 0, stream, [&stream.to_be_bytes()[..], &[16]].concat())
-    };
+    let own_parent =
+        |stream: u32| Frame::new(PRIORITY, 0, stream, [&stream.to_be_bytes()[..], &[16]].concat());
     let short_priority = |stream| Frame::new(PRIORITY, 0, stream, [0; 4]);
     for (what, trigger) in [
         ("T02 increment of 0", &increment_of_zero as &dyn Fn(u32) -> Frame),
@@ -233,6 +232,21 @@ async fn streams_beyond_the_limit_are_refused_and_the_others_served() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_malformed_requests_only_is_sent_away() {
+    let echo = Echo::start("v1").await;
+    let mut gateway = gateway_to(&echo).await;
+    let mut client = FrameClient::connect(gateway.port("http"), &[]).await;
+    let mut fields = get("/bad");
+    fields.push(("content_length", b"5"));
+    // G14: 32 of them are answered, in whichever order; then it is enough.
+    for n in 0..33 {
+        client.send(&[Frame::headers(n * 2 + 1, END_STREAM, &fields)]).await;
+    }
+    assert_eq!(client.goaway().await, ENHANCE_YOUR_CALM);
+    assert!(echo.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_preface_and_nothing_else_is_closed() {
     let echo = Echo::start("v1").await;
     let mut gateway = gateway_to(&echo).await;
@@ -312,7 +326,10 @@ async fn a_tls_client_that_chose_http_1_1_cannot_go_on_in_http_2() {
     let ca = Authority::new("site");
     let identity = ca.server(&["a.test"]);
     let https = HTTP_GATEWAY
-        .replace("protocol: HTTP}", "protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: site}")
+        .replace(
+            "protocol: HTTP}",
+            "protocol: HTTPS}\n    tls: {mode: SIMPLE, credentialName: site}",
+        )
         .replace("PORT_http", "PORT_https");
     let config = Config::new()
         .with(https)

@@ -202,8 +202,9 @@ async fn no_early_answer_leaves_a_body_to_be_taken_for_a_request() {
                 let head = format!("{method} {path} HTTP/1.1\r\nhost: early.test\r\n");
                 let sized = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
                 let size = body.len();
-                let chunks =
-                    format!("{head}transfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n");
+                let chunks = format!(
+                    "{head}transfer-encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
+                );
                 for bytes in [sized, chunks] {
                     let mut client = RawClient::connect(gateway.port("http")).await;
                     client.send(&bytes).await;
@@ -227,7 +228,11 @@ async fn an_expectation_is_met_by_the_upstream_or_not_at_all() {
         ("200 without 100", ok.to_owned(), vec![200]),
         ("417", ok.replace("200 OK", "417 Expectation Failed"), vec![417]),
         ("100 twice", format!("{go_on}{go_on}{ok}"), vec![100, 200]),
-        ("102, then 100", format!("{}{go_on}{ok}", go_on.replace("100", "102")), vec![102, 100, 200]),
+        (
+            "102, then 100",
+            format!("{}{go_on}{ok}", go_on.replace("100", "102")),
+            vec![102, 100, 200],
+        ),
     ] {
         let upstream = RawUpstream::start(answer, Then::Close).await;
         let mut gateway = gateway_to(upstream.port(), &[]).await;
@@ -281,11 +286,8 @@ async fn an_expectation_without_a_body_is_nobodys() {
 #[tokio::test]
 async fn bytes_behind_an_upgrade_wait_for_the_101() {
     // Declines: what the client sent for a WebSocket must not be a request.
-    let upstream = RawUpstream::start(
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno",
-        Then::KeepOpen,
-    )
-    .await;
+    let upstream =
+        RawUpstream::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno", Then::KeepOpen).await;
     let mut gateway = gateway_to(upstream.port(), &[]).await;
     let upgrade = "GET / HTTP/1.1\r\nhost: a.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
@@ -305,10 +307,14 @@ async fn bytes_behind_an_upgrade_wait_for_the_101() {
 async fn responses_two_proxies_could_read_differently_are_502_and_end_their_connection() {
     let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(17);
     for (what, response) in [
-        ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok".to_owned()),
+        (
+            "two lengths",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok".to_owned(),
+        ),
         (
             "length and coding",
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
         ),
         ("another coding", "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n".to_owned()),
         ("a broken field", "HTTP/1.1 200 OK\r\nx y: z\r\ncontent-length: 0\r\n\r\n".to_owned()),
@@ -356,10 +362,8 @@ async fn a_length_where_there_is_no_body_is_nobodys_body() {
 
 #[tokio::test]
 async fn a_large_response_head_is_502_and_the_next_request_is_served() {
-    let large = format!(
-        "HTTP/1.1 200 OK\r\nx-a: {}\r\ncontent-length: 0\r\n\r\n",
-        "y".repeat(61 * 1024)
-    );
+    let large =
+        format!("HTTP/1.1 200 OK\r\nx-a: {}\r\ncontent-length: 0\r\n\r\n", "y".repeat(61 * 1024));
     let upstream = RawUpstream::start(large, Then::KeepOpen).await;
     let mut gateway = gateway_to(upstream.port(), &[]).await;
     assert_eq!(gateway.get("a.test", "/").await.status, 502, "D04");

@@ -125,7 +125,8 @@ async fn large_bodies_are_echoed_in_both_directions_at_once_in_bounded_memory() 
                 let request =
                     Request::post_pattern(host, "/", bytes, sized).header("x-echo-body", "stream");
                 let response = connection.open(&request).await;
-                let response = response.unwrap_or_else(|e| panic!("{host} {version:?} {sized}: {e}"));
+                let response =
+                    response.unwrap_or_else(|e| panic!("{host} {version:?} {sized}: {e}"));
                 let received = checked_bytes(response.into_body()).await;
                 let received =
                     received.unwrap_or_else(|error| panic!("{host} {version:?}: {error}"));
@@ -284,6 +285,54 @@ async fn a_body_cut_by_the_upstream_never_ends_cleanly() {
             assert_eq!(received, 1000, "{host} {version:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn responses_without_a_body_leave_every_pair_of_protocols_in_step() {
+    let mut site = site().await;
+    for host in ["echo.test", "h2.test"] {
+        for mut connection in site.connections(host).await {
+            let version = connection.version();
+            for (method, status) in
+                [("HEAD", 200), ("GET", 204), ("GET", 304), ("POST", 204), ("HEAD", 404)]
+            {
+                let request = Request::get(host, "/")
+                    .method(method)
+                    .header("x-echo-status", &status.to_string());
+                let reply = connection.send(&request).await;
+                let reply =
+                    reply.unwrap_or_else(|e| panic!("{method} {status} {host} {version:?}: {e}"));
+                assert_eq!(reply.status, status, "{method} {host} from {version:?}");
+                assert!(reply.body.is_empty(), "{method} {status} {host} from {version:?}");
+                let next = connection.send(&Request::get(host, "/next")).await.unwrap();
+                assert_eq!(next.echo().target, "/next", "after {method} {status} {host}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn trailers_pass_between_protocols() {
+    let upstream = RawUpstream::start(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n",
+        Then::KeepOpen,
+    )
+    .await;
+    let mut gateway = gateway_to(upstream.port(), "HTTP").await;
+    let mut http2 = Connection::http2(gateway.port("http")).await.unwrap();
+    let reply = http2.send(&Request::get("a.test", "/")).await.unwrap();
+    assert_eq!(reply.trailers.unwrap()["x-sum"], "7", "HTTP/1.1 to HTTP/2");
+    let mut http1 = Connection::http1(gateway.port("http")).await.unwrap();
+    let reply = http1.send(&Request::get("a.test", "/")).await.unwrap();
+    assert_eq!(reply.trailers.unwrap()["x-sum"], "7", "HTTP/1.1 to HTTP/1.1");
+
+    let mut site = site().await;
+    let mut http1 = Connection::http1(site.gateway.port("http")).await.unwrap();
+    let request = Request::get("h2.test", "/")
+        .header("x-echo-trailer", "x-sum=7")
+        .header("x-echo-bytes", "5");
+    let reply = http1.send(&request).await.unwrap();
+    assert_eq!(reply.trailers.unwrap()["x-sum"], "7", "HTTP/2 to HTTP/1.1");
 }
 
 #[tokio::test]

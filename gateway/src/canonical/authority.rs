@@ -187,4 +187,21 @@ mod tests {
             assert_eq!(port(authority), number);
         }
     }
+
+    #[test]
+    fn no_text_panics_or_has_two_canonical_spellings() {
+        const PIECES: [&str; 18] = [
+            "a", "A", "b.c", ".", "..", ":", ":80", ":080", "[", "]", "[::1]", "[0:0::1]", "@",
+            "%2e", "é", " ", "_", "-",
+        ];
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..20_000 {
+            let text: String =
+                (0..random.usize(..6)).map(|_| PIECES[random.usize(..PIECES.len())]).collect();
+            let Ok(once) = canonical(&text) else { continue };
+            assert_eq!(canonical(&once).unwrap(), once, "seed {seed}: {text}");
+            assert!(!host(&once).is_empty() && once.starts_with(without_port(&once)), "{text}");
+        }
+    }
 }

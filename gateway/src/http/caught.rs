@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::Pin,
     task::Poll,
 };
 
@@ -15,8 +15,9 @@ pub struct Panicked;
 ///
 /// What the future borrows is left as the panic found it: it has to be something that refuses to be
 /// used wrongly, as a session does that was in the middle of a message.
-pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+///
+/// Pinned by the caller: a future handed over by value would take its room twice.
+pub async fn caught<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -27,17 +28,19 @@ pub async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     #[tokio::test]
     async fn a_panic_is_a_value_before_and_after_a_wait() {
-        assert_eq!(caught(async { 7 }).await, Ok(7));
-        let at_once = caught(async { panic!("expected by the test") });
-        assert_eq!(at_once.await, Err::<(), _>(Panicked));
-        let later = caught(async {
+        assert_eq!(caught(pin!(async { 7 })).await, Ok(7));
+        let at_once = pin!(async { panic!("expected by the test") });
+        assert_eq!(caught(at_once).await, Err::<(), _>(Panicked));
+        let later = pin!(async {
             tokio::task::yield_now().await;
             panic!("expected by the test")
         });
-        assert_eq!(later.await, Err::<(), _>(Panicked));
+        assert_eq!(caught(later).await, Err::<(), _>(Panicked));
     }
 }

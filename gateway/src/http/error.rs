@@ -182,6 +182,18 @@ pub mod classify {
         }
     }
 
+    /// The client stopped in the middle of its request.
+    #[must_use]
+    pub fn request_timeout() -> LocalReply {
+        LocalReply::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ResponseFlag::StreamIdleTimeout,
+            "stream_idle_timeout",
+            "stream timeout",
+        )
+        .closing()
+    }
+
     /// A stage panicked, which is a bug: the client has no part in it. `answered`: something was
     /// written to it that a reply cannot follow.
     #[must_use]

@@ -1,6 +1,6 @@
 //! The straight line: every stage of an exchange, in order.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -44,7 +44,10 @@ pub(super) async fn serve(downstream: &Downstream, session: &mut ServerSession) 
         context: RequestContext::default(),
         route: None,
     };
-    let outcome = caught(line.run(session, &mut info)).await;
+    let outcome = {
+        let running = pin!(line.run(session, &mut info));
+        caught(running).await
+    };
     let answered = line.response.is_some();
     match outcome.unwrap_or_else(|Panicked| Err(classify::panicked(answered))) {
         Ok(()) => {}

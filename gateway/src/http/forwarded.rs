@@ -287,4 +287,49 @@ mod tests {
         peer.uri_sans = Arc::from(["spiffe://td/x;By=\"y\",Hash=z".into()]);
         assert!(certificate_element(&peer).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#));
     }
+
+    /// Whatever a client writes there: an address or none, never a panic, and one field afterwards.
+    #[test]
+    fn no_chain_of_hops_is_too_strange() {
+        const PIECES: [&[u8]; 14] = [
+            b"1.2.3.4",
+            b"::1",
+            b"[::1]:80",
+            b"1.2.3.4:5",
+            b"fe80::1%eth0",
+            b"unknown",
+            b",",
+            b", ",
+            b" ",
+            b"\t",
+            b"\"",
+            b"\xff",
+            b"999.9.9.9",
+            b"for=1.2.3.4",
+        ];
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..5_000 {
+            let mut request = request(&[]);
+            for _ in 0..random.usize(..3) {
+                let value: Vec<u8> = (0..random.usize(..6))
+                    .flat_map(|_| PIECES[random.usize(..PIECES.len())].iter().copied())
+                    .collect();
+                let value = HeaderValue::from_bytes(&value).unwrap();
+                request.append_header(X_FORWARDED_FOR, value).unwrap();
+            }
+            let trusted = random.u32(..4);
+            let client = client_ip(&request.headers, trusted);
+            assert!(trusted > 0 || client.is_none(), "seed {seed}: nobody is trusted");
+            append_forwarded_for(&mut request, [192, 0, 2, 1].into());
+            let fields: Vec<_> = request.headers.get_all(X_FORWARDED_FOR).iter().collect();
+            assert_eq!(fields.len(), 1, "seed {seed}");
+            assert!(fields[0].as_bytes().ends_with(b"192.0.2.1"), "seed {seed}: {fields:?}");
+            assert_eq!(
+                client_ip(&request.headers, 1),
+                Some([192, 0, 2, 1].into()),
+                "seed {seed}: who is behind us trusts our entry"
+            );
+        }
+    }
 }

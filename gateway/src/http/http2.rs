@@ -181,7 +181,10 @@ enum Ended {
 async fn serve_stream(downstream: Arc<Downstream>, session: H2Session) -> Ended {
     let started = Instant::now();
     let mut session = ServerSession::H2(Box::new(session));
-    downstream.cut.waking(exchange::serve(&downstream, &mut session)).await;
+    {
+        let serving = pin!(exchange::serve(&downstream, &mut session));
+        downstream.cut.waking(serving).await;
+    }
     let ServerSession::H2(session) = &mut session else { return Ended::Served };
     let given_up = poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await;
     if given_up && started.elapsed() < PREMATURE { Ended::Premature } else { Ended::Served }

@@ -106,12 +106,12 @@ pub async fn send(
             if reason && retries > 0 {
                 info.flags.set(ResponseFlag::RetryLimit);
             }
-            return outcome.map_err(|failed| stop(failed, info));
+            return outcome.map_err(|failed| stop(failed, body, info));
         }
         _permit = attempts.cluster.admit_retry();
         if _permit.is_none() {
             info.flags.set(ResponseFlag::UpstreamOverflow);
-            return outcome.map_err(|failed| stop(failed, info));
+            return outcome.map_err(|failed| stop(failed, body, info));
         }
         retries += 1;
         // What belongs to an endpoint stays with it, unless that cannot even be reached.
@@ -120,7 +120,8 @@ pub async fn send(
         }
         // A connection that was refused says nothing about the others: the next is tried at once.
         if !matches!(outcome, Err(Failed::Connect(_))) || retries > 1 {
-            back_off(attempts.policy.backoff, retries, deadlines, info).await?;
+            let waited = back_off(attempts.policy.backoff, retries, deadlines).await;
+            waited.map_err(|expired| stop(Failed::Expired(expired), body, info))?;
         }
         drop(outcome);
         body.rewind();
@@ -176,7 +177,9 @@ async fn attempt(
     let outcome = exchange_heads(attempts, session, body, deadlines, &mut upstream).await;
     match outcome {
         Ok(head) => {
-            info.upstream.service_time = Some(sent.elapsed());
+            let now = std::time::Instant::now();
+            info.upstream.service_time = Some(now - sent);
+            info.upstream.responded_after = Some(now - info.started);
             report(Outcome::Response(head.status.as_u16()));
             Ok(Answered { upstream, head, endpoint: in_flight })
         }
@@ -275,15 +278,11 @@ async fn back_off(
     base: Duration,
     retry: u32,
     deadlines: &mut Deadlines<'_>,
-    info: &mut StreamInfo,
-) -> Result<(), Stop> {
+) -> Result<(), Expired> {
     let span = base.saturating_mul((1u32 << retry.min(10)) - 1).min(base.saturating_mul(10));
     let wait = span.mul_f64(fastrand::f64());
     deadlines.limit_attempt(None);
-    match within(deadlines, tokio::time::sleep(wait)).await {
-        Ok(()) => Ok(()),
-        Err(expired) => Err(stop(Failed::Expired(expired), info)),
-    }
+    within(deadlines, tokio::time::sleep(wait)).await
 }
 
 /// Whether the policy asks for another try after this response.
@@ -359,7 +358,7 @@ fn is_disconnect(error: &StreamError) -> bool {
 }
 
 /// How an exchange ends that no attempt could answer.
-fn stop(failed: Failed, info: &mut StreamInfo) -> Stop {
+fn stop(failed: Failed, body: &RequestBody, info: &mut StreamInfo) -> Stop {
     match failed {
         Failed::NoEndpoint(reply) => Stop::Reply(reply),
         Failed::Connect(error) => {
@@ -368,6 +367,10 @@ fn stop(failed: Failed, info: &mut StreamInfo) -> Stop {
         }
         Failed::Upstream { error, .. } => Stop::Reply(classify::upstream(&error)),
         Failed::Downstream(error) => classify::downstream(&error),
+        // Nothing moved because the client sent nothing.
+        Failed::Expired(Expired::Idle) if !body.is_read() => {
+            Stop::Reply(classify::request_timeout())
+        }
         Failed::Expired(expired) => Stop::Reply(classify::expired(expired)),
     }
 }

@@ -107,6 +107,12 @@ impl RequestBody {
         self.finished
     }
 
+    /// The client has sent all of it.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.ended
+    }
+
     /// Moves what can be moved; ready once the end was written (not: flushed) to the upstream.
     /// `moved` is set when anything was.
     pub fn poll_forward(

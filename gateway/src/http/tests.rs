@@ -85,7 +85,15 @@ async fn connect_to(engine: Arc<Engine>, conn: Arc<ConnectionInfo>) -> Connectio
 
 /// An engine with these routes for every host, to one cluster without endpoints.
 fn engine_with(routes: Vec<model::Route>) -> Arc<Engine> {
-    let engine = engine(Limits::default());
+    engine_to(Limits::default(), Vec::new(), routes)
+}
+
+/// The same, with a cluster of these endpoints.
+fn engine_to(limits: Limits, endpoints: Vec<SocketAddr>, routes: Vec<model::Route>) -> Arc<Engine> {
+    let engine = engine(limits);
+    let endpoints = endpoints
+        .into_iter()
+        .map(|address| cluster::tests::member(model::cluster::EndpointAddress::Ip(address)));
     let telemetry = &engine.telemetry;
     let environment = Environment {
         secrets: &Secrets::default(),
@@ -97,6 +105,7 @@ fn engine_with(routes: Vec<model::Route>) -> Arc<Engine> {
     let delta = Delta {
         virtual_hosts: route::tests::delta(vec![route::tests::virtual_host("*", routes)])
             .virtual_hosts,
+        endpoints: cluster::tests::members_change(endpoints.collect()).endpoints,
         ..cluster::tests::cluster_change(cluster::tests::config())
     };
     let snapshot =
@@ -614,4 +623,20 @@ async fn streams_that_outlast_the_drain_are_answered_503_and_recorded() {
     }
     frames.await.unwrap();
     assert_eq!(counted(&engine, 503, "LR,DI"), 3.0);
+}
+
+/// D03: who stops sending, and who stops answering.
+#[tokio::test]
+async fn a_request_that_does_not_come_is_408_and_a_response_that_does_not_is_504() {
+    let silent = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let limits = Limits { stream_idle_timeout: Duration::from_millis(200), ..Limits::default() };
+    let address = silent.local_addr().unwrap();
+    let engine = engine_to(limits, vec![address], vec![route_to_cluster("/")]);
+    for (body, status) in [("hello", 408), ("helloworld", 504)] {
+        let mut connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+        connection.send(format!("{head}{body}").as_bytes()).await;
+        assert_eq!(connection.statuses(1).await, [status]);
+        assert_eq!(counted(&engine, status, "SI"), 1.0);
+    }
 }

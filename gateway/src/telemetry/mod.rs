@@ -192,6 +192,8 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// From the request's head being sent to the response's head being there.
     pub service_time: Option<Duration>,
+    /// From the beginning of the exchange to the response's head being there.
+    pub responded_after: Option<Duration>,
     pub tls: bool,
 }
 

@@ -26,7 +26,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    body::{Frame, Incoming},
+    body::{Body as _, Frame, Incoming},
     ext::Protocol,
     service::service_fn,
     upgrade::OnUpgrade,
@@ -159,9 +159,7 @@ impl Service {
         // Errors are clients going away and responses told to break off.
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http2().enable_connect_protocol();
-        let _ = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .await;
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
@@ -178,7 +176,14 @@ impl Service {
             let upgrade = hyper::upgrade::on(&mut request);
             return upgrade_to_websocket(request.headers(), upgrade);
         }
+        let is_head = request.method() == http::Method::HEAD;
         let mut response = Response::new(orders.body(request.into_body(), received).await);
+        if is_head {
+            // hyper leaves a body out over HTTP/1 only.
+            let length = response.body().size_hint().exact();
+            *response.body_mut() = empty();
+            response.headers_mut().extend(length.map(|it| (header::CONTENT_LENGTH, it.into())));
+        }
         *response.status_mut() = orders.status;
         response.headers_mut().insert("x-backend", header_value(&self.name));
         response.headers_mut().extend(orders.headers.map(|(name, value)| (Some(name), value)));

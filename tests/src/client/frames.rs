@@ -154,9 +154,7 @@ impl FrameClient {
             }
             panic!("the server took {times} frames of kind {}", frame.kind);
         };
-        let read = async {
-            while let Ok(1..) = reader.read_buf(&mut self.buffer).await {}
-        };
+        let read = async { while let Ok(1..) = reader.read_buf(&mut self.buffer).await {} };
         timeout(DEADLINE * 3, async {
             tokio::select! {
                 () = write => {}

@@ -90,7 +90,7 @@ pub(crate) fn config() -> model::Cluster {
     }
 }
 
-fn member(address: EndpointAddress) -> Member {
+pub(crate) fn member(address: EndpointAddress) -> Member {
     Member { address, weight: 1, locality: Locality::default(), workload: Workload::default() }
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn cluster_change(config: model::Cluster) -> Delta {
     Delta { clusters: BTreeMap::from([(name(), change)]), ..Delta::default() }
 }
 
-fn members_change(members: Vec<Member>) -> Delta {
+pub(crate) fn members_change(members: Vec<Member>) -> Delta {
     let change = ClusterEndpoints { cluster: name(), endpoints: members.into() };
     Delta { endpoints: BTreeMap::from([(name(), Some(Arc::new(change)))]), ..Delta::default() }
 }

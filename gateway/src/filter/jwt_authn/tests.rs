@@ -592,3 +592,27 @@ async fn keys_with_an_address_are_fetched_beside_the_requests() {
         tokio::task::yield_now().await;
     }
 }
+
+/// Any damage to a token makes it invalid: nothing panics, and no second spelling is taken for it.
+#[test]
+fn a_damaged_token_is_never_the_token_it_was() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let filter = filter([rule()]);
+    let token = token(&claims());
+    for _ in 0..1_000 {
+        let mut damaged = token.clone().into_bytes();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..damaged.len());
+            match random.u8(..4) {
+                0 => damaged[at] = random.u8(0x21..0x7f),
+                1 => damaged.insert(at, b"._-=A"[random.usize(..5)]),
+                2 => damaged.truncate(at.max(1)),
+                _ => drop(damaged.remove(at)),
+            }
+        }
+        let damaged = String::from_utf8(damaged).unwrap();
+        let outcome = run(&filter, bearing(&[&damaged]));
+        assert_eq!(outcome.is_ok(), damaged == token, "seed {seed}: {damaged} for {token}");
+    }
+}

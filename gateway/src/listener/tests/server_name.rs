@@ -411,3 +411,63 @@ async fn versions_suites_and_protocols_are_those_configured() {
     speaks.config.alpn_protocols = vec![b"smtp".to_vec()];
     assert!(speaks.connect(address, "alpn.example.com").await.is_err(), "ALPACA");
 }
+
+/// The ClientHello of a client that asks for `a.example.com`, in its record.
+fn client_hello() -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "a.example.com".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// What is understood of bytes that come in these pieces.
+async fn read_hello(pieces: &[&[u8]]) -> Result<Option<String>, &'static str> {
+    let (near, mut far) = tokio::net::UnixStream::pair().unwrap();
+    let pieces: Vec<_> = pieces.iter().map(|piece| piece.to_vec()).collect();
+    let writing = tokio::spawn(async move {
+        for piece in pieces {
+            // The reader may have seen enough.
+            let _ = far.write_all(&piece).await;
+            tokio::task::yield_now().await;
+        }
+        let _ = far.shutdown().await;
+        far
+    });
+    let mut io = crate::io::Io::Unix(near);
+    let outcome = tls::Hello::read(&mut io).await;
+    drop(io);
+    writing.await.unwrap();
+    outcome
+        .map(|hello| hello.server_name.map(|name| name.to_string()))
+        .map_err(|error| error.reason())
+}
+
+#[tokio::test]
+async fn where_a_client_hello_is_cut_makes_no_difference() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let hello = client_hello();
+    assert_eq!(read_hello(&[&hello]).await, Ok(Some("a.example.com".to_owned())));
+    for at in (1..hello.len()).step_by(7) {
+        let cut = read_hello(&[&hello[..at], &hello[at..]]).await;
+        assert_eq!(cut, Ok(Some("a.example.com".to_owned())), "cut at {at}");
+        assert_eq!(read_hello(&[&hello[..at]]).await, Err("closed by the client"), "{at} bytes");
+    }
+    for _ in 0..500 {
+        let mut damaged = hello.clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..damaged.len());
+            damaged[at] = random.u8(..);
+        }
+        let whole = read_hello(&[&damaged]).await;
+        let at = random.usize(1..damaged.len());
+        let cut = read_hello(&[&damaged[..at], &damaged[at..]]).await;
+        assert_eq!(whole, cut, "seed {seed}: cut at {at}");
+    }
+}

@@ -51,6 +51,9 @@ pub enum Operator {
     BytesReceived,
     BytesSent,
     Duration,
+    /// Until the upstream's response began, and from there to its end.
+    ResponseDuration,
+    ResponseTxDuration,
     GrpcStatus(GrpcStatusForm),
     RouteName,
     RequestedServerName,
@@ -123,6 +126,10 @@ impl Operator {
             Self::BytesReceived => Value::Number(info.bytes_received),
             Self::BytesSent => Value::Number(info.bytes_sent),
             Self::Duration => milliseconds(duration),
+            Self::ResponseDuration => upstream.responded_after.map_or(Value::Absent, milliseconds),
+            Self::ResponseTxDuration => upstream
+                .responded_after
+                .map_or(Value::Absent, |after| milliseconds(duration.saturating_sub(after))),
             Self::GrpcStatus(form) => info.grpc_status.map_or(Value::Absent, |it| form.of(it)),
             Self::RouteName => optional(info.route_name.as_deref()),
             Self::RequestedServerName => optional(connection.server_name()),

@@ -3,10 +3,13 @@
 use bytes::BytesMut;
 use http::HeaderMap;
 
-use super::super::{
-    body::BodyWriter,
-    buffer::WriteBuffer,
-    chunked::{ChunkedDecoder, Decoded},
+use super::{
+    super::{
+        body::BodyWriter,
+        buffer::WriteBuffer,
+        chunked::{ChunkedDecoder, Decoded},
+    },
+    damaged,
 };
 use crate::codec::{Frame, StreamError};
 
@@ -189,4 +192,29 @@ fn a_sized_body_is_neither_shorter_nor_longer_than_announced() {
     writer.write("c".into(), &mut out).unwrap();
     writer.finish(None, &mut out).unwrap();
     assert_eq!(out.contents(), b"abc");
+}
+
+/// Damage to a chunked body: however the bytes come, they are the same body or none.
+#[test]
+fn where_chunks_are_cut_makes_no_difference() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let body =
+        b"5;a=b\r\nhello\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 7\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n";
+    for _ in 0..4_000 {
+        let damaged = damaged(body, &mut random);
+        let shown = damaged.escape_ascii();
+        let (data, trailers, end, rest) = decode(&[&damaged]);
+        let size = random.usize(1..8);
+        let pieces: Vec<_> = damaged.chunks(size).collect();
+        let (cut_data, cut_trailers, cut_end, cut_rest) = decode(&pieces);
+        assert_eq!(end, cut_end, "seed {seed}: {shown} in pieces of {size}");
+        if end != End::Error {
+            assert_eq!((data, trailers), (cut_data, cut_trailers), "seed {seed}: {shown}");
+        }
+        if end == End::Clean {
+            assert_eq!(rest, cut_rest, "seed {seed}: {shown} in pieces of {size}");
+            assert!(damaged.ends_with(&rest), "seed {seed}: {shown}: what follows is not touched");
+        }
+    }
 }

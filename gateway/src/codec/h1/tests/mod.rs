@@ -35,3 +35,22 @@ pub(crate) async fn pair() -> (Io, TcpStream) {
 pub(crate) fn no_drain() -> (DrainTrigger, DrainSignal) {
     drain::channel()
 }
+
+/// `bytes` with a few of them replaced, added or taken away, mostly by what means something in HTTP.
+pub(crate) fn damaged(bytes: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    const MEANINGFUL: &[u8] = b"\r\n\t :,;#/\\%@[]\"\0\x7f\xff0aA_-.f";
+    let mut damaged = bytes.to_vec();
+    for _ in 0..random.usize(1..4) {
+        let at = random.usize(..damaged.len());
+        let byte = match random.u8(..4) {
+            0 => random.u8(..),
+            _ => MEANINGFUL[random.usize(..MEANINGFUL.len())],
+        };
+        match random.u8(..3) {
+            0 => damaged[at] = byte,
+            1 => damaged.insert(at, byte),
+            _ => drop(damaged.remove(at)),
+        }
+    }
+    damaged
+}

@@ -10,7 +10,7 @@ use super::{
         head::HeadScan,
         request::{RequestHead, parse as parse_request},
     },
-    lenient_options, options,
+    damaged, lenient_options, options,
     vectors::{CANARY, rejected_heads},
 };
 use crate::codec::Options;
@@ -287,18 +287,8 @@ fn what_is_taken_survives_being_forwarded() {
     let mut random = fastrand::Rng::with_seed(seed);
     let request = b"POST /a/b?c=d HTTP/1.1\r\nHost: a.example:80\r\nContent-Length: 5\r\n\
         Connection: close, x-y\r\nX-Y: 1\r\nCookie: a=b; c=d\r\nTransfer-Type: chunked\r\n\r\n";
-    let bytes = b"\r\n\t :,;#/\\%@[]\"\0\x7f\xff0aA_-.";
     for _ in 0..5_000 {
-        let mut damaged = request.to_vec();
-        for _ in 0..random.usize(1..4) {
-            let at = random.usize(..damaged.len());
-            let byte = bytes[random.usize(..bytes.len())];
-            match random.u8(..3) {
-                0 => damaged[at] = byte,
-                1 => damaged.insert(at, byte),
-                _ => drop(damaged.remove(at)),
-            }
-        }
+        let damaged = damaged(request, &mut random);
         let shown = String::from_utf8_lossy(&damaged).into_owned();
         let Ok(Some(first)) = parse_request(&mut BytesMut::from(&damaged[..]), &options()) else {
             continue;

@@ -9,7 +9,7 @@ use super::{
         body::BodyReader,
         response::{Asked, ResponseHead, parse as parse_response},
     },
-    options,
+    damaged, options,
 };
 
 const GET: Asked = Asked { head: false, upgrade: None };
@@ -120,4 +120,42 @@ fn fields_of_the_connection_are_not_forwarded() {
     .unwrap();
     let names: Vec<_> = head.header.headers.keys().map(header::HeaderName::as_str).collect();
     assert_eq!(names, ["x-end"]);
+}
+
+/// Damage to good responses: no prefix of what is taken is refused, and nothing that is refused
+/// becomes better by what follows.
+#[test]
+fn where_a_response_is_cut_makes_no_difference() {
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let options = Options { max_headers: 100, ..options() };
+    let parse = |bytes: &[u8], asked| parse_response(&mut BytesMut::from(bytes), asked, &options);
+    let responses: [&[u8]; 4] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close, x-y\r\nX-Y: 1\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nSet-Cookie: a=b\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.0 304 Not Modified\r\nContent-Length: 5\r\nKeep-Alive: timeout=5\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ];
+    for round in 0..4_000 {
+        let asked = [GET, HEAD, WEBSOCKET][round % 3];
+        let damaged = damaged(responses[random.usize(..4)], &mut random);
+        let shown = damaged.escape_ascii();
+        let mut refused = false;
+        let mut taken = None;
+        for end in 0..=damaged.len() {
+            match parse(&damaged[..end], asked) {
+                Ok(None) => assert!(!refused && taken.is_none(), "seed {seed}: {shown} at {end}"),
+                Err(_) => {
+                    assert!(taken.is_none(), "seed {seed}: {shown} at {end}");
+                    refused = true;
+                }
+                Ok(Some(head)) => {
+                    assert!(!refused, "seed {seed}: {shown} at {end}");
+                    let head = format!("{:?} {:?}", head.header.as_owned_parts(), head.body);
+                    let first = taken.get_or_insert_with(|| head.clone());
+                    assert_eq!(*first, head, "seed {seed}: {shown} at {end}");
+                }
+            }
+        }
+    }
 }

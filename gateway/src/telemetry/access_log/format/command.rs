@@ -68,6 +68,8 @@ impl<'a> Command<'a> {
             "BYTES_RECEIVED" => Operator::BytesReceived,
             "BYTES_SENT" => Operator::BytesSent,
             "DURATION" => Operator::Duration,
+            "RESPONSE_DURATION" => Operator::ResponseDuration,
+            "RESPONSE_TX_DURATION" => Operator::ResponseTxDuration,
             "GRPC_STATUS" => Operator::GrpcStatus(match self.argument {
                 None | Some("" | "CAMEL_STRING") => GrpcStatusForm::CamelCase,
                 Some("SNAKE_STRING") => GrpcStatusForm::SnakeCase,

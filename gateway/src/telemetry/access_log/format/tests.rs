@@ -42,6 +42,7 @@ fn info() -> StreamInfo {
     info.upstream.remote_addr = Some(([10, 0, 1, 5], 9080).into());
     info.upstream.failure = Some(Cow::Borrowed("connection refused"));
     info.upstream.attempts = 2;
+    info.upstream.responded_after = Some(Duration::from_millis(4));
     info
 }
 
@@ -217,4 +218,11 @@ fn a_grpc_status_has_a_name() {
     let mut out = Vec::new();
     format.write(&entry, &mut TimeCache::default(), &mut out);
     assert_eq!(String::from_utf8(out).unwrap(), "NotFound NOT_FOUND 5\n");
+}
+
+#[test]
+fn the_duration_has_a_part_before_the_response_and_one_of_it() {
+    let format = "%DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION%\n";
+    let format = AccessLogFormat::Text(Some(format.into()));
+    assert_eq!(line(&format, &request()), "5 4 1\n");
 }
