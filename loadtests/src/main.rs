@@ -19,6 +19,7 @@ mod compare;
 mod environment;
 mod grpc;
 mod html;
+mod limit;
 mod load;
 mod measure;
 mod origin;
@@ -39,6 +40,7 @@ use tokio::{runtime, task::LocalSet};
 use args::{Arguments, Command};
 
 fn main() -> anyhow::Result<ExitCode> {
+    limit::raise();
     match Arguments::parse().command {
         Command::Run(args) => {
             // One thread: the generator is bound to one processor.

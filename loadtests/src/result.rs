@@ -101,6 +101,20 @@ impl RunResult {
 }
 
 impl Quad {
+    /// Sets what each proxy adds to the latency there is without one.
+    pub fn add_latencies(&mut self) {
+        for (latency, added) in Figure::ADDED {
+            let direct: Vec<f64> =
+                self.direct.iter().filter_map(|sample| sample.figures.get(&latency).copied()).collect();
+            let Some(direct) = centre(&direct) else { continue };
+            for sample in self.samples.values_mut().flatten() {
+                if let Some(with_proxy) = sample.figures.get(&latency).copied() {
+                    sample.set(added, with_proxy - direct);
+                }
+            }
+        }
+    }
+
     fn figures(&self) -> BTreeSet<Figure> {
         let samples = self.samples.values().flatten();
         samples.flat_map(|sample| sample.figures.keys().copied()).collect()

@@ -14,7 +14,6 @@ use crate::peer::Peer;
 pub struct Scenario {
     /// The file's name without extension.
     pub name: String,
-    pub title: String,
     /// All cases run in the same quads, so that they can be compared with the first.
     pub together: bool,
     pub cases: Vec<Case>,
@@ -242,7 +241,6 @@ impl Scenario {
             None => Vec::new(),
         };
         let together = file.remove("together").is_some_and(|value| value.as_bool() == Some(true));
-        let title = file.get("title").and_then(Value::as_str).context("no title")?.to_owned();
         let cases = if overlays.is_empty() {
             vec![Case::parse(name.to_owned(), file)?]
         } else {
@@ -251,7 +249,7 @@ impl Scenario {
                 .map(|overlay| Case::overlaid(name, &file, overlay))
                 .collect::<Result<_, _>>()?
         };
-        Ok(Self { name: name.to_owned(), title, together, cases })
+        Ok(Self { name: name.to_owned(), together, cases })
     }
 }
 

@@ -58,11 +58,22 @@ pub enum Client {
 }
 
 impl Load {
-    /// Starts the workers. Answers later than `deadline` are counted as late.
-    pub fn start(work: &Rc<Work>, pace: Pace, deadline: Duration) -> Self {
+    /// Starts the workers.
+    pub fn start(work: &Rc<Work>, pace: Pace) -> Self {
+        Self::impatient(work, pace, Duration::MAX, Duration::MAX)
+    }
+
+    /// Starts the workers of clients that give up when no connection is free within `patience`, and
+    /// to whom an answer after `deadline` is of no use.
+    pub fn impatient(
+        work: &Rc<Work>,
+        pace: Pace,
+        patience: Duration,
+        deadline: Duration,
+    ) -> Self {
         let shared = Rc::new(Shared {
             work: Rc::clone(work),
-            schedule: Schedule::new(pace),
+            schedule: Schedule::new(pace, patience),
             tally: RefCell::new(Tally::new(deadline)),
             http2: http2::Connections::new(work.load.connections),
             deadline,
@@ -85,9 +96,9 @@ impl Load {
         self.shared.tally.replace(Tally::new(self.shared.deadline))
     }
 
-    /// How many exchanges wait for a worker.
-    pub fn backlog(&self) -> usize {
-        self.shared.schedule.backlog()
+    /// Another rate from now on.
+    pub fn set_rate(&self, rate: f64) {
+        self.shared.schedule.set_rate(rate);
     }
 
     /// Asks for no more exchanges and waits for those under way.

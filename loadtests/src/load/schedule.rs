@@ -31,16 +31,21 @@ pub enum Pace {
 /// Hands out the times to the workers of one load.
 #[derive(Debug)]
 pub struct Schedule {
-    pace: Pace,
+    pace: Cell<Pace>,
+    /// How long a time may wait for a worker before it is given up.
+    patience: Duration,
+    given_up: Cell<u64>,
     due: RefCell<VecDeque<Instant>>,
     waiting: RefCell<VecDeque<Waker>>,
     stopped: Cell<bool>,
 }
 
 impl Schedule {
-    pub fn new(pace: Pace) -> Self {
+    pub fn new(pace: Pace, patience: Duration) -> Self {
         Self {
-            pace,
+            pace: Cell::new(pace),
+            patience,
+            given_up: Cell::new(0),
             due: RefCell::default(),
             waiting: RefCell::default(),
             stopped: Cell::new(false),
@@ -49,14 +54,14 @@ impl Schedule {
 
     /// The time of the next exchange, once it has come. `None`: there are no more.
     pub async fn next(&self) -> Option<Instant> {
-        if self.pace == Pace::Closed {
+        if self.pace.get() == Pace::Closed {
             return (!self.stopped.get()).then(Instant::now);
         }
         poll_fn(|cx| {
             if self.stopped.get() {
                 return Poll::Ready(None);
             }
-            if let Some(due) = self.due.borrow_mut().pop_front() {
+            if let Some(due) = self.take_due() {
                 return Poll::Ready(Some(due));
             }
             self.waiting.borrow_mut().push_back(cx.waker().clone());
@@ -65,9 +70,21 @@ impl Schedule {
         .await
     }
 
-    /// Exchanges that are due and wait for a worker.
-    pub fn backlog(&self) -> usize {
-        self.due.borrow().len()
+    fn take_due(&self) -> Option<Instant> {
+        let mut times = self.due.borrow_mut();
+        while let Some(due) = times.pop_front() {
+            if self.patience == Duration::MAX || due.elapsed() <= self.patience {
+                return Some(due);
+            }
+            self.given_up.set(self.given_up.get() + 1);
+        }
+        None
+    }
+
+    /// Another rate from now on; what waits is given up.
+    pub fn set_rate(&self, rate: f64) {
+        self.pace.set(Pace::Open { rate, poisson: false });
+        self.due.borrow_mut().clear();
     }
 
     pub fn stop(&self) {
@@ -77,11 +94,12 @@ impl Schedule {
 
     /// Lets the times come, until stopped.
     pub async fn run(&self) -> io::Result<()> {
-        let Pace::Open { rate, poisson } = self.pace else { return Ok(()) };
         let mut timer = Timer::new()?;
         let mut random = fastrand::Rng::with_seed(7);
         let mut next = Instant::now();
-        while !self.stopped.get() {
+        while !self.stopped.get()
+            && let Pace::Open { rate, poisson } = self.pace.get()
+        {
             timer.until(next).await?;
             let now = Instant::now();
             while next <= now {
@@ -145,7 +163,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn open_times_are_evenly_apart_however_late_they_are_taken() {
-        let schedule = Schedule::new(Pace::Open { rate: 10_000.0, poisson: false });
+        let schedule = Schedule::new(Pace::Open { rate: 10_000.0, poisson: false }, Duration::MAX);
         let take = async {
             let mut times = Vec::new();
             while times.len() < 50 {
@@ -164,7 +182,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_stopped_schedule_ends_those_who_wait() {
-        let schedule = Schedule::new(Pace::Open { rate: 0.001, poisson: false });
+        let schedule = Schedule::new(Pace::Open { rate: 0.001, poisson: false }, Duration::MAX);
         schedule.due.borrow_mut().clear();
         let (first, ()) = tokio::join!(schedule.next(), async { schedule.stop() });
         assert_eq!(first, None);

@@ -49,7 +49,6 @@ pub struct Done {
 /// Filled by the workers of one load.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    pub since: Instant,
     pub exchanges: u64,
     pub units: u64,
     pub bytes: u64,
@@ -68,7 +67,6 @@ impl Tally {
     pub fn new(deadline: Duration) -> Self {
         let max = u64::try_from(MAX_LATENCY.as_nanos()).expect("two minutes fit");
         Self {
-            since: Instant::now(),
             exchanges: 0,
             units: 0,
             bytes: 0,

@@ -41,7 +41,7 @@ pub async fn take(running: &Running, timing: Timing) -> anyhow::Result<Sample> {
 
 /// Runs a load, and looks at a stretch of it after it has warmed up. Wrong answers are errors.
 pub async fn window(running: &Running, pace: Pace, timing: Timing) -> anyhow::Result<Window> {
-    let load = Load::start(&running.work, pace, Duration::MAX);
+    let load = Load::start(&running.work, pace);
     tokio::time::sleep(timing.warm_up).await;
     let warm_up = load.take();
     let (cpu, switches) = (running.account.cpu_time()?, running.account.context_switches());
@@ -64,6 +64,17 @@ pub async fn window(running: &Running, pace: Pace, timing: Timing) -> anyhow::Re
     Ok(window)
 }
 
+/// The most this proxy answers per second.
+pub async fn peak(running: &Running, timing: Timing) -> anyhow::Result<f64> {
+    let window = window(running, Pace::Closed, timing).await?;
+    Ok(rate(window.tally.exchanges, window.wall))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
+pub fn rate(count: u64, wall: Duration) -> f64 {
+    count as f64 / wall.as_secs_f64()
+}
+
 /// No failure of any kind.
 pub fn all_right(running: &Running, tally: &Tally) -> anyhow::Result<()> {
     if tally.failed > 0 {
@@ -84,7 +95,7 @@ fn at_rate(running: &Running, window: &Window, sample: &mut Sample) {
     let units = units(&running.case, &window.tally);
     sample.set(Figure::Cpu, micros(window.cpu) / units);
     sample.set(Figure::ContextSwitches, window.context_switches as f64 / units);
-    let answered = window.tally.exchanges as f64 / window.wall.as_secs_f64();
+    let answered = rate(window.tally.exchanges, window.wall);
     sample.set(Figure::RateHeld, answered / running.case.load.rate);
     for (figure, quantile) in Figure::LATENCIES {
         sample.set(figure, window.tally.latency_us(quantile));

@@ -1,6 +1,6 @@
 //! The same load straight at the origin: the floor of every latency, and how fast the machine is.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{
     Figure, Sample, Timing,
@@ -27,7 +27,7 @@ pub async fn direct(
         0.0 => Pace::Closed,
         rate => Pace::Open { rate, poisson: case.load.poisson },
     };
-    let load = Load::start(&work, pace, Duration::MAX);
+    let load = Load::start(&work, pace);
     tokio::time::sleep(timing.warm_up).await;
     load.take();
     let (cpu, start) = (Account::own().cpu_time()?, Instant::now());

@@ -1,13 +1,18 @@
 //! What is done to a proxy to get figures from it; one file for each kind of scenario.
 
+mod change;
+mod churn;
 mod cost;
 mod direct;
+mod idle;
+mod overload;
 mod syscalls;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use cost::peak;
 pub use direct::direct;
 pub use syscalls::syscalls;
 
@@ -27,9 +32,28 @@ pub enum Figure {
     LatencyP50,
     LatencyP99,
     LatencyP999,
+    /// What the proxy adds to the latency of the same load without it.
+    AddedP50,
+    AddedP99,
+    AddedP999,
     Resident,
     ContextSwitches,
     Syscalls,
+    /// Memory for each connection that is open and does nothing.
+    IdleConnection,
+    /// Memory after all connections were closed, against that before the first.
+    ResidentAfterClose,
+    /// From the rename of the file to the first answer by the new configuration.
+    ChangeLive,
+    ChangeLiveMax,
+    ChangeCpu,
+    Failed,
+    /// Answers in time while overloaded, against the most there can be.
+    Goodput,
+    /// Memory while overloaded, against that before.
+    OverloadGrowth,
+    /// From the end of an overload until latency is as before.
+    Recovery,
 }
 
 /// Which way is better.
@@ -58,7 +82,22 @@ pub struct Timing {
 
 impl Figure {
     /// What a case is about: the first of these that it has.
-    pub const MAIN: [Self; 2] = [Self::Cpu, Self::CpuAtSaturation];
+    pub const MAIN: [Self; 7] = [
+        Self::AddedP99,
+        Self::IdleConnection,
+        Self::ChangeLive,
+        Self::Failed,
+        Self::Goodput,
+        Self::Cpu,
+        Self::CpuAtSaturation,
+    ];
+
+    /// Latencies, and what is added to them.
+    pub const ADDED: [(Self, Self); 3] = [
+        (Self::LatencyP50, Self::AddedP50),
+        (Self::LatencyP99, Self::AddedP99),
+        (Self::LatencyP999, Self::AddedP999),
+    ];
 
     /// The quantiles that are figures.
     pub const LATENCIES: [(Self, f64); 3] =
@@ -75,9 +114,21 @@ impl Figure {
             Self::LatencyP50 => ("latency p50", "µs", Better::Less),
             Self::LatencyP99 => ("latency p99", "µs", Better::Less),
             Self::LatencyP999 => ("latency p99.9", "µs", Better::Less),
+            Self::AddedP50 => ("added latency p50", "µs", Better::Less),
+            Self::AddedP99 => ("added latency p99", "µs", Better::Less),
+            Self::AddedP999 => ("added latency p99.9", "µs", Better::Less),
             Self::Resident => ("memory after load", "MiB", Better::Less),
             Self::ContextSwitches => ("context switches", "per {unit}", Better::Less),
             Self::Syscalls => ("system calls", "per {unit}", Better::Less),
+            Self::IdleConnection => ("memory of an idle connection", "KiB", Better::Less),
+            Self::ResidentAfterClose => ("memory after close", "of start", Better::Less),
+            Self::ChangeLive => ("change live, half of them", "ms", Better::Less),
+            Self::ChangeLiveMax => ("change live, the slowest", "ms", Better::Less),
+            Self::ChangeCpu => ("processor time of a change", "ms", Better::Less),
+            Self::Failed => ("failed requests", "{unit}s", Better::Less),
+            Self::Goodput => ("goodput at twice the peak", "of peak", Better::More),
+            Self::OverloadGrowth => ("memory while overloaded", "of before", Better::Less),
+            Self::Recovery => ("recovery from overload", "ms", Better::Less),
         }
     }
 
@@ -106,7 +157,10 @@ impl Sample {
 /// When it answers wrongly, or what it uses cannot be read.
 pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sample> {
     match running.case.measure {
-        Measure::Cost => cost::take(running, timing).await,
-        _ => anyhow::bail!("x"),
+        Measure::Cost | Measure::Latency => cost::take(running, timing).await,
+        Measure::Idle => idle::take(running, timing).await,
+        Measure::Change => change::take(running, timing).await,
+        Measure::Churn => churn::take(running, timing).await,
+        Measure::Overload => overload::take(running, timing).await,
     }
 }

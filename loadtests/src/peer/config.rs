@@ -101,6 +101,11 @@ impl Settings {
         route_value(route, self.generations[route])
     }
 
+    /// How often a route was changed.
+    pub fn generation(&self, route: usize) -> u64 {
+        self.generations[route]
+    }
+
     /// Writes the files a change of a route is in: written aside, then renamed into place. Returns
     /// the renames still to be done, so that the moment of them is the caller's to choose.
     pub fn write_change(&self, route: usize) -> anyhow::Result<(PathBuf, PathBuf)> {
@@ -179,6 +184,8 @@ fn row(n: usize, generation: u64, by_path: bool) -> BTreeMap<String, String> {
 fn values(case: &Case, origin: &Origin, credentials: &Credentials) -> anyhow::Result<Values> {
     let mut values = Values::default();
     let identity = credentials.server(case.proxy.certificate);
+    // Each takes two files in HAProxy, which does not start if there cannot be as many.
+    values.text("CONNECTIONS", crate::limit::connections());
     values.text("ORIGIN", origin.port());
     values.text("SERVER_NAME", SERVER_NAME);
     values.text("CERTIFICATE", identity.certificate.display());

@@ -133,10 +133,6 @@ impl Running {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Changes one route, in the way of this proxy, and returns when the change was made known to it.
     pub fn change(&mut self, route: usize) -> anyhow::Result<Instant> {
         let value = self.settings.change(route);

@@ -32,8 +32,8 @@ pub struct Plan {
 }
 
 /// One case while it is measured.
-struct Lane<'c> {
-    case: &'c Case,
+struct Lane {
+    case: Case,
     origin: Origin,
     running: Vec<Running>,
     quads: Vec<Quad>,
@@ -87,7 +87,11 @@ impl Plan {
         for cases in groups {
             let mut lanes = Vec::new();
             for case in cases {
-                lanes.push(self.start(case, credentials, progress).await?);
+                let mut lane = self.start(case, credentials, progress).await?;
+                if case.measure == Measure::Latency {
+                    lane.choose_rate(self.timing, progress).await;
+                }
+                lanes.push(lane);
             }
             self.rounds_of(&mut lanes, credentials, progress).await?;
             results.extend(finish(scenario, lanes));
@@ -95,15 +99,15 @@ impl Plan {
         Ok(results)
     }
 
-    async fn start<'c>(
+    async fn start(
         &self,
-        case: &'c Case,
+        case: &Case,
         credentials: &Credentials,
         progress: &mut Progress,
-    ) -> anyhow::Result<Lane<'c>> {
+    ) -> anyhow::Result<Lane> {
         let origin = Origin::start(case, credentials, self.cpus.generator)?;
         let mut lane = Lane {
-            case,
+            case: case.clone(),
             origin,
             running: Vec::new(),
             quads: Vec::new(),
@@ -131,11 +135,11 @@ impl Plan {
 
     async fn rounds_of(
         &self,
-        lanes: &mut [Lane<'_>],
+        lanes: &mut [Lane],
         credentials: &Credentials,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        let Some(rounds) = lanes.iter().map(|lane| self.rounds(lane.case)).max() else {
+        let Some(rounds) = lanes.iter().map(|lane| self.rounds(&lane.case)).max() else {
             return Ok(());
         };
         // A quad that does not count is taken again, but not for ever.
@@ -162,7 +166,7 @@ impl Plan {
     /// Everything once in an order, and once back.
     async fn quad(
         &self,
-        lanes: &mut [Lane<'_>],
+        lanes: &mut [Lane],
         round: usize,
         credentials: &Credentials,
         progress: &mut Progress,
@@ -195,6 +199,9 @@ impl Plan {
         }
         self.baseline(lanes, credentials).await?;
         let steal = ticks.map(|(cpu, before)| CpuTicks::now(cpu).stolen_since(before));
+        for lane in lanes.iter_mut().filter(|lane| lane.case.measure == Measure::Latency) {
+            lane.quads.last_mut().expect("a quad was pushed above").add_latencies();
+        }
         let direct = lanes.first().and_then(|lane| lane.quads.last()).map(|quad| &quad.direct[..]);
         let reason = unsteady(direct.unwrap_or_default(), steal.into_iter().fold(0.0, f64::max));
         if let Some(reason) = &reason {
@@ -209,20 +216,40 @@ impl Plan {
     /// The load without a proxy, of the first case: how fast the machine is just now.
     async fn baseline(
         &self,
-        lanes: &mut [Lane<'_>],
+        lanes: &mut [Lane],
         credentials: &Credentials,
     ) -> anyhow::Result<()> {
-        let Some(lane) = lanes.first_mut().filter(|lane| lane.case.measure == Measure::Cost) else {
+        let Some(lane) = lanes.first_mut().filter(|lane| lane.has_baseline()) else {
             return Ok(());
         };
-        let sample = measure::direct(lane.case, &lane.origin, credentials, self.timing).await?;
+        let sample = measure::direct(&lane.case, &lane.origin, credentials, self.timing).await?;
         let quad = lane.quads.last_mut().expect("a quad was pushed before");
         quad.direct.push(sample);
         Ok(())
     }
 }
 
-impl Lane<'_> {
+impl Lane {
+    fn has_baseline(&self) -> bool {
+        matches!(self.case.measure, Measure::Cost | Measure::Latency)
+    }
+
+    /// Half of what the slowest can do: everyone's latency is that of a proxy at ease.
+    async fn choose_rate(&mut self, timing: Timing, progress: &Progress) {
+        let mut slowest = f64::INFINITY;
+        for running in &self.running {
+            match measure::peak(running, timing).await {
+                Ok(peak) => slowest = slowest.min(peak),
+                Err(error) => self.failed = Some(format!("{error:#}")),
+            }
+        }
+        self.case.load.rate = (slowest / 2.0).max(1.0);
+        progress.note(&format!("{}: {:.0} per second", self.case.name, self.case.load.rate));
+        for running in &mut self.running {
+            running.case.load.rate = self.case.load.rate;
+        }
+    }
+
     async fn count_syscalls(&mut self, progress: &mut Progress) {
         for running in &self.running {
             match measure::syscalls(running).await {
@@ -254,13 +281,13 @@ fn unsteady(direct: &[measure::Sample], steal: f64) -> Option<String> {
     })
 }
 
-fn finish(scenario: &Scenario, lanes: Vec<Lane<'_>>) -> Vec<CaseResult> {
+fn finish(scenario: &Scenario, lanes: Vec<Lane>) -> Vec<CaseResult> {
     let base: Option<Vec<Quad>> =
         lanes.first().filter(|_| lanes.len() > 1).map(|lane| lane.quads.clone());
     lanes.into_iter().enumerate().map(|(n, lane)| lane.finish(scenario, base.as_deref().filter(|_| n > 0))).collect()
 }
 
-impl Lane<'_> {
+impl Lane {
     fn finish(self, scenario: &Scenario, base: Option<&[Quad]>) -> CaseResult {
         let counted = result::counted(&self.quads);
         // Quads of cases that ran together are unsteady together.
