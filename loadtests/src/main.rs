@@ -15,6 +15,7 @@ mod account;
 mod affinity;
 mod args;
 mod certs;
+mod chart;
 mod compare;
 mod environment;
 mod grpc;

@@ -120,12 +120,10 @@ impl Quad {
         samples.flat_map(|sample| sample.figures.keys().copied()).collect()
     }
 
-    /// The mean of a figure over a proxy's samples.
-    fn mean(&self, peer: Peer, figure: Figure) -> Option<f64> {
-        let samples = self.samples.get(&peer)?;
-        let values: Option<Vec<f64>> =
-            samples.iter().map(|sample| sample.figures.get(&figure).copied()).collect();
-        centre(&values?)
+    /// A figure of a proxy, in the order it was taken.
+    fn values(&self, peer: Peer, figure: Figure) -> impl Iterator<Item = f64> {
+        let samples = self.samples.get(&peer).into_iter().flatten();
+        samples.filter_map(move |sample| sample.figures.get(&figure).copied())
     }
 }
 
@@ -170,6 +168,8 @@ pub fn growth(quads: &[&Quad], base: &[&Quad]) -> BTreeMap<Peer, BTreeMap<Figure
     peers.into_iter().map(|peer| (peer, paired(quads, base, peer, peer))).collect()
 }
 
+/// What was measured on the way there with what was measured on the way there, and so back: a drift
+/// moves the two apart in opposite directions, and widens the interval, not the mean.
 fn paired(above: &[&Quad], below: &[&Quad], a: Peer, b: Peer) -> BTreeMap<Figure, Ratio> {
     let figures: BTreeSet<Figure> = above.iter().flat_map(|quad| quad.figures()).collect();
     let mut ratios = BTreeMap::new();
@@ -177,7 +177,8 @@ fn paired(above: &[&Quad], below: &[&Quad], a: Peer, b: Peer) -> BTreeMap<Figure
         let pairs: Vec<f64> = above
             .iter()
             .zip(below)
-            .filter_map(|(x, y)| Some(x.mean(a, figure)? / y.mean(b, figure)?))
+            .flat_map(|(x, y)| x.values(a, figure).zip(y.values(b, figure)))
+            .map(|(x, y)| x / y)
             .collect();
         if let Some(ratio) = Ratio::of(&pairs, seed as u64) {
             ratios.insert(figure, ratio);

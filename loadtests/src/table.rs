@@ -9,6 +9,9 @@ use crate::{
     statistics::Ratio,
 };
 
+/// Below, requests queued up.
+const RATE_HELD: f64 = 0.97;
+
 /// One case: a row for each figure, a column for each proxy, Weir's ratio to each.
 pub fn case(case: &CaseResult) -> String {
     let mut out = format!("\n{} - {}\n", case.name, case.title);
@@ -61,6 +64,12 @@ fn notes(case: &CaseResult, out: &mut String) {
         let _ = writeln!(out, "  NOT STEADY, no quad counts: {}", case.dropped.join("; "));
     } else if !case.dropped.is_empty() {
         let _ = writeln!(out, "  {} quads dropped, {} kept", case.dropped.len(), case.quads_kept);
+    }
+    for (peer, figures) in &case.figures {
+        if let Some(held) = figures.get(&Figure::RateHeld).filter(|held| held.value < RATE_HELD) {
+            let percent = held.value * 100.0;
+            let _ = writeln!(out, "  {peer} held {percent:.0} % of the rate: its latency is waiting");
+        }
     }
     if generator_bound(case) {
         out.push_str("  at saturation the generator was the limit: throughput is at least this\n");

@@ -12,7 +12,7 @@ use std::{cell::RefCell, io, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::task::JoinSet;
+use tokio::{sync::Barrier, task::JoinSet};
 use tokio_tungstenite::WebSocketStream;
 
 pub use http1::Connection as Http1Connection;
@@ -28,6 +28,9 @@ use target::Stream;
 /// How long a worker waits after a failure to connect, so that a dead proxy is not asked a million
 /// times.
 const BACK_OFF: Duration = Duration::from_millis(10);
+
+/// How long opening all connections may take.
+const CONNECT: Duration = Duration::from_secs(60);
 
 /// How long requests under way may take to end once a load is stopped.
 const END: Duration = Duration::from_secs(5);
@@ -46,6 +49,8 @@ struct Shared {
     tally: RefCell<Tally>,
     http2: http2::Connections,
     deadline: Duration,
+    /// Nobody starts before all are connected: opening connections is not what is measured.
+    connected: Barrier,
 }
 
 /// One worker's connection.
@@ -58,30 +63,34 @@ pub enum Client {
 }
 
 impl Load {
-    /// Starts the workers.
-    pub fn start(work: &Rc<Work>, pace: Pace) -> Self {
-        Self::impatient(work, pace, Duration::MAX, Duration::MAX)
+    /// Opens the connections, then starts.
+    pub async fn start(work: &Rc<Work>, pace: Pace) -> Self {
+        Self::impatient(work, pace, Duration::MAX, Duration::MAX).await
     }
 
-    /// Starts the workers of clients that give up when no connection is free within `patience`, and
-    /// to whom an answer after `deadline` is of no use.
-    pub fn impatient(
+    /// The same with clients that give up when no connection is free within `patience`, and to whom an
+    /// answer after `deadline` is of no use.
+    pub async fn impatient(
         work: &Rc<Work>,
         pace: Pace,
         patience: Duration,
         deadline: Duration,
     ) -> Self {
+        let workers = work.load.connections * work.load.streams;
         let shared = Rc::new(Shared {
             work: Rc::clone(work),
             schedule: Schedule::new(pace, patience),
             tally: RefCell::new(Tally::new(deadline)),
             http2: http2::Connections::new(work.load.connections),
             deadline,
+            connected: Barrier::new(workers + 1),
         });
         let mut tasks = JoinSet::new();
-        for number in 0..work.load.connections * work.load.streams {
+        for number in 0..workers {
             tasks.spawn_local(worker(Rc::clone(&shared), number));
         }
+        // Otherwise nobody starts, and the run ends with nothing answered.
+        let _ = tokio::time::timeout(CONNECT, shared.connected.wait()).await;
         let clock = Rc::clone(&shared);
         tasks.spawn_local(async move {
             if let Err(error) = clock.schedule.run().await {
@@ -120,6 +129,7 @@ async fn worker(shared: Rc<Shared>, number: usize) {
     if work.load.reconnect == Reconnect::Never {
         client = shared.connect(number).await;
     }
+    shared.connected.wait().await;
     while let Some(due) = shared.schedule.next().await {
         let exchange = async {
             let client = match &mut client {

@@ -21,7 +21,7 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
     let changes = if timing.seconds < Duration::from_secs(2) { CHANGES / 10 } else { CHANGES };
     let mut random = fastrand::Rng::new();
     let rate = running.case.load.rate;
-    let load = Load::start(&running.work, Pace::Open { rate, poisson: false });
+    let load = Load::start(&running.work, Pace::Open { rate, poisson: false }).await;
     tokio::time::sleep(timing.warm_up).await;
     load.take();
     let (cpu, mut last) = (running.account.cpu_time()?, 0);

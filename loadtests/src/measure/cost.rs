@@ -41,7 +41,7 @@ pub async fn take(running: &Running, timing: Timing) -> anyhow::Result<Sample> {
 
 /// Runs a load, and looks at a stretch of it after it has warmed up. Wrong answers are errors.
 pub async fn window(running: &Running, pace: Pace, timing: Timing) -> anyhow::Result<Window> {
-    let load = Load::start(&running.work, pace);
+    let load = Load::start(&running.work, pace).await;
     tokio::time::sleep(timing.warm_up).await;
     let warm_up = load.take();
     let (cpu, switches) = (running.account.cpu_time()?, running.account.context_switches());

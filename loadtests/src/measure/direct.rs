@@ -27,7 +27,7 @@ pub async fn direct(
         0.0 => Pace::Closed,
         rate => Pace::Open { rate, poisson: case.load.poisson },
     };
-    let load = Load::start(&work, pace);
+    let load = Load::start(&work, pace).await;
     tokio::time::sleep(timing.warm_up).await;
     load.take();
     let (cpu, start) = (Account::own().cpu_time()?, Instant::now());

@@ -30,7 +30,7 @@ const NOT_RECOVERED: Duration = Duration::from_secs(20);
 pub async fn take(running: &Running, timing: Timing) -> anyhow::Result<Sample> {
     let peak = peak(running, timing).await?;
     let pace = Pace::Open { rate: peak / 2.0, poisson: false };
-    let load = Load::impatient(&running.work, pace, PATIENCE, DEADLINE);
+    let load = Load::impatient(&running.work, pace, PATIENCE, DEADLINE).await;
     tokio::time::sleep(timing.warm_up).await;
     load.take();
     tokio::time::sleep(timing.seconds).await;

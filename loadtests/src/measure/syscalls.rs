@@ -40,7 +40,7 @@ pub async fn syscalls(running: &Running) -> anyhow::Result<f64> {
     let rate = if running.case.load.rate > 0.0 { reload } else { RATE };
     let mut reasons = Vec::new();
     for tool in [Tool::Perf, Tool::Strace] {
-        let load = Load::start(&running.work, Pace::Open { rate, poisson: false });
+        let load = Load::start(&running.work, Pace::Open { rate, poisson: false }).await;
         tokio::time::sleep(WARM_UP).await;
         let calls = count(running, tool, &load).await;
         let tally = load.stop().await;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::Peer;
+use super::{Peer, Program};
 use crate::{
     certs::{Credentials, ISSUER, SERVER_NAME},
     load::route_value,
@@ -42,12 +42,14 @@ pub struct Settings {
 impl Settings {
     /// For one proxy of one case.
     pub fn new(
-        peer: Peer,
+        program: &Program,
         case: &Case,
         origin: &Origin,
         credentials: &Credentials,
         dir: &Path,
     ) -> anyhow::Result<Self> {
+        let peer = program.peer;
+        let tcp = matches!(case.proxy.listener, Listener::Tcp | Listener::Passthrough);
         let [listen, admin, status] = free_ports()?;
         let routes = case.proxy.routes.max(case.proxy.hosts);
         let mut values = values(case, origin, credentials)?;
@@ -56,6 +58,9 @@ impl Settings {
         values.text("STATUS", status.port());
         values.text("DIR", dir.display());
         values.text("ACCESS_LOG", dir.join("access.log").display());
+        if tcp && peer == Peer::Nginx {
+            stream_module(program, &mut values)?;
+        }
         // A change is of one object in a file of its own, as tools write them.
         let changes = matches!(case.measure, Measure::Change | Measure::Churn);
         Ok(Self {
@@ -66,7 +71,7 @@ impl Settings {
             templates: templates().join(peer.name()),
             values,
             generations: vec![0; routes],
-            tcp: matches!(case.proxy.listener, Listener::Tcp | Listener::Passthrough),
+            tcp,
             by_path: case.proxy.routes > 0,
             chunk: if changes && case.proxy.hosts > 0 { 1 } else { CHUNK },
         })
@@ -222,6 +227,25 @@ fn values(case: &Case, origin: &Origin, credentials: &Credentials) -> anyhow::Re
     let endpoints = origin.addresses.iter().enumerate().map(endpoint).collect();
     values.lists.insert("endpoint".into(), endpoints);
     Ok(values)
+}
+
+/// nginx passes TCP on with a module that some distributions pack on its own.
+fn stream_module(program: &Program, values: &mut Values) -> anyhow::Result<()> {
+    let output = std::process::Command::new(&program.path).arg("-V").output()?;
+    let built = String::from_utf8_lossy(&output.stderr).into_owned();
+    let options: Vec<&str> = built.split_whitespace().collect();
+    if options.contains(&"--with-stream") {
+        return Ok(());
+    }
+    let modules = options.iter().find_map(|option| option.strip_prefix("--modules-path="));
+    let module = Path::new(modules.unwrap_or_default()).join("ngx_stream_module.so");
+    anyhow::ensure!(
+        module.is_file(),
+        "nginx has no stream module here; to install it: apt-get install libnginx-mod-stream"
+    );
+    values.text("STREAM_MODULE", module.display());
+    values.flag("stream-module", true);
+    Ok(())
 }
 
 /// Ports nobody listens on right now. Somebody else may take one before the proxy does; it then says

@@ -63,7 +63,7 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let peer = program.peer;
         let dir = tempfile::Builder::new().prefix(&format!("weir-loadtests-{peer}-")).tempdir()?;
-        let settings = Settings::new(peer, case, origin, credentials, dir.path())?;
+        let settings = Settings::new(program, case, origin, credentials, dir.path())?;
         settings.write()?;
         let work = Work::new(case, credentials, settings.listen)?;
         let child = affinity::spawn(cpu, &mut command(program, &settings)?)
@@ -129,7 +129,7 @@ impl Running {
     pub fn errors(&self) -> String {
         let text = fs::read(self.settings.dir.join("stderr.log")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("[NOTICE]")).collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 

@@ -121,12 +121,9 @@ impl Plan {
             let cpu = self.cpus.proxy;
             match Running::start(program, case, &lane.origin, credentials, cpu).await {
                 Ok(running) => lane.running.push(running),
-                // Ours has to run; a peer that does not is named, and the rest goes on.
-                Err(error) if program.peer == Peer::Weir => lane.failed = Some(format!("{error:#}")),
                 Err(error) => {
-                    progress.note(&format!("{}: {error:#}", case.name));
                     progress.skip(self.rounds(case) * 2);
-                    lane.left_out.insert(program.peer, format!("{error:#}"));
+                    lane.leave_out(program.peer, &error, progress);
                 }
             }
         }
@@ -174,27 +171,28 @@ impl Plan {
         for lane in lanes.iter_mut() {
             lane.quads.push(Quad::default());
         }
-        let mut order: Vec<(usize, usize)> = Vec::new();
+        let mut order: Vec<(usize, Peer)> = Vec::new();
         for (number, lane) in lanes.iter().enumerate() {
-            order.extend((0..lane.running.len()).map(|peer| (number, peer)));
+            order.extend(lane.running.iter().map(|running| (number, running.peer)));
         }
         let back: Vec<_> = order.iter().rev().copied().collect();
         let ticks = [self.cpus.generator, self.cpus.proxy].map(|cpu| (cpu, CpuTicks::now(cpu)));
         self.baseline(lanes, credentials).await?;
         for (number, peer) in order.into_iter().chain(back) {
             let lane = &mut lanes[number];
-            let running = &mut lane.running[peer];
-            progress.step(&format!("{} quad {} {}", lane.case.name, round + 1, running.peer));
+            let Some(running) = lane.running.iter_mut().find(|running| running.peer == peer) else {
+                continue;
+            };
+            progress.step(&format!("{} quad {} {peer}", lane.case.name, round + 1));
             match measure::take(running, self.timing).await {
                 Ok(sample) => {
                     let quad = lane.quads.last_mut().expect("a quad was pushed above");
-                    quad.samples.entry(running.peer).or_default().push(sample);
+                    quad.samples.entry(peer).or_default().push(sample);
                 }
-                Err(error) => {
-                    progress.note(&format!("{}: {error:#}", lane.case.name));
-                    lane.failed = Some(format!("{error:#}"));
-                    return Ok(());
-                }
+                Err(error) => lane.leave_out(peer, &error, progress),
+            }
+            if lane.failed.is_some() {
+                return Ok(());
             }
         }
         self.baseline(lanes, credentials).await?;
@@ -230,6 +228,20 @@ impl Plan {
 }
 
 impl Lane {
+    /// Ours has to do everything, and right. A peer that does not is named, and the rest goes on.
+    fn leave_out(&mut self, peer: Peer, error: &anyhow::Error, progress: &Progress) {
+        progress.note(&format!("{} {peer}: {error:#}", self.case.name));
+        if peer == Peer::Weir {
+            self.failed = Some(format!("{error:#}"));
+            return;
+        }
+        self.running.retain(|running| running.peer != peer);
+        for quad in &mut self.quads {
+            quad.samples.remove(&peer);
+        }
+        self.left_out.insert(peer, format!("{error:#}"));
+    }
+
     fn has_baseline(&self) -> bool {
         matches!(self.case.measure, Measure::Cost | Measure::Latency)
     }
@@ -237,11 +249,15 @@ impl Lane {
     /// Half of what the slowest can do: everyone's latency is that of a proxy at ease.
     async fn choose_rate(&mut self, timing: Timing, progress: &Progress) {
         let mut slowest = f64::INFINITY;
+        let mut failed = Vec::new();
         for running in &self.running {
             match measure::peak(running, timing).await {
                 Ok(peak) => slowest = slowest.min(peak),
-                Err(error) => self.failed = Some(format!("{error:#}")),
+                Err(error) => failed.push((running.peer, error)),
             }
+        }
+        for (peer, error) in failed {
+            self.leave_out(peer, &error, progress);
         }
         self.case.load.rate = (slowest / 2.0).max(1.0);
         progress.note(&format!("{}: {:.0} per second", self.case.name, self.case.load.rate));
