@@ -101,6 +101,13 @@ pub fn summary(result: &RunResult, out: &Path) -> String {
         if figure != Figure::Cpu {
             let _ = write!(text, "  {}", figure.title());
         }
+        // Nought is what it has to be, and has no ratio.
+        if figure == Figure::Failed {
+            let counts = case.figures.iter().filter_map(|(peer, figures)| {
+                Some(format!(" {peer} {}", number(figures.get(&figure)?.value)))
+            });
+            text.extend(counts);
+        }
         if case.unsteady {
             text.push_str("  not steady");
         }
