@@ -78,7 +78,9 @@ impl Account {
                 let path = format!("/proc/{pid}/task/{task}/children");
                 let children = fs::read_to_string(path).unwrap_or_default();
                 found.extend(
-                    children.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)),
+                    children
+                        .split_whitespace()
+                        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw)),
                 );
             }
         }

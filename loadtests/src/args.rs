@@ -19,10 +19,7 @@ pub enum Command {
     /// Measure.
     Run(RunArguments),
     /// Say what differs between two results.
-    Compare {
-        before: PathBuf,
-        after: PathBuf,
-    },
+    Compare { before: PathBuf, after: PathBuf },
     /// Write a result as a page with charts.
     Report {
         result: PathBuf,
@@ -71,9 +68,7 @@ pub struct RunArguments {
 fn cpus(text: &str) -> Result<Cpus, String> {
     let parse = |text: &str| text.trim().parse::<usize>().map_err(|error| error.to_string());
     match text.split_once(',') {
-        Some((generator, proxy)) => {
-            Ok(Cpus { generator: parse(generator)?, proxy: parse(proxy)? })
-        }
+        Some((generator, proxy)) => Ok(Cpus { generator: parse(generator)?, proxy: parse(proxy)? }),
         None => Err("two processors, like 0,1".into()),
     }
 }

@@ -21,7 +21,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::json;
 
-use crate::scenario::{Certificate, Jwt};
+use crate::scenario::{Case, Certificate, Jwt, Reconnect};
 
 /// The name on the certificates, and of the passthrough route.
 pub const SERVER_NAME: &str = "bench.example.test";
@@ -82,25 +82,20 @@ impl Credentials {
     }
 
     /// What clients of a run use: one suite and one curve, so that every proxy computes the same.
-    pub fn client_config(
-        &self,
-        alpn: &[&str],
-        with_certificate: bool,
-        resume: bool,
-    ) -> anyhow::Result<ClientConfig> {
+    pub fn client_config(&self, case: &Case, alpn: &[&str]) -> anyhow::Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca())?)?;
         let builder = ClientConfig::builder_with_provider(one_suite())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots);
-        let mut config = if with_certificate {
+        let mut config = if case.proxy.client_certificate {
             let (chain, key) = self.identity("client").load()?;
             builder.with_client_auth_cert(chain, key)?
         } else {
             builder.with_no_client_auth()
         };
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        if !resume {
+        if case.load.reconnect != Reconnect::Resumed {
             config.resumption = Resumption::disabled();
         }
         Ok(config)

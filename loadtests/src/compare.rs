@@ -45,7 +45,8 @@ fn text(before: &RunResult, after: &RunResult) -> String {
     }
     let _ = writeln!(out, "{} of {compared} ratios moved beyond their intervals", moved.len());
     out.extend(moved);
-    for case in before.cases.iter().filter(|case| !after.cases.iter().any(|c| c.name == case.name)) {
+    for case in before.cases.iter().filter(|case| !after.cases.iter().any(|c| c.name == case.name))
+    {
         let _ = writeln!(out, "{} is only in the first", case.name);
     }
     out

@@ -33,7 +33,8 @@ pub struct Environment {
 impl Environment {
     pub fn look(cpus: Cpus, programs: Vec<Program>, missing: Vec<String>) -> Self {
         let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-        let governor = format!("/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", cpus.proxy);
+        let governor =
+            format!("/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", cpus.proxy);
         let load = read("/proc/loadavg").unwrap_or_default();
         Self {
             started: now(),

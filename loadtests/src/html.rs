@@ -85,8 +85,10 @@ fn environment(result: &RunResult, out: &mut String) {
     for line in &env.missing {
         let _ = write!(out, "<li>{}</li>", escape(line));
     }
-    out.push_str("</ul><p class='note'>A ratio is Weir's figure divided by the peer's, with its 95 % \
-                  interval; within 5 % it is a tie.</p>");
+    out.push_str(
+        "</ul><p class='note'>A ratio is Weir's figure divided by the peer's, with its 95 % \
+                  interval; within 5 % it is a tie.</p>",
+    );
 }
 
 fn overview(result: &RunResult, out: &mut String) {
@@ -145,7 +147,11 @@ fn figures(case: &CaseResult, out: &mut String) {
         let _ = write!(out, "<tr><td>{}<td>{}", figure.title(), figure.unit(&case.unit));
         for peer in &peers {
             let value = case.figures[peer].get(&figure);
-            let _ = write!(out, "<td>{}", value.map_or("-".into(), |value| number(value.value)));
+            let _ = write!(
+                out,
+                "<td>{}",
+                value.map_or_else(|| "-".into(), |value| number(value.value))
+            );
         }
         for peer in others() {
             cell(case, peer, figure, out);

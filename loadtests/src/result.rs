@@ -104,8 +104,11 @@ impl Quad {
     /// Sets what each proxy adds to the latency there is without one.
     pub fn add_latencies(&mut self) {
         for (latency, added) in Figure::ADDED {
-            let direct: Vec<f64> =
-                self.direct.iter().filter_map(|sample| sample.figures.get(&latency).copied()).collect();
+            let direct: Vec<f64> = self
+                .direct
+                .iter()
+                .filter_map(|sample| sample.figures.get(&latency).copied())
+                .collect();
             let Some(direct) = centre(&direct) else { continue };
             for sample in self.samples.values_mut().flatten() {
                 if let Some(with_proxy) = sample.figures.get(&latency).copied() {
@@ -154,7 +157,8 @@ pub fn figures(quads: &[&Quad]) -> BTreeMap<Peer, BTreeMap<Figure, Value>> {
 
 /// Weir's figures over each peer's, paired within quads.
 pub fn ratios(quads: &[&Quad]) -> BTreeMap<Peer, BTreeMap<Figure, Ratio>> {
-    let peers: BTreeSet<Peer> = quads.iter().flat_map(|quad| quad.samples.keys().copied()).collect();
+    let peers: BTreeSet<Peer> =
+        quads.iter().flat_map(|quad| quad.samples.keys().copied()).collect();
     let others = peers.into_iter().filter(|peer| *peer != Peer::Weir);
     others
         .map(|peer| (peer, paired(quads, quads, Peer::Weir, peer)))
@@ -164,7 +168,8 @@ pub fn ratios(quads: &[&Quad]) -> BTreeMap<Peer, BTreeMap<Figure, Ratio>> {
 
 /// Each proxy's figures over its own in another case, paired within quads.
 pub fn growth(quads: &[&Quad], base: &[&Quad]) -> BTreeMap<Peer, BTreeMap<Figure, Ratio>> {
-    let peers: BTreeSet<Peer> = quads.iter().flat_map(|quad| quad.samples.keys().copied()).collect();
+    let peers: BTreeSet<Peer> =
+        quads.iter().flat_map(|quad| quad.samples.keys().copied()).collect();
     peers.into_iter().map(|peer| (peer, paired(quads, base, peer, peer))).collect()
 }
 
@@ -197,7 +202,10 @@ mod tests {
 
     fn quad(weir: [f64; 2], nginx: [f64; 2]) -> Quad {
         let samples = [(Peer::Weir, weir), (Peer::Nginx, nginx)];
-        Quad { samples: samples.map(|(peer, pair)| (peer, pair.map(sample).into())).into(), ..Quad::default() }
+        Quad {
+            samples: samples.map(|(peer, pair)| (peer, pair.map(sample).into())).into(),
+            ..Quad::default()
+        }
     }
 
     #[test]

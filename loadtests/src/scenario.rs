@@ -356,7 +356,10 @@ mod tests {
         assert!(scenarios.len() > 10);
         for set in [Set::Smoke, Set::Short, Set::Full] {
             assert!(
-                scenarios.iter().flat_map(|scenario| &scenario.cases).any(|c| c.sets.contains(&set)),
+                scenarios
+                    .iter()
+                    .flat_map(|scenario| &scenario.cases)
+                    .any(|c| c.sets.contains(&set)),
                 "{set:?} is not empty"
             );
         }

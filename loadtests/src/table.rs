@@ -33,12 +33,20 @@ pub fn case(case: &CaseResult) -> String {
         let _ = write!(out, "  {:<26} {:>16}", figure.title(), figure.unit(&case.unit));
         for peer in &peers {
             let value = case.figures[peer].get(&figure);
-            let _ = write!(out, " {:>11}", value.map_or("-".into(), |value| number(value.value)));
+            let _ = write!(
+                out,
+                " {:>11}",
+                value.map_or_else(|| "-".into(), |value| number(value.value))
+            );
         }
         for peer in peers.iter().filter(|peer| **peer != Peer::Weir) {
             let ratio = case.ratios.get(peer).and_then(|ratios| ratios.get(&figure));
             let ratio = ratio.filter(|_| figure.better() != Better::Neither);
-            let _ = write!(out, " {:>24}", ratio.map_or("-".into(), |ratio| self::ratio(*ratio, figure)));
+            let _ = write!(
+                out,
+                " {:>24}",
+                ratio.map_or_else(|| "-".into(), |ratio| self::ratio(*ratio, figure))
+            );
         }
         out.push('\n');
     }
@@ -68,7 +76,8 @@ fn notes(case: &CaseResult, out: &mut String) {
     for (peer, figures) in &case.figures {
         if let Some(held) = figures.get(&Figure::RateHeld).filter(|held| held.value < RATE_HELD) {
             let percent = held.value * 100.0;
-            let _ = writeln!(out, "  {peer} held {percent:.0} % of the rate: its latency is waiting");
+            let _ =
+                writeln!(out, "  {peer} held {percent:.0} % of the rate: its latency is waiting");
         }
     }
     if generator_bound(case) {
@@ -96,7 +105,11 @@ pub fn summary(result: &RunResult, out: &Path) -> String {
         let _ = write!(text, "{:<32}", case.name);
         for peer in &peers {
             let ratio = case.ratios.get(peer).and_then(|ratios| ratios.get(&figure));
-            let _ = write!(text, " {:>24}", ratio.map_or("-".into(), |r| self::ratio(*r, figure)));
+            let _ = write!(
+                text,
+                " {:>24}",
+                ratio.map_or_else(|| "-".into(), |r| self::ratio(*r, figure))
+            );
         }
         if figure != Figure::Cpu {
             let _ = write!(text, "  {}", figure.title());
@@ -114,7 +127,8 @@ pub fn summary(result: &RunResult, out: &Path) -> String {
         text.push('\n');
     }
     for case in result.cases.iter().filter(|case| case.failed.is_some()) {
-        let _ = writeln!(text, "FAILED {}: {}", case.name, case.failed.as_deref().unwrap_or_default());
+        let _ =
+            writeln!(text, "FAILED {}: {}", case.name, case.failed.as_deref().unwrap_or_default());
     }
     let _ = write!(text, "\nwritten to {0}/result.json and {0}/report.html", out.display());
     text
@@ -167,7 +181,9 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_that_matter() {
-        for (value, text) in [(1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234"), (123_456.0, "123k")] {
+        for (value, text) in
+            [(1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234"), (123_456.0, "123k")]
+        {
             assert_eq!(number(value), text);
         }
     }

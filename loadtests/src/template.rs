@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn only_the_branch_that_holds_is_kept() {
-        let template = "#if log\nlog\n#else\nquiet\n#end\n#if tls\ntls\n#end\n#if !tls\nplain\n#end";
+        let template =
+            "#if log\nlog\n#else\nquiet\n#end\n#if tls\ntls\n#end\n#if !tls\nplain\n#end";
         assert_eq!(render(template, &values()).unwrap(), "log\nplain\n");
     }
 

@@ -32,7 +32,10 @@ fn a_run_measures_the_gateway_and_writes_what_it_found() {
     }
     assert_eq!(result["environment"]["programs"][0]["peer"], "weir");
     let page = fs::read_to_string(out.path().join("report.html")).unwrap();
-    assert!(page.contains("id='h1-keepalive/60B'") && page.contains("<svg"), "the page has the case");
+    assert!(
+        page.contains("id='h1-keepalive/60B'") && page.contains("<svg"),
+        "the page has the case"
+    );
     assert!(!page.contains("http://") && !page.contains("https://"), "nothing is loaded");
 }
 
@@ -69,8 +72,10 @@ fn two_equal_results_do_not_differ() {
     let output = command().arg("compare").args([&result, &result]).output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(stdout.contains("0 of 1 ratios moved"), "{stdout}");
-    let slower = include_str!("result.json")
-        .replace("\"ratio\": 0.80, \"low\": 0.78, \"high\": 0.82", "\"ratio\": 1.2, \"low\": 1.1, \"high\": 1.3");
+    let slower = include_str!("result.json").replace(
+        "\"ratio\": 0.80, \"low\": 0.78, \"high\": 0.82",
+        "\"ratio\": 1.2, \"low\": 1.1, \"high\": 1.3",
+    );
     let after = out.path().join("after.json");
     fs::write(&after, slower).unwrap();
     let output = command().arg("compare").args([&result, &after]).output().unwrap();

@@ -59,10 +59,7 @@ pub async fn upgrade(
 }
 
 /// Sends a message and waits for its echo.
-pub async fn websocket(
-    socket: &mut WebSocketStream<Stream>,
-    work: &Work,
-) -> Result<Done, Failure> {
+pub async fn websocket(socket: &mut WebSocketStream<Stream>, work: &Work) -> Result<Done, Failure> {
     let message = Message::Binary(work.body.clone());
     socket.send(message).await.map_err(|error| Failure::broken("send", error))?;
     match socket.next().await {

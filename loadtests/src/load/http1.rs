@@ -201,7 +201,9 @@ fn parse(input: &[u8]) -> Result<Option<Head>, Failure> {
     let mut head = Head { len, status: response.code.unwrap_or(0), ..Head::default() };
     for field in response.headers.iter() {
         match field.name.len() {
-            7 if field.name.eq_ignore_ascii_case("x-route") => head.route = Some(field.value.into()),
+            7 if field.name.eq_ignore_ascii_case("x-route") => {
+                head.route = Some(field.value.into())
+            }
             10 if field.name.eq_ignore_ascii_case("connection") => {
                 head.closes = field.value.eq_ignore_ascii_case(b"close");
             }
@@ -221,7 +223,8 @@ mod tests {
 
     #[test]
     fn a_head_is_read_when_it_is_complete() {
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Route: v7-0\r\nConnection: close\r\n\r\n";
+        let head =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-Route: v7-0\r\nConnection: close\r\n\r\n";
         assert_eq!(parse(&head[..head.len() - 1]), Ok(None));
         let parsed = parse(head).unwrap().unwrap();
         assert_eq!((parsed.status, parsed.content_length), (200, Some(3)));

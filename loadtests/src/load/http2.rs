@@ -24,11 +24,7 @@ impl Connections {
     }
 
     /// A handle on one of the connections.
-    pub async fn sender(
-        &self,
-        lane: usize,
-        work: &Work,
-    ) -> Result<SendRequest<Bytes>, Failure> {
+    pub async fn sender(&self, lane: usize, work: &Work) -> Result<SendRequest<Bytes>, Failure> {
         let mut lane = self.lanes[lane % self.lanes.len()].lock().await;
         if let Some(sender) = &*lane {
             return Ok(sender.clone());
@@ -82,14 +78,14 @@ pub async fn exchange(
     check(&response, request)?;
     sent.map_err(broken)?;
     let length = response.headers().get(http::header::CONTENT_LENGTH).cloned();
-    if grpc { messages(work, response.into_body()).await } else { body(work, response.into_body(), length.as_ref()).await }
+    if grpc {
+        messages(work, response.into_body()).await
+    } else {
+        body(work, response.into_body(), length.as_ref()).await
+    }
 }
 
-async fn send_body(
-    work: &Work,
-    grpc: bool,
-    send: &mut SendStream<Bytes>,
-) -> Result<(), h2::Error> {
+async fn send_body(work: &Work, grpc: bool, send: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
     if grpc {
         return send.send_data(work.body.clone(), true);
     }
@@ -143,7 +139,9 @@ async fn body(
         let data = data.map_err(|error| Failure::broken("body", error))?;
         let right = match uploaded {
             0 => pattern::matches(offset, &data),
-            _ => answer.as_bytes().get(usize::try_from(offset).unwrap_or(usize::MAX)..)
+            _ => answer
+                .as_bytes()
+                .get(usize::try_from(offset).unwrap_or(usize::MAX)..)
                 .is_some_and(|rest| rest.starts_with(&data)),
         };
         if !right {

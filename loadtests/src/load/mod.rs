@@ -175,7 +175,9 @@ impl Client {
     async fn connect(shared: &Shared, number: usize) -> Result<Self, Failure> {
         let work = &shared.work;
         match work.load.protocol {
-            Protocol::Http2 | Protocol::GrpcUnary | Protocol::GrpcServerStream
+            Protocol::Http2
+            | Protocol::GrpcUnary
+            | Protocol::GrpcServerStream
             | Protocol::GrpcBidi
                 if work.load.reconnect == Reconnect::Never =>
             {
@@ -189,9 +191,9 @@ impl Client {
     pub async fn open(work: &Work) -> Result<Self, Failure> {
         let broken = |error: io::Error| Failure::broken("connect", error);
         match work.load.protocol {
-            Protocol::Http1 => {
-                Ok(Self::Http1(http1::Connection::new(work.target.connect().await.map_err(broken)?)))
-            }
+            Protocol::Http1 => Ok(Self::Http1(http1::Connection::new(
+                work.target.connect().await.map_err(broken)?,
+            ))),
             Protocol::Websocket => {
                 let stream = work.target.connect().await.map_err(broken)?;
                 Ok(Self::Websocket(echo::upgrade(stream, &work.requests[0]).await?))
@@ -199,7 +201,9 @@ impl Client {
             Protocol::Tcp => {
                 Ok(Self::Tcp(work.target.connect().await.map_err(broken)?, Vec::new()))
             }
-            Protocol::Http2 | Protocol::GrpcUnary | Protocol::GrpcServerStream
+            Protocol::Http2
+            | Protocol::GrpcUnary
+            | Protocol::GrpcServerStream
             | Protocol::GrpcBidi => Ok(Self::Http2(http2::connect(work).await?)),
         }
     }

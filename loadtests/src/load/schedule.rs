@@ -94,7 +94,7 @@ impl Schedule {
 
     /// Lets the times come, until stopped.
     pub async fn run(&self) -> io::Result<()> {
-        let mut timer = Timer::new()?;
+        let timer = Timer::new()?;
         let mut random = fastrand::Rng::with_seed(7);
         let mut next = Instant::now();
         while !self.stopped.get()
@@ -138,7 +138,7 @@ impl Timer {
         Ok(Self { timer, expirations: pipe::Receiver::from_file_unchecked(file)? })
     }
 
-    async fn until(&mut self, time: Instant) -> io::Result<()> {
+    async fn until(&self, time: Instant) -> io::Result<()> {
         let left = time.saturating_duration_since(Instant::now());
         if left.is_zero() {
             // What has arrived meanwhile has its turn also when the times have run away.

@@ -10,7 +10,7 @@ use super::target::Target;
 use crate::{
     certs::{Credentials, SERVER_NAME},
     grpc, pattern,
-    scenario::{Case, Listener, Load, Protocol, Reconnect},
+    scenario::{Case, Listener, Load, Protocol},
 };
 
 /// Everything a worker needs to know.
@@ -89,8 +89,7 @@ fn tls(case: &Case, credentials: &Credentials) -> anyhow::Result<Tls> {
         _ if http2 && case.proxy.listener == Listener::Https => &["h2"],
         _ => &["http/1.1"],
     };
-    let resume = case.load.reconnect == Reconnect::Resumed;
-    let config = credentials.client_config(alpn, case.proxy.client_certificate, resume)?;
+    let config = credentials.client_config(case, alpn)?;
     Ok((Arc::new(config), ServerName::try_from(SERVER_NAME).context("a server name")?))
 }
 

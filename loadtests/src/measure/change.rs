@@ -37,10 +37,9 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
     sample.set(Figure::ChangeLiveMax, quantile(&times, 1.0).unwrap_or_default());
     let apart = APART.max(slowest * 2);
     let quiet = cost(running, count, apart, |_| Ok(())).await?;
-    let busy = cost(running, count, apart, |running| {
-        running.change(random.usize(..routes)).map(drop)
-    })
-    .await?;
+    let busy =
+        cost(running, count, apart, |running| running.change(random.usize(..routes)).map(drop))
+            .await?;
     let each = busy.saturating_sub(quiet) / count;
     sample.set(Figure::ChangeCpu, (micros(each) / 1e3).max(0.001));
     Ok(sample)

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::{Figure, Sample, Timing, change, cost::{micros, units}};
+use super::{
+    Figure, Sample, Timing, change,
+    cost::{micros, units},
+};
 use crate::{
     load::{Http1Connection, Load, Pace},
     peer::Running,

@@ -67,3 +67,82 @@ pub fn without_proxy(case: &Case) -> Case {
     case.proxy.jwt = None;
     case
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::{runtime, task::LocalSet};
+
+    use super::*;
+    use crate::{
+        load::{Client, Failure},
+        scenario::Scenario,
+    };
+
+    /// One exchange of the load of `sent` with the origin of `served`.
+    fn exchange(credentials: &Credentials, served: &Case, sent: &Case) -> Result<(), Failure> {
+        let origin = Origin::start(served, credentials, 0).unwrap();
+        let work = Work::new(sent, credentials, origin.addresses[0]).unwrap();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let mut random = fastrand::Rng::with_seed(0);
+            let mut client = Client::open(&work).await?;
+            client.exchange(&work, &mut random).await.map(drop)
+        })
+    }
+
+    fn credentials() -> (tempfile::TempDir, Credentials) {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials::create(folder.path()).unwrap();
+        (folder, credentials)
+    }
+
+    fn cases() -> Vec<Case> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let cases = Scenario::all(&dir).unwrap().into_iter().flat_map(|scenario| scenario.cases);
+        cases
+            .map(|mut case| {
+                case.proxy.endpoints = 1;
+                case.load.answer_bytes = case.load.answer_bytes.min(1 << 20);
+                case.load.request_bytes = case.load.request_bytes.min(1 << 20);
+                case
+            })
+            .collect()
+    }
+
+    fn case(name: &str) -> Case {
+        cases().into_iter().find(|case| case.name == name).unwrap()
+    }
+
+    #[test]
+    fn generator_and_origin_agree_on_every_case() {
+        let (_folder, credentials) = credentials();
+        for case in cases() {
+            let sent = without_proxy(&case);
+            assert_eq!(exchange(&credentials, &case, &sent), Ok(()), "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_right_one_is_noticed() {
+        let (_folder, credentials) = credentials();
+        for name in ["h1-keepalive/60B", "h2/end-to-end", "grpc/server-stream"] {
+            let case = case(name);
+            let mut other = case.clone();
+            other.load.answer_bytes += 1;
+            other.load.messages += 1;
+            let answer = exchange(&credentials, &other, &without_proxy(&case));
+            assert!(matches!(answer, Err(Failure::Wrong(_))), "{name}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_the_route_is_noticed() {
+        let (_folder, credentials) = credentials();
+        let case = case("routes/100");
+        let answer = exchange(&credentials, &case, &case);
+        // No proxy wrote it into the request, so that the origin has nothing to give back.
+        assert!(matches!(answer, Err(Failure::Wrong(_))), "{answer:?}");
+    }
+}

@@ -47,7 +47,8 @@ pub async fn serve(
     while let Some(head) = read_head(&mut stream, &mut input).await? {
         if let Some(key) = &head.websocket_key {
             stream.write_all(&switching_protocols(key)).await?;
-            return echo::serve_websocket(stream).await;
+            // Boxed, so that a connection without it is not as large.
+            return Box::pin(echo::serve_websocket(stream)).await;
         }
         let sent = head.probe.then(|| input[..head.len].to_vec());
         input.advance(head.len);
@@ -56,7 +57,11 @@ pub async fn serve(
             status(&mut output, 501, b"")?;
         } else if head.content_length > 0 {
             let right = read_body(&mut stream, &mut input, head.content_length).await?;
-            let body = if right { format!("received {}\n", head.content_length) } else { "wrong body\n".into() };
+            let body = if right {
+                format!("received {}\n", head.content_length)
+            } else {
+                "wrong body\n".into()
+            };
             status(&mut output, if right { 200 } else { 400 }, body.as_bytes())?;
         } else if let Some(sent) = sent {
             status(&mut output, 200, &sent)?;
@@ -127,7 +132,9 @@ fn parse(input: &[u8]) -> io::Result<Option<Head>> {
     let mut head = Head { len, ..Head::default() };
     for field in request.headers.iter() {
         match field.name.len() {
-            7 if field.name.eq_ignore_ascii_case("x-route") => head.route = Some(field.value.into()),
+            7 if field.name.eq_ignore_ascii_case("x-route") => {
+                head.route = Some(field.value.into())
+            }
             7 if field.name.eq_ignore_ascii_case("x-probe") => head.probe = true,
             14 if field.name.eq_ignore_ascii_case("content-length") => {
                 let text = std::str::from_utf8(field.value).map_err(io::Error::other)?;

@@ -9,8 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
 use crate::{
-    grpc,
-    pattern,
+    grpc, pattern,
     scenario::{Load, Protocol},
 };
 

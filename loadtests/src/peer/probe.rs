@@ -56,7 +56,8 @@ async fn metrics(peer: Peer, addr: SocketAddr) -> anyhow::Result<()> {
         Peer::Nginx | Peer::Haproxy => "/metrics",
     };
     let work = crate::load::plain(addr);
-    let (status, ..) = ask(&work, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await?;
+    let (status, ..) =
+        ask(&work, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await?;
     ensure!(status == 200, "metrics are not served: status {status} for {path}");
     Ok(())
 }

@@ -70,16 +70,8 @@ impl Running {
             .with_context(|| format!("start {}", program.path.display()))?;
         let account = Account::of(child.id());
         let case = case.clone();
-        let mut running = Self {
-            peer,
-            case,
-            account,
-            settings,
-            work,
-            resident_at_start: 0,
-            child,
-            _dir: dir,
-        };
+        let mut running =
+            Self { peer, case, account, settings, work, resident_at_start: 0, child, _dir: dir };
         running.listening().await?;
         running.resident_at_start = running.account.resident_bytes()?;
         running.ready().await?;

@@ -1,5 +1,6 @@
 //! The run: scenario by scenario, quad by quad.
 
+mod lane;
 mod progress;
 mod quads;
 mod select;
@@ -14,9 +15,9 @@ use crate::{
     certs::Credentials,
     environment::Environment,
     html,
-    peer::{Peer, Paths, Program},
+    peer::{Paths, Peer, Program},
     result::RunResult,
-    scenario::{Scenario, Set},
+    scenario::Scenario,
     table,
 };
 use progress::Progress;
@@ -88,13 +89,4 @@ fn find(args: &RunArguments) -> anyhow::Result<(Vec<Program>, Vec<String>)> {
     }
     ensure!(!programs.is_empty(), "nothing to measure: {}", missing.join("; "));
     Ok((programs, missing))
-}
-
-/// How often and how long, unless said otherwise.
-fn defaults(set: Set) -> (usize, f64) {
-    match set {
-        Set::Smoke => (1, 1.0),
-        Set::Short => (3, 2.0),
-        Set::Full => (5, 20.0),
-    }
 }

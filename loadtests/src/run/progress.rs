@@ -19,7 +19,8 @@ impl Progress {
     /// Something is about to be done that is one of the counted steps.
     pub fn step(&mut self, what: &str) {
         self.done += 1;
-        let left = self.left().map_or(String::new(), |left| format!(", about {} left", short(left)));
+        let left =
+            self.left().map_or(String::new(), |left| format!(", about {} left", short(left)));
         eprintln!("[{:>3}/{}{left}] {what}", self.done, self.total);
     }
 

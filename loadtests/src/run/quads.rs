@@ -1,18 +1,17 @@
 //! One scenario: all its proxies started, measured in an order and back, as often as planned.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use super::{defaults, progress::Progress};
+use super::{lane::Lane, progress::Progress};
 use crate::{
     account::CpuTicks,
     affinity::Cpus,
     args::RunArguments,
     certs::Credentials,
-    measure::{self, Figure, Timing},
-    origin::Origin,
-    peer::{Peer, Program, Running},
-    result::{self, CaseResult, Quad},
-    scenario::{Case, Measure, Scenario},
+    measure::{Figure, Sample, Timing},
+    peer::{Peer, Program},
+    result::CaseResult,
+    scenario::{Case, Measure, Scenario, Set},
 };
 
 /// More of the time than this taken away by the host, and a quad does not count.
@@ -29,16 +28,8 @@ pub struct Plan {
     cpus: Cpus,
     programs: Vec<Program>,
     syscalls: bool,
-}
-
-/// One case while it is measured.
-struct Lane {
-    case: Case,
-    origin: Origin,
-    running: Vec<Running>,
-    quads: Vec<Quad>,
-    left_out: BTreeMap<Peer, String>,
-    failed: Option<String>,
+    /// A quad that does not count is taken again, but not for ever: up to so many times as planned.
+    patience: usize,
 }
 
 impl Plan {
@@ -46,9 +37,14 @@ impl Plan {
         let (quads, seconds) = defaults(args.set);
         let seconds = Duration::from_secs_f64(args.seconds.unwrap_or(seconds).max(0.1));
         let warm_up = (seconds / 4).clamp(Duration::from_millis(200), Duration::from_secs(5));
-        let timing = Timing { warm_up, seconds };
-        let quads = args.quads.unwrap_or(quads).max(1);
-        Self { quads, timing, cpus, programs, syscalls: args.syscalls }
+        Self {
+            quads: args.quads.unwrap_or(quads).max(1),
+            timing: Timing { warm_up, seconds },
+            cpus,
+            programs,
+            syscalls: args.syscalls,
+            patience: if args.set == Set::Smoke { 1 } else { 2 },
+        }
     }
 
     /// How many measurements there will be.
@@ -78,82 +74,45 @@ impl Plan {
         credentials: &Credentials,
         progress: &mut Progress,
     ) -> anyhow::Result<Vec<CaseResult>> {
-        let groups: Vec<&[Case]> = if scenario.together {
-            vec![&scenario.cases[..]]
-        } else {
-            scenario.cases.chunks(1).collect()
-        };
+        let together = if scenario.together { scenario.cases.len() } else { 1 };
         let mut results = Vec::new();
-        for cases in groups {
+        for cases in scenario.cases.chunks(together) {
             let mut lanes = Vec::new();
             for case in cases {
-                let mut lane = self.start(case, credentials, progress).await?;
+                let programs = &self.programs;
+                let mut lane =
+                    Lane::start(case, programs, credentials, self.cpus, progress).await?;
+                progress.skip(self.rounds(case) * 2 * lane.missing(programs));
                 if case.measure == Measure::Latency {
                     lane.choose_rate(self.timing, progress).await;
                 }
                 lanes.push(lane);
             }
-            self.rounds_of(&mut lanes, credentials, progress).await?;
+            self.take_quads(&mut lanes, credentials, progress).await?;
             results.extend(finish(scenario, lanes));
         }
         Ok(results)
     }
 
-    async fn start(
-        &self,
-        case: &Case,
-        credentials: &Credentials,
-        progress: &mut Progress,
-    ) -> anyhow::Result<Lane> {
-        let origin = Origin::start(case, credentials, self.cpus.generator)?;
-        let mut lane = Lane {
-            case: case.clone(),
-            origin,
-            running: Vec::new(),
-            quads: Vec::new(),
-            left_out: case.not.clone(),
-            failed: None,
-        };
-        for program in &self.programs {
-            if case.not.contains_key(&program.peer) {
-                continue;
-            }
-            let cpu = self.cpus.proxy;
-            match Running::start(program, case, &lane.origin, credentials, cpu).await {
-                Ok(running) => lane.running.push(running),
-                Err(error) => {
-                    progress.skip(self.rounds(case) * 2);
-                    lane.leave_out(program.peer, &error, progress);
-                }
-            }
-        }
-        Ok(lane)
-    }
-
-    async fn rounds_of(
+    async fn take_quads(
         &self,
         lanes: &mut [Lane],
         credentials: &Credentials,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        let Some(rounds) = lanes.iter().map(|lane| self.rounds(&lane.case)).max() else {
-            return Ok(());
-        };
-        // A quad that does not count is taken again, but not for ever.
-        for round in 0..rounds * 2 {
-            let steady = lanes.iter().all(|lane| {
-                lane.quads.iter().filter(|quad| quad.unsteady.is_none()).count() >= rounds
-            });
-            if steady || lanes.iter().any(|lane| lane.failed.is_some()) {
+        let rounds = lanes.iter().map(|lane| self.rounds(&lane.case)).max().unwrap_or(0);
+        for round in 0..rounds * self.patience {
+            let enough = lanes.iter().all(|lane| lane.steady_quads() >= rounds);
+            if enough || lanes.iter().any(Lane::has_failed) {
                 break;
             }
             if round >= rounds {
-                progress.add(lanes.iter().map(|lane| lane.running.len() * 2).sum());
+                progress.add(lanes.iter().map(|lane| lane.peers().count() * 2).sum());
             }
             self.quad(lanes, round, credentials, progress).await?;
         }
         if self.syscalls {
-            for lane in lanes.iter_mut().filter(|lane| lane.failed.is_none()) {
+            for lane in lanes.iter_mut().filter(|lane| !lane.has_failed()) {
                 lane.count_syscalls(progress).await;
             }
         }
@@ -168,168 +127,83 @@ impl Plan {
         credentials: &Credentials,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        for lane in lanes.iter_mut() {
-            lane.quads.push(Quad::default());
-        }
         let mut order: Vec<(usize, Peer)> = Vec::new();
-        for (number, lane) in lanes.iter().enumerate() {
-            order.extend(lane.running.iter().map(|running| (number, running.peer)));
+        for (number, lane) in lanes.iter_mut().enumerate() {
+            lane.open_quad();
+            order.extend(lane.peers().map(|peer| (number, peer)));
         }
         let back: Vec<_> = order.iter().rev().copied().collect();
         let ticks = [self.cpus.generator, self.cpus.proxy].map(|cpu| (cpu, CpuTicks::now(cpu)));
-        self.baseline(lanes, credentials).await?;
+        // Of the first case: those that run together differ in the proxy only.
+        lanes[0].take_direct(credentials, self.timing).await?;
         for (number, peer) in order.into_iter().chain(back) {
             let lane = &mut lanes[number];
-            let Some(running) = lane.running.iter_mut().find(|running| running.peer == peer) else {
+            if !lane.peers().any(|here| here == peer) {
                 continue;
-            };
-            progress.step(&format!("{} quad {} {peer}", lane.case.name, round + 1));
-            match measure::take(running, self.timing).await {
-                Ok(sample) => {
-                    let quad = lane.quads.last_mut().expect("a quad was pushed above");
-                    quad.samples.entry(peer).or_default().push(sample);
-                }
-                Err(error) => lane.leave_out(peer, &error, progress),
             }
-            if lane.failed.is_some() {
+            progress.step(&format!("{} quad {} {peer}", lane.case.name, round + 1));
+            lane.take(peer, self.timing, progress).await;
+            if lane.has_failed() {
                 return Ok(());
             }
         }
-        self.baseline(lanes, credentials).await?;
+        lanes[0].take_direct(credentials, self.timing).await?;
         let steal = ticks.map(|(cpu, before)| CpuTicks::now(cpu).stolen_since(before));
-        for lane in lanes.iter_mut().filter(|lane| lane.case.measure == Measure::Latency) {
-            lane.quads.last_mut().expect("a quad was pushed above").add_latencies();
-        }
-        let direct = lanes.first().and_then(|lane| lane.quads.last()).map(|quad| &quad.direct[..]);
-        let reason = unsteady(direct.unwrap_or_default(), steal.into_iter().fold(0.0, f64::max));
+        let reason = unsteady(lanes[0].direct(), steal.into_iter().fold(0.0, f64::max));
         if let Some(reason) = &reason {
             progress.note(&format!("quad {} does not count: {reason}", round + 1));
         }
-        for quad in lanes.iter_mut().filter_map(|lane| lane.quads.last_mut()) {
-            quad.unsteady.clone_from(&reason);
-        }
+        lanes.iter_mut().for_each(|lane| lane.close_quad(reason.as_deref()));
         Ok(())
-    }
-
-    /// The load without a proxy, of the first case: how fast the machine is just now.
-    async fn baseline(
-        &self,
-        lanes: &mut [Lane],
-        credentials: &Credentials,
-    ) -> anyhow::Result<()> {
-        let Some(lane) = lanes.first_mut().filter(|lane| lane.has_baseline()) else {
-            return Ok(());
-        };
-        let sample = measure::direct(&lane.case, &lane.origin, credentials, self.timing).await?;
-        let quad = lane.quads.last_mut().expect("a quad was pushed before");
-        quad.direct.push(sample);
-        Ok(())
-    }
-}
-
-impl Lane {
-    /// Ours has to do everything, and right. A peer that does not is named, and the rest goes on.
-    fn leave_out(&mut self, peer: Peer, error: &anyhow::Error, progress: &Progress) {
-        progress.note(&format!("{} {peer}: {error:#}", self.case.name));
-        if peer == Peer::Weir {
-            self.failed = Some(format!("{error:#}"));
-            return;
-        }
-        self.running.retain(|running| running.peer != peer);
-        for quad in &mut self.quads {
-            quad.samples.remove(&peer);
-        }
-        self.left_out.insert(peer, format!("{error:#}"));
-    }
-
-    fn has_baseline(&self) -> bool {
-        matches!(self.case.measure, Measure::Cost | Measure::Latency)
-    }
-
-    /// Half of what the slowest can do: everyone's latency is that of a proxy at ease.
-    async fn choose_rate(&mut self, timing: Timing, progress: &Progress) {
-        let mut slowest = f64::INFINITY;
-        let mut failed = Vec::new();
-        for running in &self.running {
-            match measure::peak(running, timing).await {
-                Ok(peak) => slowest = slowest.min(peak),
-                Err(error) => failed.push((running.peer, error)),
-            }
-        }
-        for (peer, error) in failed {
-            self.leave_out(peer, &error, progress);
-        }
-        self.case.load.rate = (slowest / 2.0).max(1.0);
-        progress.note(&format!("{}: {:.0} per second", self.case.name, self.case.load.rate));
-        for running in &mut self.running {
-            running.case.load.rate = self.case.load.rate;
-        }
-    }
-
-    async fn count_syscalls(&mut self, progress: &mut Progress) {
-        for running in &self.running {
-            match measure::syscalls(running).await {
-                Ok(calls) => {
-                    let quads = self.quads.iter_mut();
-                    for sample in quads.filter_map(|quad| quad.samples.get_mut(&running.peer)).flatten() {
-                        sample.set(Figure::Syscalls, calls);
-                    }
-                }
-                Err(error) => progress.note(&format!(
-                    "{}: system calls of {} were not counted: {error:#}",
-                    self.case.name, running.peer
-                )),
-            }
-        }
     }
 }
 
 /// Why a quad does not count.
-fn unsteady(direct: &[measure::Sample], steal: f64) -> Option<String> {
+fn unsteady(direct: &[Sample], steal: f64) -> Option<String> {
     if steal > MAX_STEAL {
         return Some(format!("{:.1} % of the time was stolen", steal * 100.0));
     }
     let [before, after] = direct else { return None };
-    let cpu = |sample: &measure::Sample| sample.figures.get(&Figure::Cpu).copied();
+    let cpu = |sample: &Sample| sample.figures.get(&Figure::Cpu).copied();
     let moved = cpu(after)? / cpu(before)?;
-    (!(1.0 / (1.0 + MAX_DRIFT)..=1.0 + MAX_DRIFT).contains(&moved)).then(|| {
-        format!("the load without a proxy cost {:+.1} % after", (moved - 1.0) * 100.0)
-    })
+    (!(1.0 / (1.0 + MAX_DRIFT)..=1.0 + MAX_DRIFT).contains(&moved))
+        .then(|| format!("the load without a proxy cost {:+.1} % after", (moved - 1.0) * 100.0))
 }
 
 fn finish(scenario: &Scenario, lanes: Vec<Lane>) -> Vec<CaseResult> {
-    let base: Option<Vec<Quad>> =
-        lanes.first().filter(|_| lanes.len() > 1).map(|lane| lane.quads.clone());
-    lanes.into_iter().enumerate().map(|(n, lane)| lane.finish(scenario, base.as_deref().filter(|_| n > 0))).collect()
+    let base = lanes.first().filter(|_| lanes.len() > 1).map(|lane| lane.quads().to_vec());
+    let base_of = |n: usize| base.as_deref().filter(|_| n > 0);
+    lanes.into_iter().enumerate().map(|(n, lane)| lane.finish(scenario, base_of(n))).collect()
 }
 
-impl Lane {
-    fn finish(self, scenario: &Scenario, base: Option<&[Quad]>) -> CaseResult {
-        let counted = result::counted(&self.quads);
-        // Quads of cases that ran together are unsteady together.
-        let growth = base.map(|base| result::growth(&counted, &result::counted(base)));
-        let steady = self.quads.iter().filter(|quad| quad.unsteady.is_none()).count();
-        let last = self.quads.last();
-        let direct = last.and_then(|quad| quad.direct.last());
-        CaseResult {
-            name: self.case.name.clone(),
-            title: self.case.title.clone(),
-            scenario: scenario.name.clone(),
-            measure: self.case.measure,
-            unit: self.case.unit().to_owned(),
-            figures: result::figures(&counted),
-            ratios: result::ratios(&counted),
-            growth: growth.unwrap_or_default(),
-            direct: direct.map(|sample| sample.figures.clone()).unwrap_or_default(),
-            latencies: last.into_iter().flat_map(|quad| &quad.samples)
-                .filter_map(|(peer, samples)| Some((*peer, samples.last()?.latencies.clone())))
-                .filter(|(_, latencies)| !latencies.is_empty())
-                .collect(),
-            left_out: self.left_out,
-            dropped: self.quads.iter().filter_map(|quad| quad.unsteady.clone()).collect(),
-            quads_kept: counted.len(),
-            unsteady: steady == 0,
-            failed: self.failed,
-        }
+/// How often and how long, unless said otherwise.
+fn defaults(set: Set) -> (usize, f64) {
+    match set {
+        Set::Smoke => (1, 1.0),
+        Set::Short => (3, 2.0),
+        Set::Full => (5, 20.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn direct(cpu: f64) -> Sample {
+        Sample { figures: [(Figure::Cpu, cpu)].into(), latencies: Vec::new() }
+    }
+
+    #[test]
+    fn a_quad_with_stolen_time_does_not_count() {
+        assert_eq!(unsteady(&[], 0.009), None);
+        assert_eq!(unsteady(&[], 0.02).as_deref(), Some("2.0 % of the time was stolen"));
+    }
+
+    #[test]
+    fn a_quad_in_which_the_machine_changed_does_not_count() {
+        assert_eq!(unsteady(&[direct(10.0), direct(10.4)], 0.0), None);
+        let slower = unsteady(&[direct(10.0), direct(11.0)], 0.0);
+        assert_eq!(slower.as_deref(), Some("the load without a proxy cost +10.0 % after"));
+        assert!(unsteady(&[direct(10.0), direct(9.0)], 0.0).is_some());
     }
 }
