@@ -1,4 +1,4 @@
-.PHONY: demo test lint audit setup
+.PHONY: demo test lint audit bench bench-smoke setup
 
 # Builds the gateway and serves examples/quickstart with three echo servers behind it.
 demo: setup
@@ -12,6 +12,16 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --workspace --no-deps --quiet
+
+# Weir beside nginx, HAProxy and Envoy, in minutes; see docs/performance.md.
+bench: setup
+	cargo build --release --bin weir-gateway --bin weir-loadtests
+	cargo run --release --bin weir-loadtests -- run --set short
+
+# The same for a second each. Fails when an answer is wrong, not when it is slow.
+bench-smoke: setup
+	cargo build --release --bin weir-gateway --bin weir-loadtests
+	cargo run --release --bin weir-loadtests -- run --set smoke
 
 # Licences, advisories and sources of the dependencies; needs cargo-deny.
 audit:

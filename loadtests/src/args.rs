@@ -1,0 +1,74 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{affinity::Cpus, peer::Peer, scenario::Set};
+
+/// Measures Weir beside other proxies: the same work, the same machine, the same minutes.
+#[derive(Debug, Parser)]
+#[command(name = "weir-loadtests", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure.
+    Run(RunArguments),
+    /// Say what differs between two results.
+    Compare { before: PathBuf, after: PathBuf },
+    /// Write a result as a page with charts.
+    Report {
+        result: PathBuf,
+        /// Where to; the result's name with .html otherwise.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// List the scenarios.
+    List,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// Scenarios or cases by name (see list); all of the set otherwise.
+    pub scenarios: Vec<String>,
+    #[arg(long, value_enum, default_value = "short")]
+    pub set: Set,
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "weir,nginx,haproxy,envoy")]
+    pub peers: Vec<Peer>,
+    /// How often each proxy is measured twice; the set's number otherwise.
+    #[arg(long)]
+    pub quads: Option<usize>,
+    /// Seconds of each measurement; the set's number otherwise.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// The gateway to measure; otherwise the one beside this program, then the one in PATH.
+    #[arg(long, env = "WEIR_GATEWAY_BIN")]
+    pub gateway: Option<PathBuf>,
+    #[arg(long, env = "WEIR_ENVOY")]
+    pub envoy: Option<PathBuf>,
+    #[arg(long, env = "WEIR_NGINX")]
+    pub nginx: Option<PathBuf>,
+    #[arg(long, env = "WEIR_HAPROXY")]
+    pub haproxy: Option<PathBuf>,
+    /// Where result.json and report.html go.
+    #[arg(long, default_value = "target/loadtests")]
+    pub out: PathBuf,
+    /// The processor of the generator and the origin, and that of the proxy; the first two otherwise.
+    #[arg(long, value_parser = cpus)]
+    pub cpus: Option<Cpus>,
+    /// Also count system calls, in short runs of their own; needs perf or strace.
+    #[arg(long)]
+    pub syscalls: bool,
+}
+
+fn cpus(text: &str) -> Result<Cpus, String> {
+    let parse = |text: &str| text.trim().parse::<usize>().map_err(|error| error.to_string());
+    match text.split_once(',') {
+        Some((generator, proxy)) => Ok(Cpus { generator: parse(generator)?, proxy: parse(proxy)? }),
+        None => Err("two processors, like 0,1".into()),
+    }
+}

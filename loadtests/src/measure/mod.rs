@@ -1,0 +1,166 @@
+//! What is done to a proxy to get figures from it; one file for each kind of scenario.
+
+mod change;
+mod churn;
+mod cost;
+mod direct;
+mod idle;
+mod overload;
+mod syscalls;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use cost::peak;
+pub use direct::direct;
+pub use syscalls::syscalls;
+
+use crate::{peer::Running, scenario::Measure};
+
+/// A figure that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    Cpu,
+    CpuAtSaturation,
+    Throughput,
+    /// The share of its processor the proxy used at saturation: below, the generator was the limit.
+    Busy,
+    /// The share of the asked-for rate that was answered.
+    RateHeld,
+    LatencyP50,
+    LatencyP99,
+    LatencyP999,
+    /// What the proxy adds to the latency of the same load without it.
+    AddedP50,
+    AddedP99,
+    AddedP999,
+    Resident,
+    ContextSwitches,
+    Syscalls,
+    /// Memory for each connection that is open and does nothing.
+    IdleConnection,
+    /// Memory after all connections were closed, against that before the first.
+    ResidentAfterClose,
+    /// From the rename of the file to the first answer by the new configuration.
+    ChangeLive,
+    ChangeLiveMax,
+    ChangeCpu,
+    Failed,
+    /// Answers in time while overloaded, against the most there can be.
+    Goodput,
+    /// Memory while overloaded, against that before.
+    OverloadGrowth,
+    /// From the end of an overload until latency is as before.
+    Recovery,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    Less,
+    More,
+    /// Says something about the measurement, not about the proxy.
+    Neither,
+}
+
+/// What one run of one proxy gave.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Sample {
+    pub figures: BTreeMap<Figure, f64>,
+    /// Latency in microseconds by quantile, as far as the histogram resolves it.
+    pub latencies: Vec<(f64, f64)>,
+}
+
+/// How long things are measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    pub warm_up: Duration,
+    pub seconds: Duration,
+}
+
+impl Figure {
+    /// What a case is about: the first of these that it has.
+    pub const MAIN: [Self; 7] = [
+        Self::AddedP99,
+        Self::IdleConnection,
+        Self::ChangeLive,
+        Self::Failed,
+        Self::Goodput,
+        Self::Cpu,
+        Self::CpuAtSaturation,
+    ];
+
+    /// Latencies, and what is added to them.
+    pub const ADDED: [(Self, Self); 3] = [
+        (Self::LatencyP50, Self::AddedP50),
+        (Self::LatencyP99, Self::AddedP99),
+        (Self::LatencyP999, Self::AddedP999),
+    ];
+
+    /// The quantiles that are figures.
+    pub const LATENCIES: [(Self, f64); 3] =
+        [(Self::LatencyP50, 0.5), (Self::LatencyP99, 0.99), (Self::LatencyP999, 0.999)];
+
+    /// What it is, what it is counted in, and which way is better. `{unit}` is the case's.
+    fn describe(self) -> (&'static str, &'static str, Better) {
+        match self {
+            Self::Cpu => ("processor time", "µs/{unit}", Better::Less),
+            Self::CpuAtSaturation => ("processor time, saturated", "µs/{unit}", Better::Less),
+            Self::Throughput => ("throughput, saturated", "{unit}/s", Better::More),
+            Self::Busy => ("processor in use, saturated", "share", Better::Neither),
+            Self::RateHeld => ("rate held", "share", Better::Neither),
+            Self::LatencyP50 => ("latency p50", "µs", Better::Less),
+            Self::LatencyP99 => ("latency p99", "µs", Better::Less),
+            Self::LatencyP999 => ("latency p99.9", "µs", Better::Less),
+            Self::AddedP50 => ("added latency p50", "µs", Better::Less),
+            Self::AddedP99 => ("added latency p99", "µs", Better::Less),
+            Self::AddedP999 => ("added latency p99.9", "µs", Better::Less),
+            Self::Resident => ("memory after load", "MiB", Better::Less),
+            Self::ContextSwitches => ("context switches", "per {unit}", Better::Less),
+            Self::Syscalls => ("system calls", "per {unit}", Better::Less),
+            Self::IdleConnection => ("memory of an idle connection", "KiB", Better::Less),
+            Self::ResidentAfterClose => ("memory after close", "of start", Better::Less),
+            Self::ChangeLive => ("change live, half of them", "ms", Better::Less),
+            Self::ChangeLiveMax => ("change live, the slowest", "ms", Better::Less),
+            Self::ChangeCpu => ("processor time of a change", "ms", Better::Less),
+            Self::Failed => ("failed requests", "{unit}s", Better::Less),
+            Self::Goodput => ("goodput at twice the peak", "of peak", Better::More),
+            Self::OverloadGrowth => ("memory while overloaded", "of before", Better::Less),
+            Self::Recovery => ("recovery from overload", "ms", Better::Less),
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        self.describe().0
+    }
+
+    pub fn unit(self, case_unit: &str) -> String {
+        self.describe().1.replace("{unit}", case_unit)
+    }
+
+    pub fn better(self) -> Better {
+        self.describe().2
+    }
+}
+
+impl Sample {
+    pub fn set(&mut self, figure: Figure, value: f64) {
+        self.figures.insert(figure, value);
+    }
+}
+
+/// Measures a running proxy once.
+///
+/// # Errors
+/// When it answers wrongly, or what it uses cannot be read.
+pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sample> {
+    match running.case.measure {
+        Measure::Cost | Measure::Latency => cost::take(running, timing).await,
+        Measure::Idle => idle::take(running, timing).await,
+        Measure::Change => change::take(running, timing).await,
+        Measure::Churn => churn::take(running, timing).await,
+        Measure::Overload => overload::take(running, timing).await,
+    }
+}

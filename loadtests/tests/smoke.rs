@@ -1,0 +1,120 @@
+//! The command as a user runs it, against the real gateway. Nothing is said about time.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+#[test]
+fn a_run_measures_the_gateway_and_writes_what_it_found() {
+    let out = tempfile::tempdir().unwrap();
+    let output = run(
+        &["h1-keepalive/60B", "--set", "smoke", "--peers", "weir", "--seconds", "0.3"],
+        &gateway(),
+        out.path(),
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result = result(out.path());
+    let case = &result["cases"][0];
+    assert_eq!(case["name"], "h1-keepalive/60B");
+    assert_eq!(case["failed"], Value::Null);
+    assert_eq!(case["unit"], "request");
+    let figures = &case["figures"]["weir"];
+    for figure in ["cpu", "cpu_at_saturation", "throughput", "latency_p99", "resident"] {
+        let value = figures[figure]["value"].as_f64();
+        assert!(value.is_some_and(|value| value > 0.0), "{figure}: {}", figures[figure]);
+        let samples = figures[figure]["samples"].as_array().unwrap();
+        assert!(samples.len() >= 2, "a quad measures twice: {samples:?}");
+    }
+    assert_eq!(result["environment"]["programs"][0]["peer"], "weir");
+    let page = fs::read_to_string(out.path().join("report.html")).unwrap();
+    assert!(
+        page.contains("id='h1-keepalive/60B'") && page.contains("<svg"),
+        "the page has the case"
+    );
+    assert!(!page.contains("http://") && !page.contains("https://"), "nothing is loaded");
+}
+
+#[test]
+fn a_gateway_that_does_not_run_fails_the_run() {
+    let out = tempfile::tempdir().unwrap();
+    let args = ["h1-keepalive/60B", "--set", "smoke", "--peers", "weir", "--seconds", "0.3"];
+    // Says a version and ends.
+    let output = run(&args, &PathBuf::from("/bin/uname"), out.path());
+    assert_eq!(output.status.code(), Some(1));
+    let failed = result(out.path())["cases"][0]["failed"].to_string();
+    assert!(failed.contains("weir ended with"), "{failed}");
+}
+
+#[test]
+fn a_missing_peer_is_named_with_the_command_that_installs_it() {
+    let out = tempfile::tempdir().unwrap();
+    let output = run(
+        &["h1-keepalive", "--peers", "nginx", "--nginx", "/nowhere/nginx"],
+        &PathBuf::from("/nowhere/weir"),
+        out.path(),
+    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("nginx is missing"), "{stderr}");
+    assert!(stderr.contains("apt-get install nginx-light"), "{stderr}");
+}
+
+#[test]
+fn two_equal_results_do_not_differ() {
+    let out = tempfile::tempdir().unwrap();
+    let result = out.path().join("result.json");
+    fs::write(&result, include_str!("result.json")).unwrap();
+    let output = command().arg("compare").args([&result, &result]).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("0 of 1 ratios moved"), "{stdout}");
+    let slower = include_str!("result.json").replace(
+        "\"ratio\": 0.80, \"low\": 0.78, \"high\": 0.82",
+        "\"ratio\": 1.2, \"low\": 1.1, \"high\": 1.3",
+    );
+    let after = out.path().join("after.json");
+    fs::write(&after, slower).unwrap();
+    let output = command().arg("compare").args([&result, &after]).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("1 of 1 ratios moved"), "{stdout}");
+    assert!(stdout.contains("WORSE  h1-keepalive/60B"), "{stdout}");
+}
+
+fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_weir-loadtests"))
+}
+
+fn run(args: &[&str], gateway: &std::path::Path, out: &std::path::Path) -> Output {
+    let mut command = command();
+    command.arg("run").args(args).arg("--gateway").arg(gateway).arg("--out").arg(out);
+    command.output().unwrap()
+}
+
+fn result(out: &std::path::Path) -> Value {
+    serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap()
+}
+
+/// The gateway of the same profile, brought up to date first: cargo builds only the binaries of the
+/// package whose tests it runs.
+fn gateway() -> PathBuf {
+    if let Some(path) = env::var_os("WEIR_GATEWAY_BIN") {
+        return path.into();
+    }
+    let beside = PathBuf::from(env!("CARGO_BIN_EXE_weir-loadtests"));
+    let profile = match beside.parent().and_then(|dir| dir.file_name()?.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--bin", "weir-gateway", "--profile", profile])
+        .current_dir(env!("CARGO_MANIFEST_DIR").to_owned() + "/..")
+        .status()
+        .unwrap();
+    assert!(status.success(), "build the gateway");
+    beside.with_file_name("weir-gateway")
+}
