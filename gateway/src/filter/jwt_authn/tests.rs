@@ -607,7 +607,8 @@ fn a_damaged_token_is_never_the_token_it_was() {
             match random.u8(..4) {
                 0 => damaged[at] = random.u8(0x21..0x7f),
                 1 => damaged.insert(at, b"._-=A"[random.usize(..5)]),
-                2 => damaged.truncate(at.max(1)),
+                // Something stays: an empty field is no token, and that is another matter.
+                2 => damaged.truncate(at.max(4)),
                 _ => drop(damaged.remove(at)),
             }
         }
