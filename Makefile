@@ -13,7 +13,7 @@ lint: setup
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --workspace --no-deps --quiet
 
-# Weir beside nginx, HAProxy and Envoy, in minutes; see docs/performance.md.
+# Weir beside nginx, HAProxy and Envoy, in half an hour; see docs/performance.md.
 bench: setup
 	cargo build --release --bin weir-gateway --bin weir-loadtests
 	cargo run --release --bin weir-loadtests -- run --set short

@@ -36,7 +36,11 @@ mod template;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tokio::{runtime, task::LocalSet};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    task::LocalSet,
+};
 
 use args::{Arguments, Command};
 
@@ -46,7 +50,16 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(args) => {
             // One thread: the generator is bound to one processor.
             let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            let right = LocalSet::new().block_on(&runtime, run::run(args))?;
+            let right = LocalSet::new().block_on(&runtime, async {
+                let mut terminate = signal(SignalKind::terminate())?;
+                let mut interrupt = signal(SignalKind::interrupt())?;
+                // What is dropped with the run ends its proxies.
+                tokio::select! {
+                    right = run::run(args) => right,
+                    _ = terminate.recv() => Ok(false),
+                    _ = interrupt.recv() => Ok(false),
+                }
+            })?;
             Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Compare { before, after } => compare::run(&before, &after),

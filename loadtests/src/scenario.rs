@@ -44,7 +44,7 @@ pub struct Case {
 pub enum Set {
     /// A second for each proxy: does it run and answer right.
     Smoke,
-    /// Minutes.
+    /// Half an hour.
     Short,
     /// Everything.
     Full,

@@ -3,8 +3,9 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
-    process::{Command, Output},
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -84,17 +85,42 @@ fn two_equal_results_do_not_differ() {
     assert!(stdout.contains("WORSE  h1-keepalive/60B"), "{stdout}");
 }
 
+#[test]
+fn a_run_that_is_ended_ends_its_proxies() {
+    let out = tempfile::tempdir().unwrap();
+    let gateway = gateway();
+    let mut run = command()
+        .args(["run", "h1-keepalive/60B", "--peers", "weir", "--seconds", "60"])
+        .arg("--gateway")
+        .arg(&gateway)
+        .arg("--out")
+        .arg(out.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines();
+    assert!(stderr.any(|line| line.unwrap().contains("quad 1 weir")), "it started");
+    let children = format!("/proc/{0}/task/{0}/children", run.id());
+    // The gateway is started by a thread that is gone since: it belongs to the process.
+    let gateway = fs::read_to_string(children).unwrap();
+    let status = Command::new("kill").arg(run.id().to_string()).status().unwrap();
+    assert!(status.success());
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    let gateway = gateway.split_whitespace().next().unwrap();
+    assert!(!Path::new("/proc").join(gateway).exists(), "the gateway {gateway} is still there");
+}
+
 fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_weir-loadtests"))
 }
 
-fn run(args: &[&str], gateway: &std::path::Path, out: &std::path::Path) -> Output {
+fn run(args: &[&str], gateway: &Path, out: &Path) -> Output {
     let mut command = command();
     command.arg("run").args(args).arg("--gateway").arg(gateway).arg("--out").arg(out);
     command.output().unwrap()
 }
 
-fn result(out: &std::path::Path) -> Value {
+fn result(out: &Path) -> Value {
     serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap()
 }
 

@@ -105,6 +105,11 @@ impl Load {
         self.shared.tally.replace(Tally::new(self.shared.deadline))
     }
 
+    /// How much was answered since the last take.
+    pub fn answered(&self) -> u64 {
+        self.shared.tally.borrow().units
+    }
+
     /// Another rate from now on.
     pub fn set_rate(&self, rate: f64) {
         self.shared.schedule.set_rate(rate);

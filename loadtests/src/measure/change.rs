@@ -19,7 +19,7 @@ const APART: Duration = Duration::from_millis(300);
 
 /// One sample: some changes watched, as many left alone for their cost.
 pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sample> {
-    let count = if timing.seconds < Duration::from_secs(2) { 3 } else { 10 };
+    let count = if timing.brief { 3 } else { 10 };
     let mut random = fastrand::Rng::new();
     let routes = running.work.requests.len();
     ensure!(routes > 1, "there is nothing to change");

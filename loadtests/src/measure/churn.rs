@@ -21,7 +21,7 @@ const LIVE: Duration = Duration::from_secs(10);
 
 /// One sample.
 pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sample> {
-    let changes = if timing.seconds < Duration::from_secs(2) { CHANGES / 10 } else { CHANGES };
+    let changes = if timing.brief { CHANGES / 10 } else { CHANGES };
     let mut random = fastrand::Rng::new();
     let rate = running.case.load.rate;
     let load = Load::start(&running.work, Pace::Open { rate, poisson: false }).await;

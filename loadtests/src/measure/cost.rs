@@ -12,6 +12,9 @@ use crate::{
     scenario::{Case, Reconnect},
 };
 
+/// A stretch without any answer is made longer up to this: large bodies, or very many connections.
+const NOTHING: Duration = Duration::from_secs(30);
+
 /// What a proxy used and gave in a stretch of time.
 #[derive(Debug)]
 pub struct Window {
@@ -47,6 +50,9 @@ pub async fn window(running: &Running, pace: Pace, timing: Timing) -> anyhow::Re
     let (cpu, switches) = (running.account.cpu_time()?, running.account.context_switches());
     let start = Instant::now();
     tokio::time::sleep(timing.seconds).await;
+    while load.answered() == 0 && start.elapsed() < NOTHING {
+        tokio::time::sleep(timing.warm_up).await;
+    }
     let tally = load.take();
     let window = Window {
         tally,

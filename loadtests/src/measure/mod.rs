@@ -78,6 +78,8 @@ pub struct Sample {
 pub struct Timing {
     pub warm_up: Duration,
     pub seconds: Duration,
+    /// Things that are counted are counted to less.
+    pub brief: bool,
 }
 
 impl Figure {

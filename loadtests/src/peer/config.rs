@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
 };
 
@@ -249,11 +249,21 @@ fn stream_module(program: &Program, values: &mut Values) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ports nobody listens on right now. Somebody else may take one before the proxy does; it then says
-/// so, and is not measured.
+/// Ports nobody listens on right now, from below those the system gives to connections and to
+/// whoever asks for any: one that is found free there stays free until the proxy takes it.
 fn free_ports() -> anyhow::Result<[SocketAddr; 3]> {
-    let bind = || std::net::TcpListener::bind("127.0.0.1:0");
-    let listeners = [bind()?, bind()?, bind()?];
+    let listeners = [free_port()?, free_port()?, free_port()?];
     let [a, b, c] = listeners.map(|listener| listener.local_addr());
     Ok([a?, b?, c?])
+}
+
+fn free_port() -> std::io::Result<TcpListener> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(16_000..32_000))) {
+            Err(_) if tries < 100 => {}
+            listener => return listener,
+        }
+    }
 }

@@ -39,7 +39,7 @@ impl Plan {
         let warm_up = (seconds / 4).clamp(Duration::from_millis(200), Duration::from_secs(5));
         Self {
             quads: args.quads.unwrap_or(quads).max(1),
-            timing: Timing { warm_up, seconds },
+            timing: Timing { warm_up, seconds, brief: args.set == Set::Smoke },
             cpus,
             programs,
             syscalls: args.syscalls,
@@ -180,7 +180,7 @@ fn finish(scenario: &Scenario, lanes: Vec<Lane>) -> Vec<CaseResult> {
 fn defaults(set: Set) -> (usize, f64) {
     match set {
         Set::Smoke => (1, 1.0),
-        Set::Short => (3, 2.0),
+        Set::Short => (3, 1.0),
         Set::Full => (5, 20.0),
     }
 }
