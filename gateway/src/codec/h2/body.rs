@@ -5,11 +5,15 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::super::{BodyLength, Frame, StreamError, field};
+
+/// Shorter pieces that wait together become one DATA frame: where one frame ends and the next begins
+/// means nothing (RFC 9113 section 6.1), and each costs as much as copying this many bytes.
+const GATHER_BELOW: usize = 4 * 1024;
 
 /// The body the peer sends. Its window opens again only when the reader comes back for more, that is
 /// when the other side of the proxy has taken what was read before.
@@ -79,6 +83,9 @@ impl Incoming {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     queue: VecDeque<Bytes>,
+    /// Short pieces that came while others were waiting; after `queue`.
+    gathered: BytesMut,
+    /// Bytes in both.
     queued: usize,
     /// Bytes still owed of an announced length.
     owed: Option<u64>,
@@ -102,7 +109,13 @@ impl Outgoing {
             BodyLength::Exact(length) => Some(length),
             BodyLength::Unknown => None,
         };
-        Self { queue: VecDeque::new(), queued: 0, owed, end: End::Open }
+        Self {
+            queue: VecDeque::new(),
+            gathered: BytesMut::new(),
+            queued: 0,
+            owed,
+            end: End::Open,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -115,7 +128,7 @@ impl Outgoing {
 
     /// Nothing to send but the end: END_STREAM can go with the head.
     pub fn is_only_end(&self) -> bool {
-        self.queue.is_empty() && matches!(self.end, End::Plain)
+        self.queued == 0 && matches!(self.end, End::Plain)
     }
 
     pub fn mark_sent(&mut self) {
@@ -135,11 +148,28 @@ impl Outgoing {
         if let Some(owed) = &mut self.owed {
             *owed = owed.checked_sub(data.len() as u64).ok_or(StreamError::Length)?;
         }
-        if !data.is_empty() {
-            self.queued += data.len();
-            self.queue.push_back(data);
-        }
+        self.push(data);
         Ok(())
+    }
+
+    fn push(&mut self, data: Bytes) {
+        self.queued += data.len();
+        if data.len() >= GATHER_BELOW {
+            self.close_gathered();
+            self.queue.push_back(data);
+        } else if self.queue.is_empty() && self.gathered.is_empty() {
+            if !data.is_empty() {
+                self.queue.push_back(data);
+            }
+        } else {
+            self.gathered.extend_from_slice(&data);
+        }
+    }
+
+    fn close_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.queue.push_back(self.gathered.split().freeze());
+        }
     }
 
     pub fn finish(&mut self) -> Result<(), StreamError> {
@@ -163,14 +193,18 @@ impl Outgoing {
         stream: &mut SendStream<Bytes>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
-        while let Some(front) = self.queue.front_mut() {
+        loop {
+            if self.queue.is_empty() {
+                self.close_gathered();
+            }
+            let Some(front) = self.queue.front_mut() else { break };
             let room = ready!(poll_room(stream, self.queued, cx))?;
             let piece = front.split_to(room.min(front.len()));
             self.queued -= piece.len();
             if front.is_empty() {
                 self.queue.pop_front();
             }
-            let last = self.queue.is_empty() && matches!(self.end, End::Plain);
+            let last = self.queued == 0 && matches!(self.end, End::Plain);
             send(stream, cx, |stream| stream.send_data(piece, last))?;
             if last {
                 self.end = End::Sent;

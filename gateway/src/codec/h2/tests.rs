@@ -285,6 +285,26 @@ async fn a_client_that_does_not_read_stops_the_writer_at_the_watermark() {
 }
 
 #[tokio::test]
+async fn short_pieces_that_wait_together_become_one_frame() {
+    let mut downstream = downstream().await;
+    let (response_future, _) = downstream.sender.send_request(get(&[]), true).unwrap();
+    let mut session = downstream.session().await;
+    session.write_head(&response(200), BodyLength::Unknown).unwrap();
+    let large = Bytes::from(vec![b'l'; 8 * 1024]);
+    for piece in ["alone".into(), "a".into(), "b".into(), large.clone(), "c".into(), "d".into()] {
+        session.write(Frame::Data(piece)).unwrap();
+    }
+    session.finish().unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    let mut body = response_future.await.unwrap().into_body();
+    let mut frames = Vec::new();
+    while let Some(frame) = body.data().await {
+        frames.push(frame.unwrap());
+    }
+    assert_eq!(frames, [Bytes::from("alone"), "ab".into(), large, "cd".into()]);
+}
+
+#[tokio::test]
 async fn an_aborted_response_is_reset() {
     let mut downstream = downstream().await;
     let (response_future, _) = downstream.sender.send_request(get(&[]), true).unwrap();
