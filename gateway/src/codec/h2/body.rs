@@ -109,13 +109,7 @@ impl Outgoing {
             BodyLength::Exact(length) => Some(length),
             BodyLength::Unknown => None,
         };
-        Self {
-            queue: VecDeque::new(),
-            gathered: BytesMut::new(),
-            queued: 0,
-            owed,
-            end: End::Open,
-        }
+        Self { queue: VecDeque::new(), gathered: BytesMut::new(), queued: 0, owed, end: End::Open }
     }
 
     pub fn len(&self) -> usize {
