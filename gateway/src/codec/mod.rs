@@ -28,6 +28,8 @@ mod target;
 mod websocket;
 
 pub use error::StreamError;
+/// The `date` field of this second (RFC 9110 section 5.6.7).
+pub use pingora_core::protocols::http::date::get_cached_date;
 pub use rejection::Rejection;
 
 /// A part of a message body.

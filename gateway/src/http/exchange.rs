@@ -11,7 +11,6 @@ use super::{
     Downstream,
     affinity::Affinity,
     caught::{Panicked, caught},
-    date,
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
     mirror::{self, Original},
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Outcome},
-    codec::{BodyLength, ServerSession, StreamError},
+    codec::{BodyLength, ServerSession, StreamError, get_cached_date},
     filter::RequestContext,
     local_reply::LocalReply,
     route::{Destination, Route},
@@ -241,7 +240,7 @@ fn local_headers(settings: &Settings, reply: &mut LocalReply) {
     if let Some(Ok(server)) = settings.server_name.as_deref().map(HeaderValue::from_str) {
         reply.headers.push((header::SERVER, server));
     }
-    reply.headers.push((header::DATE, date::now()));
+    reply.headers.push((header::DATE, get_cached_date()));
 }
 
 /// What a gateway changes in every response it passes on (istio-compat 5.4).
@@ -255,7 +254,7 @@ fn respond(settings: &Settings, head: &mut ResponseHeader, info: &StreamInfo) {
         let _ = head.insert_header(header::SERVER, server);
     }
     if !head.headers.contains_key(header::DATE) {
-        let _ = head.insert_header(header::DATE, date::now());
+        let _ = head.insert_header(header::DATE, get_cached_date());
     }
 }
 

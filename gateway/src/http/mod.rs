@@ -28,7 +28,6 @@ pub mod retry;
 pub mod stream;
 
 mod caught;
-mod date;
 mod forwarded;
 mod frame_budget;
 mod grpc;

@@ -3,10 +3,9 @@
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora_core::protocols::http::date::get_cached_date;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use super::super::{BodyLength, StreamError, Upgrade, field as fields};
+use super::super::{BodyLength, StreamError, Upgrade, field as fields, get_cached_date};
 
 /// What is said about the connection in a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -147,14 +147,15 @@ impl Outgoing {
     }
 
     fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
         self.queued += data.len();
         if data.len() >= GATHER_BELOW {
             self.close_gathered();
             self.queue.push_back(data);
         } else if self.queue.is_empty() && self.gathered.is_empty() {
-            if !data.is_empty() {
-                self.queue.push_back(data);
-            }
+            self.queue.push_back(data);
         } else {
             self.gathered.extend_from_slice(&data);
         }

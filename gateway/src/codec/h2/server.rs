@@ -8,11 +8,11 @@ use h2::{
     server::{Builder, SendResponse},
 };
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use pingora_core::protocols::http::{date::get_cached_date, v2::server::default_h2_options};
+use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
-    super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade},
+    super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade, get_cached_date},
     announced_length,
     body::{Incoming, Outgoing},
     remove_connection_specific,

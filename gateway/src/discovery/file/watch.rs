@@ -94,11 +94,7 @@ impl Watches {
         let Some(watcher) = &mut self.watcher else { return false };
         // Not locked while the watcher is asked: its thread may be waiting for the lock.
         let before = lock(&self.watched).replace(wanted.clone());
-        for (path, directory) in &before {
-            if wanted.get(path).is_none_or(|it| it.identity != directory.identity) {
-                // The directory is gone, and with it the watch.
-            }
-        }
+        // A directory that is gone has taken its watch with it.
         let mut new = false;
         for (path, directory) in &wanted {
             if before.get(path).is_some_and(|it| it.identity == directory.identity) {
