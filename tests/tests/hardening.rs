@@ -388,6 +388,27 @@ async fn grpc_lengths_and_timeouts_nobody_can_mean_cost_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_half_of_its_connection_while_it_waits_gets_its_response() {
+    let server = Server::start(|mut stream| async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await;
+        // Long enough for the gateway to have seen the client's end.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let _ = stream.write_all(b"late").await;
+    })
+    .await;
+    let mut gateway = gateway_to(server.port(), &[]).await;
+    let mut client = RawClient::connect(gateway.port("http")).await;
+    client.send("GET / HTTP/1.1\r\nhost: a.test\r\n\r\n").await;
+    client.finish().await;
+    assert_eq!(client.read_head().await.status, 200);
+    assert_eq!(client.read_to_end().await, b"late");
+}
+
+#[tokio::test]
 async fn a_client_that_closes_half_of_its_connection_after_a_response_began_gets_the_rest() {
     let server = Server::start(|mut stream| async move {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -161,7 +161,12 @@ impl MessageWriter {
 
     /// Complete, and all of it with the socket.
     pub fn is_sent(&self) -> bool {
-        self.progress() == Progress::Complete && self.buffer.len() == 0
+        self.progress() == Progress::Complete && self.is_flushed()
+    }
+
+    /// Nothing waits for the socket.
+    pub fn is_flushed(&self) -> bool {
+        self.buffer.len() == 0
     }
 
     /// A byte of this message has left.

@@ -4,11 +4,17 @@
 //! the owner calls `poll_request` until one arrives, runs the exchange, and calls
 //! `poll_after_exchange` to learn whether there may be another.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
 use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::time::{Sleep, sleep};
 
 use super::{
     super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade},
@@ -23,6 +29,10 @@ use crate::{drain::DrainSignal, io::Io, telemetry::Protocol};
 
 /// Bytes read ahead while an exchange runs: enough to see a reset, no queue to fill.
 const MAX_READ_AHEAD: usize = 16 * 1024;
+/// How long a client that has ended its side is waited for while nothing is written to it. It may
+/// have closed one half and read on, or be gone and the upstream work for nobody: TCP tells the two
+/// apart only by what becomes of a write.
+const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(5);
 
 /// What came of waiting for a request.
 #[derive(Debug)]
@@ -59,6 +69,8 @@ pub struct ServerSession {
     scan: HeadScan,
     /// No request after this one.
     close: bool,
+    /// Runs while the client has ended its side and nothing is written to it.
+    half_closed: Option<Pin<Box<Sleep>>>,
     exchange: Exchange,
 }
 
@@ -114,6 +126,7 @@ impl ServerSession {
             drain,
             scan: HeadScan::default(),
             close: false,
+            half_closed: None,
             exchange: Exchange::none(),
         }
     }
@@ -292,6 +305,7 @@ impl ServerSession {
         head: &ResponseHeader,
         body: BodyLength,
     ) -> Result<(), StreamError> {
+        self.half_closed = None;
         let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
         if head.status.is_informational() && !switching {
             return self.write_informational(head);
@@ -360,6 +374,7 @@ impl ServerSession {
     }
 
     pub fn write(&mut self, frame: Frame) -> Result<(), StreamError> {
+        self.half_closed = None;
         self.write.write(frame)
     }
 
@@ -375,16 +390,11 @@ impl ServerSession {
         self.write.poll_flush(&mut self.io, cx)
     }
 
+    /// Ready when nobody is left to answer: the client reset the connection, or ended its side and
+    /// nothing could be written to it for a while.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            // HTTP/1.1 has no use for half a connection: a client that ends its side gave up (its
-            // timeout passed, the user left), and an upstream should not go on working for it. Envoy
-            // and nginx take it the same way. Requests it sent before are still answered.
-            if self.read.at_eof() && self.read.is_empty() {
-                self.abort();
-                return Poll::Ready(());
-            }
-            if self.read.at_eof() || self.read.len() >= MAX_READ_AHEAD {
+        while !self.read.at_eof() {
+            if self.read.len() >= MAX_READ_AHEAD {
                 return Poll::Pending;
             }
             if ready!(self.read.poll_fill(&mut self.io, cx)).is_err() {
@@ -392,6 +402,16 @@ impl ServerSession {
                 return Poll::Ready(());
             }
         }
+        // What waits to be written will fail if nobody takes it, and what was sent before the end are
+        // requests still to be answered.
+        if !self.read.is_empty() || !self.write.is_flushed() {
+            self.half_closed = None;
+            return Poll::Pending;
+        }
+        let limit = self.half_closed.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_LIMIT)));
+        ready!(limit.as_mut().poll(cx));
+        self.abort();
+        Poll::Ready(())
     }
 
     pub fn abort(&mut self) {

@@ -394,12 +394,29 @@ async fn a_draining_connection_says_so() {
     assert_eq!(server.after().await, AfterExchange::Close);
 }
 
-#[tokio::test]
-async fn a_client_that_ends_its_stream_while_it_waits_is_gone() {
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_its_side_and_is_not_written_to_is_gone() {
     let (mut server, mut peer) = arrived(GET).await;
     peer.shutdown().await.unwrap();
     poll_fn(|cx| server.session.poll_closed(cx)).await;
     assert_eq!(server.after().await, AfterExchange::Abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_ends_its_side_gets_its_response() {
+    let (mut server, mut peer) = arrived(GET).await;
+    peer.shutdown().await.unwrap();
+    let upstream = tokio::time::sleep(std::time::Duration::from_secs(4));
+    tokio::select! {
+        () = upstream => {}
+        () = poll_fn(|cx| server.session.poll_closed(cx)) => panic!("given up"),
+    }
+    server.respond(200, "late").await;
+    assert_eq!(server.after().await, AfterExchange::Reuse);
+    drop(server);
+    let mut response = String::new();
+    peer.read_to_string(&mut response).await.unwrap();
+    assert!(response.ends_with("\r\n\r\nlate"), "{response}");
 }
 
 #[tokio::test]
