@@ -87,7 +87,7 @@ fn modules_of_the_gateway_use_only_what_is_below_them() {
     }
     // The leaves in their own order.
     for (module, uses) in [
-        ("telemetry", &["connection"][..]),
+        ("telemetry", &["canonical", "connection"][..]),
         ("local_reply", &["telemetry"]),
         ("canonical", &[]),
         ("connection", &[]),

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
+
 use super::finding::Findings;
 use crate::{
     api::{
@@ -51,7 +53,10 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
         access_log: access_log(mesh, findings),
         server_name: match server {
             Some(server) if server.disabled == Some(true) => None,
-            Some(server) if !server.value.is_empty() => Some(server.value.as_str().into()),
+            Some(server) if !server.value.is_empty() => {
+                // What no header can carry is an error of its own.
+                HeaderValue::from_str(&server.value).ok().or(defaults.server_name)
+            }
             Some(_) | None => defaults.server_name,
         },
         request_id: is_on(headers.request_id.as_ref().and_then(|header| header.disabled)),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::{Serialize, Serializer};
 
 use super::route::{HeaderTemplate, TemplatePart};
@@ -27,6 +27,17 @@ pub(super) mod option_header_name {
         s: S,
     ) -> Result<S::Ok, S::Error> {
         name.as_ref().map(HeaderName::as_str).serialize(s)
+    }
+}
+
+pub(super) mod option_header_value {
+    use super::{HeaderValue, Serialize, Serializer};
+
+    pub(in crate::model) fn serialize<S: Serializer>(
+        value: &Option<HeaderValue>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes())).serialize(s)
     }
 }
 

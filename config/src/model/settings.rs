@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderValue;
+
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
@@ -13,7 +15,8 @@ pub struct Settings {
     pub forward_client_cert: ForwardClientCert,
     pub access_log: Option<AccessLog>,
     /// `server` of responses; `None`: the upstream's is passed on.
-    pub server_name: Option<Arc<str>>,
+    #[serde(with = "super::serialize::option_header_value")]
+    pub server_name: Option<HeaderValue>,
     pub request_id: bool,
     pub attempt_count: bool,
     pub x_forwarded_host: bool,
@@ -32,7 +35,7 @@ impl Default for Settings {
             proxy_protocol: false,
             forward_client_cert: ForwardClientCert::SanitizeSet,
             access_log: None,
-            server_name: Some("istio-envoy".into()),
+            server_name: Some(HeaderValue::from_static("istio-envoy")),
             request_id: true,
             attempt_count: true,
             x_forwarded_host: false,

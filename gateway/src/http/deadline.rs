@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
 use crate::drain::Cut;
 
@@ -25,25 +25,27 @@ pub enum Expired {
     Drain,
 }
 
-/// The deadlines of one exchange over a single timer, which is created the first time the exchange
-/// has to wait and re-armed only when it fires: movement costs one store.
+/// The deadlines of one exchange over a single timer, which is armed the first time the exchange
+/// has to wait and again only when it fires: movement costs one store.
 #[derive(Debug)]
 pub struct Deadlines<'a> {
+    timer: Pin<&'a mut Sleep>,
+    armed: bool,
     cut: &'a Cut,
     route: Option<Instant>,
     attempt: Option<Instant>,
     idle: Duration,
     /// Whether something moved since the timer was armed.
     moved: bool,
-    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a> Deadlines<'a> {
-    /// `idle`: the longest time without movement, precise to a factor of two. `cut`: the
+    /// `timer`: one that outlives the exchange is cheapest, because to put a timer off costs next to
+    /// nothing. `idle`: the longest time without movement, precise to a factor of two. `cut`: the
     /// connection's, which wakes the task of the exchange.
     #[must_use]
-    pub fn new(idle: Duration, cut: &'a Cut) -> Self {
-        Self { cut, route: None, attempt: None, idle, moved: false, sleep: None }
+    pub fn new(timer: Pin<&'a mut Sleep>, idle: Duration, cut: &'a Cut) -> Self {
+        Self { timer, armed: false, cut, route: None, attempt: None, idle, moved: false }
     }
 
     /// Starts the clock of the whole exchange; `None`: no limit.
@@ -80,12 +82,12 @@ impl<'a> Deadlines<'a> {
         if self.cut.has_passed() {
             return Poll::Ready(Expired::Drain);
         }
+        if !self.armed {
+            self.armed = true;
+            self.arm(Instant::now());
+        }
         loop {
-            let (route, attempt, idle) = (self.route, self.attempt, self.idle);
-            let sleep = self.sleep.get_or_insert_with(|| {
-                Box::pin(sleep_until(earliest(Instant::now() + idle, route, attempt)))
-            });
-            if sleep.as_mut().poll(cx).is_pending() {
+            if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let now = Instant::now();
@@ -98,34 +100,38 @@ impl<'a> Deadlines<'a> {
             if !std::mem::take(&mut self.moved) {
                 return Poll::Ready(Expired::Idle);
             }
-            sleep.as_mut().reset(earliest(now + idle, route, attempt));
+            self.arm(now);
         }
     }
 
     fn rearm(&mut self) {
         // An armed timer stands for a wait that is over; what was set now begins a new one.
-        if let Some(sleep) = &mut self.sleep {
+        if self.armed {
             self.moved = true;
-            let idle_end = Instant::now() + self.idle;
-            sleep.as_mut().reset(earliest(idle_end, self.route, self.attempt));
+            self.arm(Instant::now());
         }
     }
-}
 
-fn earliest(idle: Instant, route: Option<Instant>, attempt: Option<Instant>) -> Instant {
-    [route, attempt].into_iter().flatten().fold(idle, Instant::min)
+    fn arm(&mut self, now: Instant) {
+        let limits = [self.route, self.attempt];
+        let next = limits.into_iter().flatten().fold(now + self.idle, Instant::min);
+        self.timer.as_mut().reset(next);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, pin::pin};
+
+    use tokio::time::sleep;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_exchange_that_does_not_move_expires_idle() {
         let cut = Cut::default();
-        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
+        let timer = pin!(sleep(Duration::ZERO));
+        let mut deadlines = Deadlines::new(timer, Duration::from_secs(5), &cut);
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
     }
 
@@ -133,7 +139,8 @@ mod tests {
     async fn movement_puts_the_idle_end_off() {
         let start = Instant::now();
         let cut = Cut::default();
-        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
+        let timer = pin!(sleep(Duration::ZERO));
+        let mut deadlines = Deadlines::new(timer, Duration::from_secs(5), &cut);
         deadlines.moved();
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Idle);
         assert_eq!(start.elapsed().as_secs(), 10);
@@ -142,7 +149,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_outlasts_the_cut() {
         let cut = Cut::default();
-        let mut deadlines = Deadlines::new(Duration::from_secs(5), &cut);
+        let timer = pin!(sleep(Duration::ZERO));
+        let mut deadlines = Deadlines::new(timer, Duration::from_secs(5), &cut);
         deadlines.moved();
         cut.pass();
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Drain);
@@ -151,7 +159,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_earlier_of_try_and_route_is_reported() {
         let cut = Cut::default();
-        let mut deadlines = Deadlines::new(Duration::from_secs(60), &cut);
+        let timer = pin!(sleep(Duration::ZERO));
+        let mut deadlines = Deadlines::new(timer, Duration::from_secs(60), &cut);
         deadlines.limit_exchange(Some(Duration::from_secs(3)));
         deadlines.limit_attempt(Some(Duration::from_secs(1)));
         assert_eq!(poll_fn(|cx| deadlines.poll_expired(cx)).await, Expired::Try);

@@ -1,10 +1,14 @@
 //! The straight line: every stage of an exchange, in order.
 
-use std::{future::poll_fn, pin::pin, sync::Arc};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+};
 
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header, header::Entry};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use weir_config::model::Settings;
 
 use super::{
@@ -13,6 +17,7 @@ use super::{
     caught::{Panicked, caught},
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
+    field::{self, X_ENVOY_UPSTREAM_SERVICE_TIME},
     mirror::{self, Original},
     normalize,
     retry::{self, Answered, Attempts},
@@ -29,7 +34,13 @@ use crate::{
 };
 
 /// One exchange: a request, its response, and the record of both.
-pub(super) async fn serve(downstream: &Downstream, session: &mut ServerSession) {
+///
+/// `timer`: for the deadlines, armed as they are; what it was armed for before is over.
+pub(super) async fn serve(
+    downstream: &Downstream,
+    session: &mut ServerSession,
+    timer: Pin<&mut Sleep>,
+) {
     let snapshot = downstream.engine.snapshot();
     let mut info = StreamInfo::start(Arc::clone(&downstream.conn), session.protocol());
     let mut request = session.take_request();
@@ -44,7 +55,7 @@ pub(super) async fn serve(downstream: &Downstream, session: &mut ServerSession) 
         route: None,
     };
     let outcome = {
-        let running = pin!(line.run(session, &mut info));
+        let running = pin!(line.run(session, &mut info, timer));
         caught(running).await
     };
     let answered = line.response.is_some();
@@ -72,11 +83,19 @@ struct Line<'a> {
     route: Option<&'a Route>,
 }
 
+/// Where the request goes.
+struct Chosen<'a> {
+    route: &'a Route,
+    destination: Destination<'a>,
+    cluster: &'a Arc<Cluster>,
+}
+
 impl<'a> Line<'a> {
     async fn run(
         &mut self,
         session: &mut ServerSession,
         info: &mut StreamInfo,
+        timer: Pin<&mut Sleep>,
     ) -> Result<(), Stop> {
         let snapshot = self.snapshot;
         self.context = normalize::request(&snapshot.settings, self.request, info)?;
@@ -102,7 +121,7 @@ impl<'a> Line<'a> {
         info.upstream.stats = Some(Arc::clone(cluster.stats()));
         let _permit = cluster.admit()?;
 
-        self.proxy(session, info, route, destination, cluster).await
+        self.proxy(session, info, timer, Chosen { route, destination, cluster }).await
     }
 
     fn take(&mut self, route: &'a Route, info: &mut StreamInfo) {
@@ -115,10 +134,10 @@ impl<'a> Line<'a> {
         &mut self,
         session: &mut ServerSession,
         info: &mut StreamInfo,
-        route: &Route,
-        destination: Destination<'_>,
-        cluster: &Arc<Cluster>,
+        timer: Pin<&mut Sleep>,
+        chosen: Chosen<'_>,
     ) -> Result<(), Stop> {
+        let Chosen { route, destination, cluster } = chosen;
         let Destination { forward, cluster: target } = destination;
         let limits = &self.downstream.engine.limits;
         let settings = &*self.snapshot.settings;
@@ -143,7 +162,7 @@ impl<'a> Line<'a> {
             body.count_messages();
             answer.count_messages();
         }
-        let mut deadlines = Deadlines::new(limits.stream_idle_timeout, &self.downstream.cut);
+        let mut deadlines = Deadlines::new(timer, limits.stream_idle_timeout, &self.downstream.cut);
         deadlines.limit_exchange(forward.timeout);
         let affinity = Affinity::of(cluster.config().hash_key.as_ref(), self.request, info);
         let attempts = Attempts {
@@ -237,25 +256,26 @@ impl<'a> Line<'a> {
 
 /// What every reply of our own carries beside its own headers.
 fn local_headers(settings: &Settings, reply: &mut LocalReply) {
-    if let Some(Ok(server)) = settings.server_name.as_deref().map(HeaderValue::from_str) {
-        reply.headers.push((header::SERVER, server));
+    if let Some(server) = &settings.server_name {
+        reply.headers.push((header::SERVER, server.clone()));
     }
     reply.headers.push((header::DATE, get_cached_date()));
 }
 
 /// What a gateway changes in every response it passes on (istio-compat 5.4).
 fn respond(settings: &Settings, head: &mut ResponseHeader, info: &StreamInfo) {
-    // The names are valid ones.
-    if let Some(elapsed) = info.upstream.service_time {
-        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        let _ = head.insert_header("x-envoy-upstream-service-time", HeaderValue::from(millis));
-    }
-    if let Some(Ok(server)) = settings.server_name.as_deref().map(HeaderValue::from_str) {
-        let _ = head.insert_header(header::SERVER, server);
-    }
-    if !head.headers.contains_key(header::DATE) {
-        let _ = head.insert_header(header::DATE, get_cached_date());
-    }
+    field::change_response(head, |headers| {
+        if let Some(elapsed) = info.upstream.service_time {
+            let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, field::number(millis));
+        }
+        if let Some(server) = &settings.server_name {
+            headers.insert(header::SERVER, server.clone());
+        }
+        if let Entry::Vacant(date) = headers.entry(header::DATE) {
+            date.insert(get_cached_date());
+        }
+    });
 }
 
 /// gRPC over HTTP/2 and over HTTP/1: `application/grpc`, with or without a subtype.

@@ -4,16 +4,10 @@
 use std::{fmt::Write, net::IpAddr};
 
 use http::{HeaderMap, HeaderValue};
-use pingora_http::RequestHeader;
 use weir_config::model::{route::Scheme, settings::ForwardClientCert};
 
-use crate::connection::PeerIdentity;
-
-pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
-pub const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
-pub const X_FORWARDED_PORT: &str = "x-forwarded-port";
-pub const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
-pub const X_ENVOY_EXTERNAL_ADDRESS: &str = "x-envoy-external-address";
+use super::field::{X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO};
+use crate::{canonical::ip, connection::PeerIdentity};
 
 /// The client as the outermost of `trusted_proxies` proxies saw it: that many entries from the right
 /// of `X-Forwarded-For` as it arrived. `None` where there is no address in that place; the socket's
@@ -31,9 +25,9 @@ pub fn client_ip(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
 }
 
 /// Appends the socket's peer; several fields become one. Returns the peer's text.
-pub fn append_forwarded_for(request: &mut RequestHeader, peer: IpAddr) -> HeaderValue {
+pub fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr) -> HeaderValue {
     let peer = text(peer);
-    let mut received = request.headers.get_all(X_FORWARDED_FOR).iter().peekable();
+    let mut received = headers.get_all(X_FORWARDED_FOR).iter().peekable();
     let value = if received.peek().is_none() {
         peer.clone()
     } else {
@@ -46,15 +40,18 @@ pub fn append_forwarded_for(request: &mut RequestHeader, peer: IpAddr) -> Header
         // Bytes of valid values and commas are a valid value.
         HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).unwrap_or_else(|_| peer.clone())
     };
-    set(request, X_FORWARDED_FOR, value);
+    headers.insert(X_FORWARDED_FOR, value);
     peer
 }
 
 /// An address as header value.
 #[must_use]
 pub fn text(ip: IpAddr) -> HeaderValue {
-    HeaderValue::try_from(ip.to_canonical().to_string())
-        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    let mut text = [0; ip::MAX_LENGTH];
+    let mut room = &mut text[..];
+    ip::write(ip.to_canonical(), &mut room);
+    let length = ip::MAX_LENGTH - room.len();
+    HeaderValue::from_bytes(&text[..length]).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 /// The scheme the client used: the connection's, unless a trusted proxy in front says otherwise.
@@ -72,12 +69,8 @@ pub fn scheme(headers: &HeaderMap, connection: Scheme, trusted_proxies: u32) -> 
 }
 
 /// Replaces, extends or removes `x-forwarded-client-cert`.
-pub fn client_cert(
-    request: &mut RequestHeader,
-    mode: ForwardClientCert,
-    peer: Option<&PeerIdentity>,
-) {
-    let received = request.headers.get(X_FORWARDED_CLIENT_CERT);
+pub fn client_cert(headers: &mut HeaderMap, mode: ForwardClientCert, peer: Option<&PeerIdentity>) {
+    let received = headers.get(X_FORWARDED_CLIENT_CERT);
     let kept = match (mode, peer) {
         (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
             return;
@@ -93,9 +86,11 @@ pub fn client_cert(
         }),
     };
     match kept.and_then(|element| HeaderValue::try_from(element).ok()) {
-        Some(value) => set(request, X_FORWARDED_CLIENT_CERT, value),
+        Some(value) => {
+            headers.insert(X_FORWARDED_CLIENT_CERT, value);
+        }
         None if received.is_some() => {
-            request.remove_header(X_FORWARDED_CLIENT_CERT);
+            headers.remove(X_FORWARDED_CLIENT_CERT);
         }
         None => {}
     }
@@ -133,23 +128,21 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Sets a field whose name is static, which cannot be refused.
-pub(super) fn set(request: &mut RequestHeader, name: &'static str, value: HeaderValue) {
-    let _ = request.insert_header(name, value);
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use http::HeaderName;
+
     use super::*;
 
-    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
-        for (name, value) in fields {
-            request.append_header(*name, *value).unwrap();
+    fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
+        let value = |value: &str| HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, text) in fields {
+            headers.append(name, value(text));
         }
-        request
+        headers
     }
 
     #[test]
@@ -163,17 +156,17 @@ mod tests {
             (4, None),
             (u32::MAX, None),
         ] {
-            let request = request(&[(X_FORWARDED_FOR, chain)]);
+            let headers = headers(&[(X_FORWARDED_FOR, chain)]);
             let expected = expected.map(|ip: &str| ip.parse().unwrap());
-            assert_eq!(client_ip(&request.headers, hops), expected, "{hops} hops");
+            assert_eq!(client_ip(&headers, hops), expected, "{hops} hops");
         }
     }
 
     #[test]
     fn several_fields_are_one_chain() {
-        let request =
-            request(&[(X_FORWARDED_FOR, "1.1.1.1"), (X_FORWARDED_FOR, "2.2.2.2,3.3.3.3")]);
-        assert_eq!(client_ip(&request.headers, 3), Some("1.1.1.1".parse().unwrap()));
+        let headers =
+            headers(&[(X_FORWARDED_FOR, "1.1.1.1"), (X_FORWARDED_FOR, "2.2.2.2,3.3.3.3")]);
+        assert_eq!(client_ip(&headers, 3), Some("1.1.1.1".parse().unwrap()));
     }
 
     #[test]
@@ -190,8 +183,8 @@ mod tests {
             "1.2.3.4 evil",
             "é",
         ] {
-            let request = request(&[(X_FORWARDED_FOR, &format!("10.0.0.1,{entry}"))]);
-            assert_eq!(client_ip(&request.headers, 1), None, "{entry:?}");
+            let headers = headers(&[(X_FORWARDED_FOR, &format!("10.0.0.1,{entry}"))]);
+            assert_eq!(client_ip(&headers, 1), None, "{entry:?}");
         }
     }
 
@@ -203,12 +196,12 @@ mod tests {
             (vec!["1.1.1.1"], "1.1.1.1,192.0.2.7"),
             (vec!["1.1.1.1, 2.2.2.2", "3.3.3.3"], "1.1.1.1, 2.2.2.2,3.3.3.3,192.0.2.7"),
         ] {
-            let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
+            let mut headers = HeaderMap::new();
             for value in received {
-                request.append_header(X_FORWARDED_FOR, value).unwrap();
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(value));
             }
-            append_forwarded_for(&mut request, peer);
-            let values: Vec<_> = request.headers.get_all(X_FORWARDED_FOR).iter().collect();
+            append_forwarded_for(&mut headers, peer);
+            let values: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
             assert_eq!(values, [expected]);
         }
     }
@@ -232,15 +225,11 @@ mod tests {
             (vec!["https", "https"], Http, 1, Http),
             (vec![], Https, 1, Https),
         ] {
-            let mut request = request(&[]);
+            let mut headers = HeaderMap::new();
             for value in &sent {
-                request.append_header(X_FORWARDED_PROTO, *value).unwrap();
+                headers.append(X_FORWARDED_PROTO, HeaderValue::from_static(value));
             }
-            assert_eq!(
-                scheme(&request.headers, connection, trusted),
-                expected,
-                "{sent:?} {trusted}"
-            );
+            assert_eq!(scheme(&headers, connection, trusted), expected, "{sent:?} {trusted}");
         }
     }
 
@@ -274,9 +263,9 @@ mod tests {
             (AlwaysForwardOnly, None, Some("forged")),
             (AlwaysForwardOnly, Some(&peer), Some("forged")),
         ] {
-            let mut request = request(&[(X_FORWARDED_CLIENT_CERT, "forged")]);
-            client_cert(&mut request, mode, peer);
-            let sent = request.headers.get(X_FORWARDED_CLIENT_CERT).map(|v| v.to_str().unwrap());
+            let mut headers = headers(&[(X_FORWARDED_CLIENT_CERT, "forged")]);
+            client_cert(&mut headers, mode, peer);
+            let sent = headers.get(X_FORWARDED_CLIENT_CERT).map(|v| v.to_str().unwrap());
             assert_eq!(sent, expected, "{mode:?}");
         }
     }
@@ -310,23 +299,23 @@ mod tests {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..5_000 {
-            let mut request = request(&[]);
+            let mut headers = HeaderMap::new();
             for _ in 0..random.usize(..3) {
                 let value: Vec<u8> = (0..random.usize(..6))
                     .flat_map(|_| PIECES[random.usize(..PIECES.len())].iter().copied())
                     .collect();
                 let value = HeaderValue::from_bytes(&value).unwrap();
-                request.append_header(X_FORWARDED_FOR, value).unwrap();
+                headers.append(X_FORWARDED_FOR, value);
             }
             let trusted = random.u32(..4);
-            let client = client_ip(&request.headers, trusted);
+            let client = client_ip(&headers, trusted);
             assert!(trusted > 0 || client.is_none(), "seed {seed}: nobody is trusted");
-            append_forwarded_for(&mut request, [192, 0, 2, 1].into());
-            let fields: Vec<_> = request.headers.get_all(X_FORWARDED_FOR).iter().collect();
+            append_forwarded_for(&mut headers, [192, 0, 2, 1].into());
+            let fields: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
             assert_eq!(fields.len(), 1, "seed {seed}");
             assert!(fields[0].as_bytes().ends_with(b"192.0.2.1"), "seed {seed}: {fields:?}");
             assert_eq!(
-                client_ip(&request.headers, 1),
+                client_ip(&headers, 1),
                 Some([192, 0, 2, 1].into()),
                 "seed {seed}: who is behind us trusts our entry"
             );

@@ -119,7 +119,7 @@ async fn serve_requests(
             Wait::TimedOut => return end(&mut session, End::Close, deadline).await,
         }
 
-        serve_exchange(downstream, &mut session).await;
+        serve_exchange(downstream, &mut session, deadline.as_mut()).await;
 
         match after_exchange(downstream, &mut session, deadline.as_mut()).await {
             AfterExchange::Reuse => armed = Armed::Not,
@@ -132,8 +132,12 @@ async fn serve_requests(
 }
 
 /// Boxed, so that an idle connection does not hold the room an exchange needs.
-async fn serve_exchange(downstream: &Downstream, session: &mut ServerSession) {
-    Box::pin(exchange::serve(downstream, session)).await;
+async fn serve_exchange(
+    downstream: &Downstream,
+    session: &mut ServerSession,
+    timer: Pin<&mut Sleep>,
+) {
+    Box::pin(exchange::serve(downstream, session, timer)).await;
 }
 
 /// What the deadline stands for (hardening D01).

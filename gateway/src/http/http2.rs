@@ -182,7 +182,8 @@ async fn serve_stream(downstream: Arc<Downstream>, session: H2Session) -> Ended 
     let started = Instant::now();
     let mut session = ServerSession::H2(Box::new(session));
     {
-        let serving = pin!(exchange::serve(&downstream, &mut session));
+        let timer = pin!(sleep(Duration::ZERO));
+        let serving = pin!(exchange::serve(&downstream, &mut session, timer));
         downstream.cut.waking(serving).await;
     }
     let ServerSession::H2(session) = &mut session else { return Ended::Served };

@@ -19,7 +19,10 @@ use smallvec::SmallVec;
 use tokio::{sync::mpsc, time::timeout};
 use weir_config::model::route::{Forward, Mirror};
 
-use super::affinity::Affinity;
+use super::{
+    affinity::Affinity,
+    field::{self, X_ENVOY_ATTEMPT_COUNT},
+};
 use crate::{
     cluster::{Cluster, Clusters, Endpoint, Outcome},
     codec::{BodyLength, Frame, StreamError},
@@ -76,8 +79,9 @@ pub fn start(
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut request = original.request.clone();
         if original.attempt_count {
-            // The name is a valid one.
-            let _ = request.insert_header("x-envoy-attempt-count", HeaderValue::from(1));
+            field::change_request(&mut request, |headers| {
+                headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+            });
         }
         let copy = Copy {
             hash: Affinity::of(cluster.config().hash_key.as_ref(), &request, info).hash,

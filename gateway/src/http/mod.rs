@@ -28,6 +28,7 @@ pub mod retry;
 pub mod stream;
 
 mod caught;
+mod field;
 mod forwarded;
 mod frame_budget;
 mod grpc;

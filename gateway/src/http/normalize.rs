@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_http::{
     RequestHeader,
     authority::{RawTargetAuthority, raw_target_authority},
@@ -14,15 +14,16 @@ use pingora_http::{
 use smallvec::SmallVec;
 use weir_config::model::{Settings, route::Scheme, settings::PathNormalization};
 
-use super::{forwarded, hop_by_hop, request_id};
+use super::{
+    field::{self, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
+    forwarded, hop_by_hop, request_id,
+};
 use crate::{
     canonical::{authority, path},
     filter::RequestContext,
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
 };
-
-const X_REQUEST_ID: &str = "x-request-id";
 
 /// Makes `request` canonical and tells who sent it.
 ///
@@ -55,28 +56,27 @@ pub fn request(
     let own_scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let scheme = forwarded::scheme(&request.headers, own_scheme, trusted);
 
-    // Every client counts as external: a private address does not make one trustworthy
-    // (CVE-2024-45806).
-    for name in &fields.internal {
-        request.remove_header(name);
-    }
-    let peer = forwarded::append_forwarded_for(request, connection.peer_addr.ip());
-    let client = match info.client_addr.ip() {
-        ip if ip == connection.peer_addr.ip() => peer,
-        ip => forwarded::text(ip),
-    };
-    forwarded::set(request, forwarded::X_ENVOY_EXTERNAL_ADDRESS, client);
-    forwarded::set(
-        request,
-        forwarded::X_FORWARDED_PROTO,
-        HeaderValue::from_static(scheme.as_str()),
-    );
-    let port_sent = trusted > 0 && request.headers.contains_key(forwarded::X_FORWARDED_PORT);
-    if settings.x_forwarded_port && !port_sent {
-        forwarded::set(request, forwarded::X_FORWARDED_PORT, connection.local_addr.port().into());
-    }
-    forwarded::client_cert(request, settings.forward_client_cert, connection.peer_identity());
-    set_request_id(settings, request);
+    field::change_request(request, |headers| {
+        // Every client counts as external: a private address does not make one trustworthy
+        // (CVE-2024-45806).
+        for name in &fields.internal {
+            headers.remove(name);
+        }
+        let peer = forwarded::append_forwarded_for(headers, connection.peer_addr.ip());
+        let client = match info.client_addr.ip() {
+            ip if ip == connection.peer_addr.ip() => peer,
+            ip => forwarded::text(ip),
+        };
+        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
+        let port_sent = trusted > 0 && headers.contains_key(X_FORWARDED_PORT);
+        if settings.x_forwarded_port && !port_sent {
+            headers.insert(X_FORWARDED_PORT, connection.local_addr.port().into());
+        }
+        let peer = connection.peer_identity();
+        forwarded::client_cert(headers, settings.forward_client_cert, peer);
+        set_request_id(settings, headers);
+    });
 
     Ok(RequestContext {
         scheme,
@@ -128,7 +128,7 @@ fn check_underscore(name: &HeaderName, request: &RequestHeader) -> Result<(), Lo
         "host",
         "transfer-encoding",
         "x-real-ip",
-        X_REQUEST_ID,
+        "x-request-id",
     ];
     let dashed = name.as_str().replace('_', "-");
     let reserved = ["x-forwarded-", "x-envoy-"].iter().any(|prefix| dashed.starts_with(prefix))
@@ -160,7 +160,9 @@ fn set_host(request: &mut RequestHeader) -> Result<(), LocalReply> {
     }
     if sent != Some(&*canonical) {
         let value = HeaderValue::from_str(&canonical).map_err(|_not_visible| malformed())?;
-        forwarded::set(request, "host", value);
+        field::change_request(request, |headers| {
+            headers.insert(header::HOST, value);
+        });
     }
     Ok(())
 }
@@ -223,13 +225,13 @@ fn set_path(request: &mut RequestHeader, mode: PathNormalization) -> Result<(), 
     Ok(())
 }
 
-fn set_request_id(settings: &Settings, request: &mut RequestHeader) {
-    let mut sent = request.headers.get_all(X_REQUEST_ID).iter();
+fn set_request_id(settings: &Settings, headers: &mut HeaderMap) {
+    let mut sent = headers.get_all(X_REQUEST_ID).iter();
     let kept = settings.num_trusted_proxies > 0
         && sent.next().is_some_and(request_id::is_acceptable)
         && sent.next().is_none();
     if settings.request_id && !kept {
-        forwarded::set(request, X_REQUEST_ID, request_id::generate());
+        headers.insert(X_REQUEST_ID, request_id::generate());
     }
 }
 

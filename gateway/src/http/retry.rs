@@ -6,7 +6,7 @@
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 use weir_config::model::route::{RetryOn, RetryPolicy, is_idempotent};
@@ -14,6 +14,7 @@ use weir_config::model::route::{RetryOn, RetryPolicy, is_idempotent};
 use super::{
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
+    field::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_RATELIMITED},
     stream::{Failure, RequestBody, grpc_status},
 };
 use crate::{
@@ -148,9 +149,10 @@ async fn attempt(
     info.upstream.tls = endpoint.target().transport.tls.is_some();
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {
-        let count = HeaderValue::from(info.upstream.attempts);
-        // The name is a valid one.
-        let _ = attempts.request.insert_header("x-envoy-attempt-count", count);
+        let count = field::number(info.upstream.attempts.into());
+        field::change_request(attempts.request, |headers| {
+            headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
+        });
     }
 
     let host = attempts.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -306,7 +308,7 @@ fn response_reason(policy: &RetryPolicy, head: &ResponseHeader) -> bool {
         refused_stream: _,
     } = policy.on;
     // A rate-limited answer is repeated only where that is asked for, whatever its status says.
-    if head.headers.contains_key("x-envoy-ratelimited") {
+    if head.headers.contains_key(X_ENVOY_RATELIMITED) {
         return envoy_ratelimited;
     }
     if server_error && (500..600).contains(&status)

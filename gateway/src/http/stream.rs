@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use super::{
     deadline::{Deadlines, Expired},
+    field::GRPC_STATUS,
     grpc::MessageCounter,
     mirror::Copies,
 };
@@ -262,7 +263,7 @@ impl ResponseBody {
 /// `grpc-status` of headers or trailers.
 #[must_use]
 pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// Moves both bodies until the response has reached the client; a tunnel until both ends are done.

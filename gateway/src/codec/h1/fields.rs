@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::{
     super::{Options, Rejection, Underscores, Upgrade, field},
     body::BodyReader,
+    name,
 };
 
 /// Name and value of each field, as ranges of the head.
@@ -40,8 +41,8 @@ pub(super) fn read(
     let mut fields = Fields::default();
     let mut nominated: SmallVec<[Range<usize>; 2]> = SmallVec::new();
     let mut te_trailers = false;
-    for (name, value) in lines {
-        let name = HeaderName::from_bytes(&head[name.clone()])
+    for (range, value) in lines {
+        let name = name::parse(&head[range.clone()])
             .map_err(|_invalid| Rejection::bad_request("header_name_invalid"))?;
         let text = &head[value.clone()];
         match name {

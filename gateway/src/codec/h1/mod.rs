@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `request.rs`, `response.rs`, `head.rs`, `fields.rs` | bytes to heads; refuses what two servers could read differently |
+//! | `request.rs`, `response.rs`, `head.rs`, `fields.rs`, `name.rs` | bytes to heads; refuses what two servers could read differently |
 //! | `body.rs`, `chunked.rs` | where a body ends |
 //! | `encode.rs`, `message.rs` | messages to bytes |
 //! | `buffer.rs` | what was read and what is to be written |
@@ -16,6 +16,7 @@ mod encode;
 mod fields;
 mod head;
 mod message;
+mod name;
 mod request;
 mod response;
 mod server;

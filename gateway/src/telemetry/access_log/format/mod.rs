@@ -17,6 +17,7 @@ use super::{
     operator::{Entry, Operator, Value},
     time::TimeCache,
 };
+use crate::canonical::ip;
 
 /// Istio's default line.
 const DEFAULT_TEXT: &str = "[%START_TIME%] \"%REQ(:METHOD)% \
@@ -174,7 +175,7 @@ impl ValueWriter<'_> {
                 escape(&text[..end], self.out);
             }
             Value::Address(addr) => write_address(addr, self.out),
-            Value::Ip(ip) => write_ip(ip, self.out),
+            Value::Ip(ip) => ip::write(ip, self.out),
             Value::Flags(flags) => {
                 if flags.is_empty() {
                     self.out.push(b'-');
@@ -203,27 +204,12 @@ fn write_number(number: u64, out: &mut Vec<u8>) {
 fn write_address(addr: SocketAddr, out: &mut Vec<u8>) {
     match addr {
         SocketAddr::V4(addr) => {
-            write_ip(IpAddr::V4(*addr.ip()), out);
+            ip::write(IpAddr::V4(*addr.ip()), out);
             out.push(b':');
             write_number(addr.port().into(), out);
         }
         // Writing to a Vec cannot fail.
         SocketAddr::V6(addr) => drop(write!(out, "{addr}")),
-    }
-}
-
-/// IPv4, which most lines have four of, without the formatting machinery.
-fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
-    match ip {
-        IpAddr::V4(ip) => {
-            for (i, octet) in ip.octets().into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b'.');
-                }
-                write_number(octet.into(), out);
-            }
-        }
-        IpAddr::V6(ip) => drop(write!(out, "{ip}")),
     }
 }
 
