@@ -5,6 +5,8 @@
 //! client::{http, raw, curl, load}  -->  gateway::Gateway  -->  backend::{echo, raw, grpc}
 //! ```
 //!
+//! Where a test is about the other source of configuration, [`control::Control`] is the controller.
+//!
 //! A test writes the YAML a user would write, starts a [`gateway::Gateway`] on it and looks only at
 //! what comes out: responses, what upstreams received, log lines, metrics and exit codes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness that fails fails its test")]
@@ -13,6 +15,7 @@ pub mod backend;
 pub mod certs;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod eventually;
 pub mod gateway;
 pub mod jwt;
