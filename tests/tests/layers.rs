@@ -74,9 +74,11 @@ const CONFIG: &[(&str, &[&str])] = &[
     ("compile", &["api", "diagnostic", "model", "validate"]),
     ("validate", &["api", "diagnostic", "model"]),
     ("parse", &["api", "diagnostic"]),
+    ("wire", &["api", "xxh64"]),
     ("diagnostic", &["api"]),
     ("model", &[]),
     ("api", &[]),
+    ("xxh64", &[]),
 ];
 
 #[test]

@@ -178,6 +178,23 @@ impl Kind {
             Self::Namespace => "Namespace",
         }
     }
+
+    /// The API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Gateway
+            | Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry
+            | Self::EnvoyFilter => "networking.istio.io",
+            Self::RequestAuthentication | Self::AuthorizationPolicy => "security.istio.io",
+            Self::Service | Self::Endpoints | Self::Secret | Self::ConfigMap | Self::Namespace => {
+                ""
+            }
+            Self::EndpointSlice => "discovery.k8s.io",
+        }
+    }
 }
 
 impl fmt::Display for Kind {
