@@ -65,7 +65,7 @@ impl Reviews {
         // A digest, so that no tokens are in memory to be found.
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        self.tokens.of(key, || self.review(token)).await
+        self.tokens.of(key, Instant::now(), || self.review(token)).await
     }
 
     /// Whether the service account may list the Secrets of its namespace, which is what Istio asks of
@@ -75,7 +75,7 @@ impl Reviews {
     /// The API server does not answer.
     pub async fn reads_secrets(&self, account: &ServiceAccount) -> anyhow::Result<bool> {
         let key = (Arc::clone(&account.namespace), Arc::clone(&account.name));
-        self.permissions.of(key, || self.may_list_secrets(account)).await
+        self.permissions.of(key, Instant::now(), || self.may_list_secrets(account)).await
     }
 
     async fn review(&self, token: &str) -> anyhow::Result<Option<ServiceAccount>> {
@@ -148,31 +148,32 @@ impl<K: Hash + Eq + Clone, V: Clone> Answers<K, V> {
     async fn of<F: Future<Output = anyhow::Result<V>>>(
         &self,
         key: K,
+        now: Instant,
         ask: impl FnOnce() -> F,
     ) -> anyhow::Result<V> {
         let known = self.lock().get(&key).cloned();
         if let Some((at, answer)) = &known
-            && at.elapsed() < FRESH
+            && now.duration_since(*at) < FRESH
         {
             return Ok(answer.clone());
         }
         match (ask().await, known) {
             (Ok(answer), _) => {
-                self.keep(key, answer.clone());
+                self.keep(key, now, answer.clone());
                 Ok(answer)
             }
-            (Err(_), Some((at, answer))) if at.elapsed() < STALE => Ok(answer),
+            (Err(_), Some((at, answer))) if now.duration_since(at) < STALE => Ok(answer),
             (Err(error), _) => Err(error),
         }
     }
 
-    fn keep(&self, key: K, answer: V) {
+    fn keep(&self, key: K, now: Instant, answer: V) {
         let mut answers = self.lock();
         if answers.len() >= CAPACITY {
-            answers.retain(|_, (at, _)| at.elapsed() < FRESH);
+            answers.retain(|_, (at, _)| now.duration_since(*at) < FRESH);
         }
         if answers.len() < CAPACITY {
-            answers.insert(key, (Instant::now(), answer));
+            answers.insert(key, (now, answer));
         }
     }
 
@@ -214,16 +215,14 @@ mod tests {
         assert_eq!(account(status("istio-ca", "kubernetes-admin"), &ours), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_old_answer_is_good_while_there_is_no_new_one() {
-        let answers: Answers<u8, bool> = Answers::default();
-        assert!(answers.of(1, async || Ok(true)).await.unwrap());
-        tokio::time::advance(FRESH * 2).await;
+        let (answers, start): (Answers<u8, bool>, _) = (Answers::default(), Instant::now());
         let down = async || Err(anyhow::anyhow!("down"));
-        assert!(answers.of(1, down).await.unwrap());
-        assert!(answers.of(2, down).await.is_err());
-        assert!(!answers.of(1, async || Ok(false)).await.unwrap());
-        tokio::time::advance(STALE).await;
-        assert!(answers.of(1, down).await.is_err());
+        assert!(answers.of(1, start, async || Ok(true)).await.unwrap());
+        assert!(answers.of(1, start + FRESH * 2, down).await.unwrap());
+        assert!(answers.of(2, start + FRESH * 2, down).await.is_err());
+        assert!(!answers.of(1, start + FRESH * 2, async || Ok(false)).await.unwrap());
+        assert!(answers.of(1, start + FRESH * 2 + STALE, down).await.is_err());
     }
 }

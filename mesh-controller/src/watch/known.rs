@@ -50,6 +50,7 @@ impl Known {
         &mut self,
         is_listed: impl Fn(&str) -> bool,
         after_failure: bool,
+        now: Instant,
         doubt: Duration,
     ) -> Missing {
         let missing: Vec<Box<str>> =
@@ -59,8 +60,8 @@ impl Known {
             self.doubted_since = None;
             return Missing::Gone(missing);
         }
-        let since = *self.doubted_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < doubt {
+        let since = *self.doubted_since.get_or_insert(now);
+        if now.duration_since(since) < doubt {
             return Missing::Doubted(missing.len());
         }
         self.doubted_since = None;
@@ -82,29 +83,28 @@ mod tests {
         known
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_empty_list_after_a_failure_has_to_be_repeated_for_a_while() {
-        let mut known = known(3);
-        assert_eq!(known.missing(|_| false, true, DOUBT), Missing::Doubted(3));
-        tokio::time::advance(DOUBT / 2).await;
-        assert_eq!(known.missing(|_| false, false, DOUBT), Missing::Doubted(3));
-        tokio::time::advance(DOUBT / 2).await;
-        let Missing::Gone(gone) = known.missing(|_| false, false, DOUBT) else { panic!("doubted") };
+    #[test]
+    fn an_empty_list_after_a_failure_has_to_be_repeated_for_a_while() {
+        let (mut known, start) = (known(3), Instant::now());
+        let mut missing = |after_failure, now| known.missing(|_| false, after_failure, now, DOUBT);
+        assert_eq!(missing(true, start), Missing::Doubted(3));
+        assert_eq!(missing(false, start + DOUBT / 2), Missing::Doubted(3));
+        let Missing::Gone(gone) = missing(false, start + DOUBT) else { panic!("doubted") };
         assert_eq!(gone.len(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn objects_that_come_back_end_the_doubt() {
-        let mut known = known(3);
-        assert_eq!(known.missing(|_| false, true, DOUBT), Missing::Doubted(3));
-        assert_eq!(known.missing(|_| true, false, DOUBT), Missing::Gone(vec![]));
-        let gone = known.missing(|name| name != "a/1", false, DOUBT);
+    #[test]
+    fn objects_that_come_back_end_the_doubt() {
+        let (mut known, now) = (known(3), Instant::now());
+        assert_eq!(known.missing(|_| false, true, now, DOUBT), Missing::Doubted(3));
+        assert_eq!(known.missing(|_| true, false, now, DOUBT), Missing::Gone(vec![]));
+        let gone = known.missing(|name| name != "a/1", false, now, DOUBT);
         assert_eq!(gone, Missing::Gone(vec!["a/1".into()]));
     }
 
     #[test]
     fn a_list_without_a_failure_before_it_is_believed() {
-        let Missing::Gone(gone) = known(3).missing(|_| false, false, DOUBT) else {
+        let Missing::Gone(gone) = known(3).missing(|_| false, false, Instant::now(), DOUBT) else {
             panic!("doubted")
         };
         assert_eq!(gone.len(), 3);
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn few_missing_objects_are_gone_even_after_a_failure() {
-        let gone = known(10).missing(|name| name != "a/7", true, DOUBT);
+        let gone = known(10).missing(|name| name != "a/7", true, Instant::now(), DOUBT);
         assert_eq!(gone, Missing::Gone(vec!["a/7".into()]));
     }
 }

@@ -172,7 +172,7 @@ impl Reflector {
     async fn remove_missing(&self, state: &mut State, is_listed: impl Fn(&str) -> bool) {
         let doubt = self.timing.doubt;
         let kind = self.watched.kind.name();
-        match state.known.missing(is_listed, state.after_failure, doubt) {
+        match state.known.missing(is_listed, state.after_failure, Instant::now(), doubt) {
             Missing::Gone(names) => {
                 state.list_at = None;
                 self.forget(&mut state.known, &names).await;
