@@ -159,6 +159,24 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::Gateway,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::RequestAuthentication,
+        Self::AuthorizationPolicy,
+        Self::EnvoyFilter,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Namespace,
+    ];
+
     /// The kind as written in YAML.
     pub fn name(self) -> &'static str {
         match self {

@@ -235,6 +235,16 @@ impl Compiler {
         self.view.store.len()
     }
 
+    /// Why the last version of an object was refused; empty if it was not.
+    #[must_use]
+    pub fn refusal(&self, key: &ObjectKey) -> Vec<&Diagnostic> {
+        if !self.refused.contains(key) {
+            return Vec::new();
+        }
+        let findings = self.output.findings_of(&Unit::Object(key.clone())).iter();
+        findings.filter(|it| it.severity == Severity::Error).collect()
+    }
+
     /// Everything there is to say about the objects now, sorted by object.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {

@@ -16,6 +16,9 @@ pub const RESPONSE_SIZE: usize = 256 * 1024;
 /// is an object of [`crate::parse::MAX_OBJECT_SIZE`].
 pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024;
 
+/// Bytes the first request for a type may have: it names everything the proxy has of it.
+pub const MAX_REQUEST_SIZE: usize = 32 * 1024 * 1024;
+
 /// From a proxy: a subscription (without nonce), or the answer to a response (with its nonce).
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryRequest {

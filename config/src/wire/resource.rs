@@ -7,7 +7,7 @@ use prost::Message;
 use serde_json::{Map, Value};
 
 use super::{discovery::Resource, google::Any};
-use crate::{api::ObjectKey, xxh64::xxh64};
+use crate::{api::{Kind, ObjectKey}, xxh64::xxh64};
 
 /// The mesh configuration that is in force. One resource, [`MESH_NAME`].
 pub const MESH_TYPE: &str = "type.googleapis.com/weir.config.v1.Mesh";
@@ -90,6 +90,18 @@ impl From<&ObjectKey> for ResourceName {
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
         }
+    }
+}
+
+impl ResourceName {
+    /// The object that is named; `None` for kinds that are not known here, which a controller of
+    /// another version may send.
+    #[must_use]
+    pub fn key(&self) -> Option<ObjectKey> {
+        let is_named = |kind: &Kind| kind.group() == self.group && kind.name() == self.kind;
+        let kind = Kind::ALL.into_iter().find(is_named)?;
+        let (namespace, name) = (self.namespace.as_str().into(), self.name.as_str().into());
+        Some(ObjectKey { kind, namespace, name })
     }
 }
 

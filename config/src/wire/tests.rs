@@ -265,9 +265,20 @@ fn names_of_objects_are_read_as_they_are_written() {
     let key = ObjectKey { kind: Kind::Service, namespace: "shop".into(), name: "reviews".into() };
     let name = ResourceName::from(&key);
     assert_eq!(name.to_string(), "/Service/shop/reviews");
+    assert_eq!(name.key(), Some(key));
     assert_eq!("/Service/shop/reviews".parse(), Ok(name));
+    assert_eq!("/Later/shop/reviews".parse::<ResourceName>().unwrap().key(), None);
+    assert_eq!("other.io/Service/a/b".parse::<ResourceName>().unwrap().key(), None);
     for wrong in ["", "Service/shop/reviews", "a//b/c", "a/b/c/", "a/b/c/d/e"] {
         assert_eq!(wrong.parse::<ResourceName>(), Err(InvalidName), "{wrong}");
+    }
+}
+
+#[test]
+fn every_kind_is_found_by_its_group_and_name() {
+    for kind in Kind::ALL {
+        let key = ObjectKey { kind, namespace: "a".into(), name: "b".into() };
+        assert_eq!(ResourceName::from(&key).key(), Some(key));
     }
 }
 
