@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, Mutex, OnceLock},
 };
 
-use anyhow::Context as _;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
@@ -17,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    binaries,
     client::{
         http::{Connection, Reply, Request},
         tools,
@@ -350,29 +350,11 @@ impl Lines {
     }
 }
 
-/// The gateway of the profile the tests were built with, brought up to date first: cargo builds only
-/// the binaries of the package whose tests it runs.
+/// The gateway to test: [`binaries::built`]'s, or the one `WEIR_GATEWAY_BIN` names.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = env::var_os("WEIR_GATEWAY_BIN") {
-        return BINARY.get_or_init(|| path.into());
-    }
-    // Several tests start at the same time; cargo's lock lets one of them build.
-    BINARY.get_or_init(|| build().expect("build the gateway"))
-}
-
-fn build() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("find the test binary")?;
-    let profile_dir = test.parent().and_then(Path::parent).context("find the target folder")?;
-    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(profile) => profile,
-    };
-    let status = std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .context("run cargo")?;
-    anyhow::ensure!(status.success(), "cargo build: {status}");
-    Ok(profile_dir.join("weir-gateway"))
+    BINARY.get_or_init(|| {
+        env::var_os("WEIR_GATEWAY_BIN")
+            .map_or_else(|| binaries::built("weir-gateway"), PathBuf::from)
+    })
 }

@@ -9,11 +9,15 @@
 //!
 //! A test writes the YAML a user would write, starts a [`gateway::Gateway`] on it and looks only at
 //! what comes out: responses, what upstreams received, log lines, metrics and exit codes.
+//!
+//! Tests of what needs Kubernetes run in a [`cluster::Cluster`] of their own.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness that fails fails its test")]
 
 pub mod backend;
+pub mod binaries;
 pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod eventually;

@@ -30,6 +30,16 @@ mod secret;
 mod settings;
 mod store;
 
+/// What the names in objects refer to, for whoever chooses which objects a proxy gets: it must not
+/// see them differently than the proxy does.
+pub mod reference {
+    pub use super::{
+        cluster::{patterns, service_export_to},
+        name::{is_exported, resolve_gateway, resolve_host, service_host},
+        store::{contains, delegate_key, destinations},
+    };
+}
+
 #[cfg(test)]
 mod tests;
 
