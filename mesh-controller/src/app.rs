@@ -69,7 +69,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     admin::start(arguments.monitoring_addr, admin).await?;
     let replica: Arc<str> = replica(&arguments).into();
-    let is_leader = leader::start(
+    let (is_leader, leadership) = leader::start(
         client.clone(),
         &arguments.namespace,
         Arc::clone(&replica),
@@ -113,6 +113,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
     ending.cancel();
     server.drain(arguments.drain_time).await;
+    // The next replica need not wait for the Lease to run out.
+    leadership.await.context("let the Lease go")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::{
     sync::watch,
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,18 +33,17 @@ struct Observed {
     at: Instant,
 }
 
-/// Runs for the Lease until `ending`, then lets it go.
+/// Runs for the Lease until `ending`, then lets it go, which ends the task.
 pub fn start(
     client: Client,
     namespace: &str,
     identity: Arc<str>,
     metrics: Arc<Metrics>,
     ending: CancellationToken,
-) -> watch::Receiver<bool> {
+) -> (watch::Receiver<bool>, JoinHandle<()>) {
     let (sender, is_leader) = watch::channel(false);
     let api = Api::namespaced(client, namespace);
-    tokio::spawn(run(api, identity, metrics, ending, sender));
-    is_leader
+    (is_leader, tokio::spawn(run(api, identity, metrics, ending, sender)))
 }
 
 async fn run(
@@ -81,10 +81,13 @@ async fn run(
             () = ending.cancelled() => {}
         }
     }
-    if sender.send_replace(false)
-        && let Err(error) = release(&api, &identity).await
-    {
-        warn!("the Lease is not let go; the next replica has to wait: {error:#}");
+    if !sender.send_replace(false) {
+        return;
+    }
+    match timeout(PERIOD, release(&api, &identity)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("the Lease is not let go; the next replica has to wait: {error:#}"),
+        Err(_) => warn!("the Lease is not let go: the API server does not answer"),
     }
 }
 

@@ -369,6 +369,9 @@ impl State {
         };
         let mut object = object;
         object["kind"] = json!(kind_of(&collection));
+        if let Some((namespace, _)) = key.split_once('/').filter(|(namespace, _)| !namespace.is_empty()) {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
         let key = format!("{namespace}/{name}");
