@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15017")]
     pub webhook_addr: SocketAddr,
 
-    /// The ValidatingWebhookConfiguration that is kept up to date [default: weir-validator-NAMESPACE]
+    /// The ValidatingWebhookConfiguration that is kept up to date [default: weir-controller-NAMESPACE]
     #[arg(long, value_name = "NAME", env = "VALIDATION_WEBHOOK_CONFIG_NAME")]
     pub validation_webhook_config_name: Option<String>,
 
@@ -115,6 +115,6 @@ impl Arguments {
     #[must_use]
     pub fn webhook_configuration(&self) -> String {
         let name = self.validation_webhook_config_name.clone();
-        name.unwrap_or_else(|| format!("weir-validator-{}", self.namespace))
+        name.unwrap_or_else(|| format!("weir-controller-{}", self.namespace))
     }
 }

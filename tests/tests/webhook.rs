@@ -13,7 +13,7 @@ use weir_tests::{
 /// As a chart installs it.
 fn registration() -> Value {
     json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "weir-validator-weir-system"},
+        "metadata": {"name": "weir-controller-weir-system"},
         "webhooks": [{"name": "validation.weir.dev", "failurePolicy": "Ignore", "sideEffects": "None",
             "admissionReviewVersions": ["v1"],
             "clientConfig": {"service": {"name": "weir-controller", "namespace": "weir-system",
@@ -29,7 +29,7 @@ async fn registered() -> (ApiServer, Controller, ClientConfig) {
     let controller = Controller::start(&server).await;
     let webhook = eventually("the webhook is registered", async || {
         let kind = "ValidatingWebhookConfiguration";
-        let found = server.find(kind, "", "weir-validator-weir-system")?;
+        let found = server.find(kind, "", "weir-controller-weir-system")?;
         found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then(|| found["webhooks"][0].clone())
     })
     .await;
