@@ -19,6 +19,7 @@ use crate::{
         tools,
     },
     config::Config,
+    control::Control,
     eventually::eventually,
     metrics::Metrics,
     objects::LABELS,
@@ -44,9 +45,9 @@ pub struct Gateway {
 #[derive(Debug)]
 pub struct Launch {
     config: Config,
-    folder: PathBuf,
+    /// Where it gets its configuration from.
+    source: Vec<OsString>,
     labels: String,
-    mesh_config: String,
     args: Vec<OsString>,
     open_files: Option<u32>,
 }
@@ -54,14 +55,25 @@ pub struct Launch {
 impl Launch {
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self {
-            folder: config.path(),
-            config,
-            labels: LABELS.into(),
-            mesh_config: MESH_CONFIG.into(),
-            args: Vec::new(),
-            open_files: None,
-        }
+        let mesh_config = mesh_file(&config);
+        fs::write(&mesh_config, MESH_CONFIG).expect("write the MeshConfig");
+        let source = vec![
+            "--config".into(),
+            config.path().into(),
+            "--mesh-config".into(),
+            mesh_config.into(),
+        ];
+        Self::from_source(config, source)
+    }
+
+    /// Configured by a controller. The configuration is only asked for ports.
+    #[must_use]
+    pub fn controlled(config: Config, control: &Control) -> Self {
+        Self::from_source(config, control.arguments().into_iter().map(Into::into).collect())
+    }
+
+    fn from_source(config: Config, source: Vec<OsString>) -> Self {
+        Self { config, source, labels: LABELS.into(), args: Vec::new(), open_files: None }
     }
 
     /// The limit of open files, soft and hard.
@@ -74,7 +86,7 @@ impl Launch {
     /// Another folder or file to read than the configuration's own.
     #[must_use]
     pub fn folder(mut self, path: impl Into<PathBuf>) -> Self {
-        self.folder = path.into();
+        self.source[1] = path.into().into();
         self
     }
 
@@ -87,8 +99,8 @@ impl Launch {
 
     /// The MeshConfig file; default: the access log on standard output.
     #[must_use]
-    pub fn mesh_config(mut self, yaml: &str) -> Self {
-        self.mesh_config = yaml.into();
+    pub fn mesh_config(self, yaml: &str) -> Self {
+        fs::write(mesh_file(&self.config), yaml).expect("write the MeshConfig");
         self
     }
 
@@ -101,16 +113,11 @@ impl Launch {
     /// Starts the binary without waiting for anything.
     pub async fn spawn(self) -> Gateway {
         let (admin, status) = (ports::free(), ports::free());
-        let mesh_config = self.config.scratch().join("mesh.yaml");
-        fs::write(&mesh_config, &self.mesh_config).expect("write the MeshConfig");
         let mut child = command_with(self.open_files)
-            .arg("--config")
-            .arg(self.folder)
+            .args(self.source)
             .args(["--labels", &self.labels])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(["--status", &format!("127.0.0.1:{status}")])
-            .arg("--mesh-config")
-            .arg(mesh_config)
             .args(["--workers", "2"])
             .args(self.args)
             .stdin(Stdio::null())
@@ -308,6 +315,10 @@ pub async fn run(args: impl IntoIterator<Item = impl Into<OsString>>) -> Output 
 /// Runs `weir-gateway check DIR`.
 pub async fn check(dir: &Path) -> Output {
     run([OsString::from("check"), dir.into()]).await
+}
+
+fn mesh_file(config: &Config) -> PathBuf {
+    config.scratch().join("mesh.yaml")
 }
 
 async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {

@@ -55,10 +55,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    (
-        "discovery",
-        &["cluster", "control_plane", "engine", "listener", "route", "snapshot", "tls"],
-    ),
+    ("discovery", &["cluster", "control_plane", "engine", "listener", "route", "snapshot", "tls"]),
     ("control_plane", &["tls"]),
     ("listener", &["engine", "http", "snapshot", "tcp", "tls"]),
     ("http", &["cluster", "codec", "engine", "filter", "route", "snapshot", "upstream"]),

@@ -7,7 +7,10 @@ use prost::Message;
 use serde_json::{Map, Value};
 
 use super::{discovery::Resource, google::Any};
-use crate::{api::{Kind, ObjectKey}, xxh64::xxh64};
+use crate::{
+    api::{Kind, ObjectKey},
+    xxh64::xxh64,
+};
 
 /// The mesh configuration that is in force. One resource, [`MESH_NAME`].
 pub const MESH_TYPE: &str = "type.googleapis.com/weir.config.v1.Mesh";

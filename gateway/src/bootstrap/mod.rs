@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 mod check;
 mod discovery;
 
-use self::discovery::{DiscoveryArguments, pod_labels};
 pub use self::discovery::{Discovery, Environment};
+use self::discovery::{DiscoveryArguments, pod_labels};
 
 const ABOUT: &str = "An edge gateway that runs Istio's configuration, with or without Kubernetes.";
 

@@ -167,11 +167,7 @@ impl ControlPlane {
         Err(last)
     }
 
-    async fn open(
-        &self,
-        address: SocketAddr,
-        credentials: &Credentials,
-    ) -> Result<Channel, Error> {
+    async fn open(&self, address: SocketAddr, credentials: &Credentials) -> Result<Channel, Error> {
         let tls = self.handshake(address, credentials).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -262,7 +258,8 @@ mod tests {
         for text in ["weir-controller.weir-system.svc:15012", "10.0.0.1:15012", "[2001:db8::1]:1"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
-        for wrong in ["", "weir", "weir:", "weir:0", "weir:70000", ":15012", "a b:1", "http://a:1"] {
+        for wrong in ["", "weir", "weir:", "weir:0", "weir:70000", ":15012", "a b:1", "http://a:1"]
+        {
             assert_eq!(wrong.parse::<Address>(), Err(InvalidAddress), "{wrong}");
         }
     }

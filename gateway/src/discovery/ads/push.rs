@@ -82,7 +82,11 @@ impl Collected {
                     self.changes.insert(name, change);
                 }
                 None => {
-                    tracing::warn!(type_url, name, "a resource of a type nobody asked for, ignored");
+                    tracing::warn!(
+                        type_url,
+                        name,
+                        "a resource of a type nobody asked for, ignored"
+                    );
                 }
             }
         }
@@ -130,7 +134,12 @@ mod tests {
 
     use super::*;
 
-    fn response(type_url: &str, nonce: &str, names: &[&str], gone: &[&str]) -> DeltaDiscoveryResponse {
+    fn response(
+        type_url: &str,
+        nonce: &str,
+        names: &[&str],
+        gone: &[&str],
+    ) -> DeltaDiscoveryResponse {
         let resource = |name: &&str| Resource { name: (*name).to_owned(), ..Resource::default() };
         DeltaDiscoveryResponse {
             type_url: type_url.to_owned(),

@@ -13,8 +13,8 @@ use tonic::{Code, Request, Status, codegen::tokio_stream::wrappers::ReceiverStre
 use tonic_prost::ProstCodec;
 use weir_config::wire::{
     discovery::{
-        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_MESSAGE_SIZE,
-        Resource,
+        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        MAX_MESSAGE_SIZE, Resource,
     },
     resource::Rejection,
 };
@@ -75,7 +75,8 @@ impl AdsSource {
         backoff: &mut Backoff,
         said: &mut String,
     ) -> Result<Infallible, End> {
-        let mut grpc = self.control_plane.connect().await?.max_decoding_message_size(MAX_MESSAGE_SIZE);
+        let mut grpc =
+            self.control_plane.connect().await?.max_decoding_message_size(MAX_MESSAGE_SIZE);
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         for request in self.held.subscriptions(&self.node) {
             send(&requests, request).await?;

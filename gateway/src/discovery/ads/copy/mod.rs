@@ -292,9 +292,11 @@ impl Journal {
     fn read(&mut self, bytes: &Bytes, identity: &Identity) -> Result<(), String> {
         let mut rest = bytes.clone();
         if !rest.starts_with(MAGIC) {
-            return Err("is no copy of a configuration, or one of another version; it is not used \
+            return Err(
+                "is no copy of a configuration, or one of another version; it is not used \
                         and will be replaced"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         rest = rest.slice(MAGIC.len()..);
         match next_record(&mut rest).and_then(|record| record.kind) {
@@ -344,7 +346,10 @@ impl Journal {
         if self.size == 0 {
             return format!("is torn at byte {offset}, in its first push; it is not used");
         }
-        format!("is torn at byte {offset}; the last complete push before, {}, is used", self.version)
+        format!(
+            "is torn at byte {offset}; the last complete push before, {}, is used",
+            self.version
+        )
     }
 }
 
