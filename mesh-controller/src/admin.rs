@@ -153,8 +153,8 @@ fn dump(state: &State) -> Value {
         }
         Value::Object(object)
     });
-    let unreadable = state.store.unreadable().map(|(key, reason)| {
-        json!({ "object": key.to_string(), "reason": reason.to_string() })
+    let unreadable = state.store.unreadable().map(|(key, refused)| {
+        json!({ "object": key.to_string(), "reason": refused.reason.to_string() })
     });
     json!({
         "audiences": audiences.collect::<Vec<_>>(),

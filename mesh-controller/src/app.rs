@@ -21,11 +21,13 @@ use crate::{
         Proxies, push,
         server::{self, Parts},
     },
+    leader,
     metrics::Metrics,
     review::Reviews,
+    status,
     store::Store,
     tls::{self, Serving},
-    watch,
+    watch, webhook,
 };
 
 /// Runs until SIGTERM or SIGINT.
@@ -53,9 +55,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let timing = watch::Timing::default();
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
     let store = Store::new(&arguments.namespace, &arguments.domain);
-    let (touched, mut touches) = mpsc::unbounded_channel();
+    let (touched, touches) = mpsc::unbounded_channel();
     let writer = push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
-    tokio::spawn(async move { while touches.recv().await.is_some() {} });
 
     let proxies = Arc::new(Proxies::default());
     let ending = CancellationToken::new();
@@ -67,13 +68,40 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ending: ending.clone(),
     };
     admin::start(arguments.monitoring_addr, admin).await?;
+    let replica: Arc<str> = replica(&arguments).into();
+    let (is_leader, leadership) = leader::start(
+        client.clone(),
+        &arguments.namespace,
+        Arc::clone(&replica),
+        Arc::clone(&metrics),
+        ending.clone(),
+    );
+    webhook::server::start(arguments.webhook_addr, Arc::clone(&serving), Arc::clone(&metrics))
+        .await?;
+    let registered = webhook::keep_registered(
+        client.clone(),
+        arguments.webhook_configuration(),
+        Arc::clone(&serving),
+        is_leader.clone(),
+    );
+    tokio::spawn(registered);
+    if arguments.status {
+        status::start(status::Parts {
+            client: client.clone(),
+            writer: writer.clone(),
+            proxies: Arc::clone(&proxies),
+            metrics: Arc::clone(&metrics),
+            touched: touches,
+            is_leader,
+        });
+    }
     let parts = Parts {
         serving: Arc::clone(&serving),
         writer,
         reviews: Arc::new(Reviews::new(client, arguments.token_audiences.clone())),
         proxies,
         metrics,
-        replica: replica(&arguments).into(),
+        replica,
         own_gateways_only: arguments.scope_gateway_to_namespace,
     };
     let server = server::start(arguments.discovery_addr, parts).await?;
@@ -85,6 +113,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
     ending.cancel();
     server.drain(arguments.drain_time).await;
+    // The next replica need not wait for the Lease to run out.
+    leadership.await.context("let the Lease go")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -42,6 +42,20 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15017")]
     pub webhook_addr: SocketAddr,
 
+    /// The ValidatingWebhookConfiguration that is kept up to date [default: weir-controller-NAMESPACE]
+    #[arg(long, value_name = "NAME", env = "VALIDATION_WEBHOOK_CONFIG_NAME")]
+    pub validation_webhook_config_name: Option<String>,
+
+    /// Writes what became of objects into their status.
+    #[arg(
+        long,
+        env = "PILOT_ENABLE_STATUS",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub status: bool,
+
     /// What Kubernetes host names end with.
     #[arg(long, value_name = "DOMAIN", env = "DOMAIN_SUFFIX", default_value = "cluster.local")]
     pub domain: String,
@@ -94,4 +108,13 @@ pub enum LogFormat {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+impl Arguments {
+    /// The ValidatingWebhookConfiguration of this controller.
+    #[must_use]
+    pub fn webhook_configuration(&self) -> String {
+        let name = self.validation_webhook_config_name.clone();
+        name.unwrap_or_else(|| format!("weir-controller-{}", self.namespace))
+    }
 }

@@ -4,11 +4,16 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::Arguments;
+
+/// Columns of PEM (RFC 7468).
+const COLUMNS: usize = 64;
 
 /// How often certificates in files are looked at.
 const RELOAD: Duration = Duration::from_secs(10);
@@ -29,6 +34,8 @@ pub struct Credentials {
 pub struct Serving {
     discovery: ArcSwapOption<ServerConfig>,
     webhook: ArcSwapOption<ServerConfig>,
+    /// As PEM; empty until there are any.
+    authorities: watch::Sender<String>,
 }
 
 impl Serving {
@@ -64,7 +71,19 @@ impl Serving {
         webhook.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         self.discovery.store(Some(Arc::new(discovery)));
         self.webhook.store(Some(Arc::new(webhook)));
+        let authorities: String = client_roots.iter().map(pem).collect();
+        self.authorities.send_if_modified(|known| {
+            let is_new = *known != authorities;
+            *known = authorities;
+            is_new
+        });
         Ok(())
+    }
+
+    /// The authorities that also clients of these servers verify them with.
+    #[must_use]
+    pub fn watch_authorities(&self) -> watch::Receiver<String> {
+        self.authorities.subscribe()
     }
 
     /// `None` until there is a certificate.
@@ -112,6 +131,17 @@ pub fn from_files(arguments: &Arguments, serving: &Arc<Serving>) -> anyhow::Resu
         }
     });
     Ok(true)
+}
+
+fn pem(certificate: &CertificateDer<'static>) -> String {
+    let text = STANDARD.encode(certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(COLUMNS) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 type Files<T> = [Option<T>; 3];

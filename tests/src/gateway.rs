@@ -6,14 +6,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, OnceLock},
+    sync::OnceLock,
 };
 
 use rustls::ClientConfig;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 use crate::{
     binaries,
@@ -26,6 +23,7 @@ use crate::{
     eventually::eventually,
     metrics::Metrics,
     objects::LABELS,
+    output::Lines,
     ports,
 };
 
@@ -325,29 +323,6 @@ fn mesh_file(config: &Config) -> PathBuf {
 
 async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {
     Connection::http1(port).await?.send(&Request::get("localhost", path)).await
-}
-
-/// The lines a process has written so far.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn capture(pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let lines = Self::default();
-        let written = lines.clone();
-        // Ends with the pipe, which ends with the process.
-        tokio::spawn(async move {
-            let mut reader = BufReader::new(pipe).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                written.0.lock().unwrap().push(line);
-            }
-        });
-        lines
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
 }
 
 /// The gateway to test: [`binaries::built`]'s, or the one `WEIR_GATEWAY_BIN` names.

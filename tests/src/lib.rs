@@ -20,11 +20,14 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod controller;
 pub mod eventually;
 pub mod gateway;
 pub mod jwt;
+pub mod kube;
 pub mod metrics;
 pub mod objects;
+mod output;
 pub mod pattern;
 pub mod ports;
 

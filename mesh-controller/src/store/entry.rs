@@ -17,7 +17,7 @@ use weir_config::{
     },
 };
 
-use super::Facts;
+use super::{Facts, Written};
 
 /// A resource in the form it is sent in. Encoded once, shared by every proxy that gets it.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ pub struct Entry {
     pub generation: Option<i64>,
     /// What is wrong with it. Errors are the proxies' to refuse: they have its last good version.
     pub findings: Box<[Diagnostic]>,
+    pub written: Written,
 }
 
 /// Why an object is not in force.
@@ -89,10 +90,7 @@ impl Entry {
     /// # Errors
     /// It cannot be read at all.
     pub fn read(object: Map<String, Value>, domain: &str) -> Result<Self, Unusable> {
-        let generation = object
-            .get("metadata")
-            .and_then(|metadata| metadata.get("generation"))
-            .and_then(Value::as_i64);
+        let (generation, written) = (generation(&object), Written::of(&object));
         let resource = Resource::of_object(object)?;
         let (parsed, mut findings) = parse_body(&resource)?;
         findings.extend(validate(&parsed));
@@ -102,6 +100,7 @@ impl Entry {
             resource: Arc::new(resource.into()),
             generation,
             findings: findings.into(),
+            written,
         })
     }
 
@@ -122,6 +121,12 @@ impl Entry {
     pub fn is_same_resource(&self, other: &Self) -> bool {
         self.resource.version == other.resource.version
     }
+}
+
+/// `metadata.generation`.
+#[must_use]
+pub fn generation(object: &Map<String, Value>) -> Option<i64> {
+    object.get("metadata")?.get("generation")?.as_i64()
 }
 
 /// The object as the proxy will read it, from the very bytes it gets.

@@ -15,13 +15,15 @@ mod entry;
 mod facts;
 mod link;
 mod mesh;
+mod written;
 
 pub use self::{
     endpoints::Locality,
-    entry::{Encoded, Entry, Section, Unusable},
+    entry::{Encoded, Entry, Section, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels},
     link::Link,
     mesh::Mesh,
+    written::{ACCEPTED, Condition, PROGRAMMED, Written},
 };
 use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
 
@@ -32,12 +34,20 @@ pub enum Change {
     /// An EndpointSlice as it came: pods and nodes complete it.
     EndpointSlice(Map<String, Value>),
     /// An object that cannot be read: its last good version stays, here and in proxies.
-    Unreadable(ObjectKey, Unusable),
+    Unreadable(ObjectKey, Refused),
     Remove(ObjectKey),
     Pod { namespace: Arc<str>, name: Arc<str>, labels: Option<Labels> },
     Node { name: Arc<str>, locality: Option<Locality> },
     /// The text under `mesh` in a ConfigMap that may hold the mesh configuration.
     MeshConfig { key: ObjectKey, text: String },
+}
+
+/// An object that cannot be read.
+#[derive(Debug)]
+pub struct Refused {
+    pub reason: Unusable,
+    pub generation: Option<i64>,
+    pub written: Written,
 }
 
 /// What a batch of changes touched.
@@ -57,7 +67,7 @@ pub struct Store {
     entries: BTreeMap<ObjectKey, Arc<Entry>>,
     /// Every link with each object that answers to it.
     index: BTreeSet<(Link, ObjectKey)>,
-    unreadable: BTreeMap<ObjectKey, Unusable>,
+    unreadable: BTreeMap<ObjectKey, Refused>,
     endpoints: Endpoints,
     mesh_config_maps: MeshConfigMaps,
     mesh: Mesh,
@@ -85,10 +95,10 @@ impl Store {
         self.entries.get(key)
     }
 
-    /// Whether the object exists, but in no version that can be read.
+    /// Why the object cannot be read as it is now.
     #[must_use]
-    pub fn is_unreadable(&self, key: &ObjectKey) -> bool {
-        self.unreadable.contains_key(key)
+    pub fn find_unreadable(&self, key: &ObjectKey) -> Option<&Refused> {
+        self.unreadable.get(key)
     }
 
     #[must_use]
@@ -101,7 +111,7 @@ impl Store {
     }
 
     /// What was last said about objects that cannot be read.
-    pub fn unreadable(&self) -> impl Iterator<Item = (&ObjectKey, &Unusable)> {
+    pub fn unreadable(&self) -> impl Iterator<Item = (&ObjectKey, &Refused)> {
         self.unreadable.iter()
     }
 
@@ -171,9 +181,11 @@ impl Store {
         match change {
             Change::Upsert(entry) => self.upsert(entry, dirty),
             Change::EndpointSlice(slice) => self.read_slice(slice, dirty),
-            Change::Unreadable(key, reason) => {
+            Change::Unreadable(key, refused) => {
+                let reason = &refused.reason;
                 warn!(object = %key, "cannot be read; its last good version stays: {reason}");
-                self.unreadable.insert(key, reason);
+                dirty.objects.insert(key.clone());
+                self.unreadable.insert(key, refused);
             }
             Change::Remove(key) => {
                 self.unreadable.remove(&key);

@@ -9,7 +9,7 @@ use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality};
+use crate::store::{Change, Entry, Locality, Refused, Written, generation};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const SUB_ZONE_LABEL: &str = "topology.istio.io/subzone";
@@ -86,7 +86,11 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
         }
         _ => {}
     }
-    Entry::read(object, domain).map_or_else(|reason| Change::Unreadable(key, reason), Change::Upsert)
+    let (generation, written) = (generation(&object), Written::of(&object));
+    match Entry::read(object, domain) {
+        Ok(entry) => Change::Upsert(entry),
+        Err(reason) => Change::Unreadable(key, Refused { reason, generation, written }),
+    }
 }
 
 /// The change that the end of an object is.
@@ -207,7 +211,7 @@ mod tests {
             &json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
                 "metadata": {"name": "v", "namespace": "a"}, "spec": {"hosts": 7}}),
         );
-        let Change::Unreadable(key, reason) = change else { panic!("{change:?}") };
+        let Change::Unreadable(key, Refused { reason, .. }) = change else { panic!("{change:?}") };
         assert_eq!(key.to_string(), "VirtualService a/v");
         assert!(reason.to_string().contains("spec.hosts"), "{reason}");
     }

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::store::Change;
+use crate::store::{Change, Refused, Written};
 
 const DOMAIN: &str = "cluster.local";
 
@@ -389,12 +389,13 @@ fn an_object_that_can_no_longer_be_read_keeps_its_last_good_version() {
                  metadata: {name: shop, namespace: shop}\nspec: {hosts: 7}";
     let object = documents(wrong).remove(0);
     let reason = Entry::read(object, DOMAIN).unwrap_err();
+    let refused = Refused { reason, generation: Some(2), written: Written::default() };
     let key = ObjectKey {
         kind: Kind::VirtualService,
         namespace: "shop".into(),
         name: "shop".into(),
     };
-    assert_eq!(cluster.change(vec![Change::Unreadable(key.clone(), reason)]), [""; 0]);
+    assert_eq!(cluster.change(vec![Change::Unreadable(key.clone(), refused)]), [""; 0]);
     assert_eq!(cluster.names(), WHOLE_SHOP);
-    assert!(cluster.store.is_unreadable(&key));
+    assert!(cluster.store.find_unreadable(&key).is_some());
 }
