@@ -1,4 +1,7 @@
-.PHONY: demo test lint audit bench bench-smoke setup
+.PHONY: demo test lint audit bench bench-smoke cluster cluster-down setup
+
+# Where cargo puts what it builds; the cluster's programs are beside it.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # Builds the gateway and serves examples/quickstart with three echo servers behind it.
 demo: setup
@@ -22,6 +25,15 @@ bench: setup
 bench-smoke: setup
 	cargo build --release --bin weir-gateway --bin weir-loadtests
 	cargo run --release --bin weir-loadtests -- run --set smoke
+
+# A Kubernetes cluster on this host, for trying things out; needs root and go. Prints its KUBECONFIG.
+cluster: setup
+	tests/cluster/build $(TARGET)/cluster
+	$(TARGET)/cluster/weir-cluster up $(if $(NODES),--nodes $(NODES))
+
+# Takes it away, with everything in it.
+cluster-down:
+	$(TARGET)/cluster/weir-cluster down
 
 # Licences, advisories and sources of the dependencies; needs cargo-deny.
 audit:

@@ -6,25 +6,24 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, OnceLock},
+    sync::OnceLock,
 };
 
-use anyhow::Context as _;
 use rustls::ClientConfig;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 use crate::{
+    binaries,
     client::{
         http::{Connection, Reply, Request},
         tools,
     },
     config::Config,
+    control::Control,
     eventually::eventually,
     metrics::Metrics,
     objects::LABELS,
+    output::Lines,
     ports,
 };
 
@@ -46,9 +45,9 @@ pub struct Gateway {
 #[derive(Debug)]
 pub struct Launch {
     config: Config,
-    folder: PathBuf,
+    /// Where it gets its configuration from.
+    source: Vec<OsString>,
     labels: String,
-    mesh_config: String,
     args: Vec<OsString>,
     open_files: Option<u32>,
 }
@@ -56,14 +55,25 @@ pub struct Launch {
 impl Launch {
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self {
-            folder: config.path(),
-            config,
-            labels: LABELS.into(),
-            mesh_config: MESH_CONFIG.into(),
-            args: Vec::new(),
-            open_files: None,
-        }
+        let mesh_config = mesh_file(&config);
+        fs::write(&mesh_config, MESH_CONFIG).expect("write the MeshConfig");
+        let source = vec![
+            "--config".into(),
+            config.path().into(),
+            "--mesh-config".into(),
+            mesh_config.into(),
+        ];
+        Self::from_source(config, source)
+    }
+
+    /// Configured by a controller. The configuration is only asked for ports.
+    #[must_use]
+    pub fn controlled(config: Config, control: &Control) -> Self {
+        Self::from_source(config, control.arguments().into_iter().map(Into::into).collect())
+    }
+
+    fn from_source(config: Config, source: Vec<OsString>) -> Self {
+        Self { config, source, labels: LABELS.into(), args: Vec::new(), open_files: None }
     }
 
     /// The limit of open files, soft and hard.
@@ -76,7 +86,7 @@ impl Launch {
     /// Another folder or file to read than the configuration's own.
     #[must_use]
     pub fn folder(mut self, path: impl Into<PathBuf>) -> Self {
-        self.folder = path.into();
+        self.source[1] = path.into().into();
         self
     }
 
@@ -89,8 +99,8 @@ impl Launch {
 
     /// The MeshConfig file; default: the access log on standard output.
     #[must_use]
-    pub fn mesh_config(mut self, yaml: &str) -> Self {
-        self.mesh_config = yaml.into();
+    pub fn mesh_config(self, yaml: &str) -> Self {
+        fs::write(mesh_file(&self.config), yaml).expect("write the MeshConfig");
         self
     }
 
@@ -103,16 +113,11 @@ impl Launch {
     /// Starts the binary without waiting for anything.
     pub async fn spawn(self) -> Gateway {
         let (admin, status) = (ports::free(), ports::free());
-        let mesh_config = self.config.scratch().join("mesh.yaml");
-        fs::write(&mesh_config, &self.mesh_config).expect("write the MeshConfig");
         let mut child = command_with(self.open_files)
-            .arg("--config")
-            .arg(self.folder)
+            .args(self.source)
             .args(["--labels", &self.labels])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(["--status", &format!("127.0.0.1:{status}")])
-            .arg("--mesh-config")
-            .arg(mesh_config)
             .args(["--workers", "2"])
             .args(self.args)
             .stdin(Stdio::null())
@@ -312,56 +317,19 @@ pub async fn check(dir: &Path) -> Output {
     run([OsString::from("check"), dir.into()]).await
 }
 
+fn mesh_file(config: &Config) -> PathBuf {
+    config.scratch().join("mesh.yaml")
+}
+
 async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {
     Connection::http1(port).await?.send(&Request::get("localhost", path)).await
 }
 
-/// The lines a process has written so far.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn capture(pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let lines = Self::default();
-        let written = lines.clone();
-        // Ends with the pipe, which ends with the process.
-        tokio::spawn(async move {
-            let mut reader = BufReader::new(pipe).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                written.0.lock().unwrap().push(line);
-            }
-        });
-        lines
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-/// The gateway of the profile the tests were built with, brought up to date first: cargo builds only
-/// the binaries of the package whose tests it runs.
+/// The gateway to test: [`binaries::built`]'s, or the one `WEIR_GATEWAY_BIN` names.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = env::var_os("WEIR_GATEWAY_BIN") {
-        return BINARY.get_or_init(|| path.into());
-    }
-    // Several tests start at the same time; cargo's lock lets one of them build.
-    BINARY.get_or_init(|| build().expect("build the gateway"))
-}
-
-fn build() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("find the test binary")?;
-    let profile_dir = test.parent().and_then(Path::parent).context("find the target folder")?;
-    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(profile) => profile,
-    };
-    let status = std::process::Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .context("run cargo")?;
-    anyhow::ensure!(status.success(), "cargo build: {status}");
-    Ok(profile_dir.join("weir-gateway"))
+    BINARY.get_or_init(|| {
+        env::var_os("WEIR_GATEWAY_BIN")
+            .map_or_else(|| binaries::built("weir-gateway"), PathBuf::from)
+    })
 }

@@ -11,12 +11,14 @@
 //! | `x-echo-trailer: name=value` | ends the response with a trailer |
 //! | `x-echo-delay: MS` | waits before answering |
 //! | `upgrade: websocket` | echoes WebSocket messages; so does HTTP/2's extended CONNECT |
+//! | `te: trailers`, and gRPC's content type | echoes the messages of any method, with status OK |
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -37,7 +39,10 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -83,6 +88,7 @@ impl Received {
 pub struct Echo {
     server: Server,
     requests: Arc<Mutex<Vec<Received>>>,
+    ending: Arc<watch::Sender<bool>>,
 }
 
 impl Echo {
@@ -93,16 +99,27 @@ impl Echo {
 
     /// In clear text, on that port.
     pub async fn start_at(name: &str, port: u16) -> Self {
-        let service = Service::new(name);
+        Self::start_service(Service::new(name), (Ipv4Addr::LOCALHOST, port).into()).await
+    }
+
+    /// In clear text, on every address of a pod, which every answer names in `x-pod`.
+    pub async fn start_in_pod(name: &str, pod: &str, port: u16) -> Self {
+        let service = Service { pod: Some(header_value(pod)), ..Service::new(name) };
+        Self::start_service(service, (Ipv4Addr::UNSPECIFIED, port).into()).await
+    }
+
+    async fn start_service(service: Service, address: SocketAddr) -> Self {
         let requests = Arc::clone(&service.requests);
-        let server = Server::start_at(port, move |stream| service.clone().serve(stream)).await;
-        Self { server, requests }
+        let ending = Arc::clone(&service.ending);
+        let server = Server::start_on(address, move |stream| service.clone().serve(stream)).await;
+        Self { server, requests, ending }
     }
 
     /// Over TLS.
     pub async fn start_tls(name: &str, config: ServerConfig) -> Self {
         let service = Service::new(name);
         let requests = Arc::clone(&service.requests);
+        let ending = Arc::clone(&service.ending);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let server = Server::start(move |stream| {
             let (service, acceptor) = (service.clone(), acceptor.clone());
@@ -114,7 +131,14 @@ impl Echo {
             }
         })
         .await;
-        Self { server, requests }
+        Self { server, requests, ending }
+    }
+
+    /// Tells every client to send its next request over another connection, and returns when the
+    /// last one has ended.
+    pub async fn drain(&self) {
+        self.ending.send_replace(true);
+        self.ending.closed().await;
     }
 
     #[must_use]
@@ -143,23 +167,38 @@ impl Echo {
 #[derive(Clone)]
 struct Service {
     name: Arc<str>,
+    pod: Option<HeaderValue>,
     requests: Arc<Mutex<Vec<Received>>>,
+    /// Its receivers are the connections that are served.
+    ending: Arc<watch::Sender<bool>>,
 }
 
 impl Service {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), requests: Arc::default() }
+        Self {
+            name: name.into(),
+            pod: None,
+            requests: Arc::default(),
+            ending: Arc::new(watch::Sender::new(false)),
+        }
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let mut ending = self.ending.subscribe();
         let service = service_fn(move |request| {
             let service = self.clone();
             async move { Ok::<_, Infallible>(service.answer(request).await) }
         });
-        // Errors are clients going away and responses told to break off.
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http2().enable_connect_protocol();
-        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        // Errors are clients going away and responses told to break off.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
@@ -176,6 +215,9 @@ impl Service {
             let upgrade = hyper::upgrade::on(&mut request);
             return upgrade_to_websocket(request.headers(), upgrade);
         }
+        if is_grpc(request.headers()) {
+            return self.named(echo_grpc(request.into_body()));
+        }
         let is_head = request.method() == http::Method::HEAD;
         let mut response = Response::new(orders.body(request.into_body(), received).await);
         if is_head {
@@ -185,8 +227,15 @@ impl Service {
             response.headers_mut().extend(length.map(|it| (header::CONTENT_LENGTH, it.into())));
         }
         *response.status_mut() = orders.status;
-        response.headers_mut().insert("x-backend", header_value(&self.name));
         response.headers_mut().extend(orders.headers.map(|(name, value)| (Some(name), value)));
+        self.named(response)
+    }
+
+    fn named(&self, mut response: Response<Body>) -> Response<Body> {
+        response.headers_mut().insert("x-backend", header_value(&self.name));
+        if let Some(pod) = &self.pod {
+            response.headers_mut().insert("x-pod", pod.clone());
+        }
         response
     }
 
@@ -261,6 +310,25 @@ impl Orders {
             None => body,
         }
     }
+}
+
+/// What only gRPC's clients send; tests of the gateway send its content type alone.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let is = |name, value: &str| headers.get(name).is_some_and(|it| it == value);
+    is(header::TE, "trailers") && is(header::CONTENT_TYPE, "application/grpc")
+}
+
+/// Sends every message back as it arrives.
+fn echo_grpc(request: Incoming) -> Response<Body> {
+    let ok = (HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
+    let body = request
+        .map_err(io::Error::other)
+        .with_trailers(std::future::ready(Some(Ok(HeaderMap::from_iter([ok])))))
+        .boxed_unsync();
+    let mut response = Response::new(body);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    response
 }
 
 async fn length(mut body: Incoming) -> u64 {

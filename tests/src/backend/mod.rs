@@ -35,12 +35,23 @@ impl Server {
         Self::start_at(0, serve).await
     }
 
-    /// Serves every connection to that port.
+    /// Serves every connection to that port of loopback.
     pub async fn start_at<F>(port: u16, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("bind");
+        Self::start_on((Ipv4Addr::LOCALHOST, port).into(), serve).await
+    }
+
+    /// Serves every connection to that address.
+    pub async fn start_on<F>(
+        address: SocketAddr,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.expect("bind");
         let address = listener.local_addr().expect("a bound socket has an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let accepted = Arc::clone(&connections);

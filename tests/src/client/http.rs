@@ -1,6 +1,10 @@
 //! HTTP/1.1 and HTTP/2 requests over connections the test owns.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -17,7 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{connect, connect_tls};
+use super::{connect_tls, connect_to};
 use crate::{backend::echo::Received, pattern::Pattern};
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -184,16 +188,28 @@ enum Sender {
 impl Connection {
     /// HTTP/1.1 in clear text.
     pub async fn http1(port: u16) -> anyhow::Result<Self> {
-        let stream = connect(port).await.context("connect")?;
-        let local_addr = stream.local_addr()?;
-        Box::pin(Self::over(stream, local_addr, Version::HTTP_11)).await
+        Self::http1_to((Ipv4Addr::LOCALHOST, port).into()).await
     }
 
     /// HTTP/2 by prior knowledge.
     pub async fn http2(port: u16) -> anyhow::Result<Self> {
-        let stream = connect(port).await.context("connect")?;
+        Self::http2_to((Ipv4Addr::LOCALHOST, port).into()).await
+    }
+
+    /// HTTP/1.1 in clear text, to that address.
+    pub async fn http1_to(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::plain(address, Version::HTTP_11).await
+    }
+
+    /// HTTP/2 by prior knowledge, to that address.
+    pub async fn http2_to(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::plain(address, Version::HTTP_2).await
+    }
+
+    async fn plain(address: SocketAddr, version: Version) -> anyhow::Result<Self> {
+        let stream = connect_to(address).await.context("connect")?;
         let local_addr = stream.local_addr()?;
-        Box::pin(Self::over(stream, local_addr, Version::HTTP_2)).await
+        Box::pin(Self::over(stream, local_addr, version)).await
     }
 
     /// Over TLS, in the protocol negotiated by ALPN.

@@ -1,6 +1,7 @@
 //! Clients in front of the gateway.
 
 pub mod curl;
+pub mod discovery;
 pub mod frames;
 pub mod grpc;
 pub mod http;
@@ -9,7 +10,11 @@ pub mod raw;
 pub mod tools;
 pub mod websocket;
 
-use std::{io, net::Ipv4Addr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
@@ -17,7 +22,12 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A connection to that port of loopback.
 pub async fn connect(port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    connect_to((Ipv4Addr::LOCALHOST, port).into()).await
+}
+
+/// A connection to that address.
+pub async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -1,0 +1,213 @@
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"weir-cluster/internal/machine"
+)
+
+// hostLink is the host's end of the cable to a cluster.
+func (c *Cluster) hostLink() string { return fmt.Sprintf("weir-c%d", c.Slot) }
+
+const bridge = "machines"
+
+// chooseSlot takes the first addresses that no other cluster and no route of the host uses. The caller
+// holds the lock of all clusters.
+func chooseSlot(except string) (int, error) {
+	taken := map[int]bool{}
+	records, err := filepath.Glob(filepath.Join(parent, "*", "cluster.json"))
+	if err != nil {
+		return 0, err
+	}
+	for _, record := range records {
+		name := filepath.Base(filepath.Dir(record))
+		if other, err := Load(name); err == nil && name != except {
+			taken[other.Slot] = true
+		}
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return 0, fmt.Errorf("routes of the host: %w", err)
+	}
+	for slot := range slots {
+		if !taken[slot] && !routed(routes, plan(slot).all) {
+			return slot, nil
+		}
+	}
+	return 0, fmt.Errorf("all of 198.18.0.0/15 is in use: by clusters (weir-cluster down) or by routes of this host")
+}
+
+func routed(routes []netlink.Route, prefix netip.Prefix) bool {
+	for _, route := range routes {
+		if route.Dst == nil {
+			continue
+		}
+		address, _ := netip.AddrFromSlice(route.Dst.IP.To4())
+		bits, _ := route.Dst.Mask.Size()
+		// The default route goes everywhere and nowhere in particular.
+		if bits > 0 && prefix.Overlaps(netip.PrefixFrom(address, bits)) {
+			return true
+		}
+	}
+	return false
+}
+
+// inside is the network of a machine.
+func inside(m *machine.Machine) (*netlink.Handle, error) {
+	space, err := netns.GetFromPid(m.Pid)
+	if err != nil {
+		return nil, fmt.Errorf("network of %s: %w", m.Name, err)
+	}
+	defer space.Close()
+	return netlink.NewHandleAt(space)
+}
+
+// connectControl lays the cable from the host to the control machine, which switches and routes.
+func (c *Cluster) connectControl(control *machine.Machine) error {
+	at := plan(c.Slot)
+	host, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	there, err := inside(control)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err := up(there, "lo"); err != nil {
+		return err
+	}
+	if err := there.LinkAdd(&netlink.Bridge{LinkAttrs: attributes(bridge)}); err != nil {
+		return fmt.Errorf("bridge: %w", err)
+	}
+	if err := assign(there, bridge, at.control, at.machines); err != nil {
+		return err
+	}
+	if err := cable(host, c.hostLink(), control, "host"); err != nil {
+		return err
+	}
+	if err := plug(there, "host"); err != nil {
+		return err
+	}
+	if err := assign(host, c.hostLink(), at.host, at.machines); err != nil {
+		return err
+	}
+	return route(host, at.all, at.control)
+}
+
+// connectNode lays the cable from a node to the control machine.
+func (c *Cluster) connectNode(control, node *machine.Machine, number int) error {
+	at := plan(c.Slot)
+	switching, err := inside(control)
+	if err != nil {
+		return err
+	}
+	defer switching.Close()
+	there, err := inside(node)
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	if err := up(there, "lo"); err != nil {
+		return err
+	}
+	if err := cable(switching, node.Name, node, "eth0"); err != nil {
+		return err
+	}
+	if err := plug(switching, node.Name); err != nil {
+		return err
+	}
+	if err := assign(there, "eth0", at.node(number), at.machines); err != nil {
+		return err
+	}
+	// Its own pods have routes of their own. Without a default route, what is not here fails at once
+	// instead of after a time-out.
+	if err := route(there, at.all, at.control); err != nil {
+		return err
+	}
+	return route(switching, at.pods(number), at.node(number))
+}
+
+func attributes(name string) netlink.LinkAttrs {
+	attributes := netlink.NewLinkAttrs()
+	attributes.Name = name
+	return attributes
+}
+
+// cable adds a pair of devices: one here, the other one in a machine.
+func cable(here *netlink.Handle, name string, there *machine.Machine, peer string) error {
+	pair := &netlink.Veth{LinkAttrs: attributes(name), PeerName: peer, PeerNamespace: netlink.NsPid(there.Pid)}
+	if err := here.LinkAdd(pair); err != nil {
+		return fmt.Errorf("cable %s: %w", name, err)
+	}
+	return nil
+}
+
+// plug connects a device to the bridge.
+func plug(there *netlink.Handle, name string) error {
+	device, err := there.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	hub, err := there.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("bridge: %w", err)
+	}
+	if err := there.LinkSetMaster(device, hub); err != nil {
+		return fmt.Errorf("plug %s: %w", name, err)
+	}
+	return there.LinkSetUp(device)
+}
+
+func up(there *netlink.Handle, name string) error {
+	device, err := there.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	return there.LinkSetUp(device)
+}
+
+func assign(there *netlink.Handle, name string, address netip.Addr, network netip.Prefix) error {
+	device, err := there.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", name, err)
+	}
+	own := &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(network.Bits(), 32)}}
+	if err := there.AddrAdd(device, own); err != nil {
+		return fmt.Errorf("address of %s: %w", name, err)
+	}
+	return there.LinkSetUp(device)
+}
+
+func route(there *netlink.Handle, to netip.Prefix, via netip.Addr) error {
+	if err := there.RouteReplace(routeTo(to, via)); err != nil {
+		return fmt.Errorf("route to %s: %w", to, err)
+	}
+	return nil
+}
+
+func routeTo(to netip.Prefix, via netip.Addr) *netlink.Route {
+	return &netlink.Route{
+		Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), 32)},
+		Gw:  via.AsSlice(),
+	}
+}
+
+// unplug removes the host's end of the cable, if it is still there.
+func (c *Cluster) unplug() error {
+	device, err := netlink.LinkByName(c.hostLink())
+	if _, gone := err.(netlink.LinkNotFoundError); gone {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(device)
+}

@@ -1,0 +1,52 @@
+//! The programs of the workspace, of the profile the tests were built with.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::Context as _;
+
+/// The path of a program, brought up to date first: cargo builds only the binaries of the package
+/// whose tests it runs.
+///
+/// # Panics
+/// When the workspace does not build.
+#[must_use]
+pub fn built(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    // Several tests start at the same time; one of them builds.
+    FOLDER.get_or_init(|| build().expect("build the workspace")).join(name)
+}
+
+/// The folder of everything that is built.
+///
+/// # Errors
+/// When the test is not where cargo puts tests.
+pub fn target() -> anyhow::Result<PathBuf> {
+    let profile = profile_folder()?;
+    Ok(profile.parent().context("find the target folder")?.to_owned())
+}
+
+fn profile_folder() -> anyhow::Result<PathBuf> {
+    let test = env::current_exe().context("find the test binary")?;
+    let folder = test.parent().and_then(Path::parent).context("find the target folder")?;
+    Ok(folder.to_owned())
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let folder = profile_folder()?;
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("run cargo")?;
+    anyhow::ensure!(status.success(), "cargo build: {status}");
+    Ok(folder)
+}
