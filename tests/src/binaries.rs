@@ -21,6 +21,15 @@ pub fn built(name: &str) -> PathBuf {
     FOLDER.get_or_init(|| build().expect("build the workspace")).join(name)
 }
 
+/// The path of a program of this package, which cargo builds before its tests.
+///
+/// # Panics
+/// When the test is not where cargo puts tests.
+#[must_use]
+pub fn own(name: &str) -> PathBuf {
+    profile_folder().expect("find the programs").join(name)
+}
+
 /// The folder of everything that is built.
 ///
 /// # Errors

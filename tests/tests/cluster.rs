@@ -252,13 +252,18 @@ fn namespaces(pid: u32) -> BTreeSet<String> {
 
 /// How many processes are in one of the namespaces.
 fn in_namespaces(namespaces: &BTreeSet<String>) -> usize {
+    // What has ended and is only not reaped yet has no memory any more, but still names of namespaces.
+    let is_alive = |process: &fs::DirEntry| {
+        fs::read_to_string(process.path().join("stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+    };
     let is_inside = |process: &fs::DirEntry| {
         ["pid", "net", "mnt", "uts", "ipc"].into_iter().any(|kind| {
             fs::read_link(process.path().join("ns").join(kind))
                 .is_ok_and(|link| namespaces.contains(&*link.to_string_lossy()))
         })
     };
-    fs::read_dir("/proc").unwrap().flatten().filter(is_inside).count()
+    fs::read_dir("/proc").unwrap().flatten().filter(is_inside).filter(is_alive).count()
 }
 
 /// What there is on the host with a cluster's name in it.

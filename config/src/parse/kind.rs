@@ -98,4 +98,34 @@ mod tests {
             )
         );
     }
+
+    /// One line of the chart's table of kinds.
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Installed {
+        group: String,
+        kind: String,
+        versions: Vec<String>,
+    }
+
+    #[test]
+    fn the_base_chart_installs_the_kinds_that_are_read_and_no_others() {
+        let template = include_str!("../../../charts/base/templates/_kinds.tpl");
+        let (_, table) = template.split_once("{{- define \"base.kinds\" -}}\n").unwrap();
+        let (table, _) = table.split_once("{{- end }}").unwrap();
+        let mut installed: Vec<Installed> = serde_yaml::from_str(table).unwrap();
+        let mut read: Vec<Installed> = SERVED
+            .into_iter()
+            // The others are Kubernetes' own.
+            .filter(|(_, group, _)| group.ends_with(".istio.io"))
+            .map(|(kind, group, versions)| Installed {
+                group: group.to_owned(),
+                kind: kind.name().to_owned(),
+                versions: versions.iter().map(ToString::to_string).collect(),
+            })
+            .collect();
+        for kinds in [&mut installed, &mut read] {
+            kinds.sort_by(|a, b| (&a.group, &a.kind).cmp(&(&b.group, &b.kind)));
+        }
+        assert_eq!(installed, read);
+    }
 }

@@ -41,7 +41,7 @@ spec:
             - {{ name: VERSION, value: "{version}" }}
             - {{ name: POD_NAME, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}
           ports: [{{ name: http, containerPort: 8080 }}]
-          readinessProbe: {{ httpGet: {{ path: /, port: http }}, periodSeconds: 1 }}
+          readinessProbe: {{ httpGet: {{ path: /, port: http }}, periodSeconds: 1, timeoutSeconds: 5 }}
           securityContext:
             allowPrivilegeEscalation: false
             readOnlyRootFilesystem: true

@@ -113,8 +113,7 @@ impl Cluster {
     pub async fn load_app(&self) {
         self.app
             .get_or_init(async || {
-                let app = tokio::task::spawn_blocking(|| binaries::built("weir-testapp"));
-                let app = app.await.expect("build the application");
+                let app = binaries::own("weir-testapp");
                 self.load_image(app::IMAGE, &[&app, Path::new("/usr/bin/curl")]).await;
             })
             .await;

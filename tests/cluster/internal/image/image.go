@@ -5,18 +5,20 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	_ "embed"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 )
 
-// Spec of an image. It has one layer: the programs with all they are linked against, and the files below
-// /etc that a C library and TLS clients read.
+// Spec of an image. It has one layer, which layout.sh lays out.
 type Spec struct {
 	// Name with its tag, such as weir.test/echo:dev.
 	Name string
@@ -29,17 +31,8 @@ type Spec struct {
 // user that images run as unless a pod says otherwise; Pod Security's `restricted` wants a number.
 const user = "65532:65532"
 
-const passwd = "root:x:0:0:root:/:/sbin/nologin\n" +
-	"nobody:x:65534:65534:nobody:/:/sbin/nologin\n" +
-	"nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
-
-const group = "root:x:0:\nnogroup:x:65534:\nnonroot:x:65532:\n"
-
-// trusted are the host's certificate authorities; the first one found is put at the first place.
-var trusted = []string{
-	"/etc/ssl/certs/ca-certificates.crt",
-	"/etc/pki/tls/certs/ca-bundle.crt",
-}
+//go:embed layout.sh
+var layoutScript string
 
 type descriptor struct {
 	MediaType   string            `json:"mediaType"`
@@ -155,70 +148,51 @@ func layer(spec Spec) ([]byte, error) {
 	if len(spec.Programs) == 0 {
 		return nil, fmt.Errorf("image %s has no program", spec.Name)
 	}
-	buffer := new(bytes.Buffer)
-	files := tar.NewWriter(buffer)
-	libraries := map[string]bool{}
-	for _, program := range spec.Programs {
-		if err := copyProgram(files, program, libraries); err != nil {
-			return nil, err
-		}
-	}
-	// Where programs keep temporary files, for those whose root is not read-only.
-	temporary := &tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}
-	if err := files.WriteHeader(temporary); err != nil {
+	root, err := os.MkdirTemp("", "weir-cluster-image")
+	if err != nil {
 		return nil, err
 	}
-	etc := map[string]string{
-		"etc/group":         group,
-		"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
-		"etc/passwd":        passwd,
+	defer os.RemoveAll(root)
+	command := exec.Command("sh", append([]string{"-s", root}, spec.Programs...)...)
+	command.Stdin = strings.NewReader(layoutScript)
+	if output, err := command.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("lay out image %s: %w: %s", spec.Name, err, output)
 	}
-	for _, name := range []string{"etc/group", "etc/nsswitch.conf", "etc/passwd"} {
-		if err := writeFile(files, name, 0o644, []byte(etc[name])); err != nil {
-			return nil, err
-		}
-	}
-	if err := copyTrusted(files); err != nil {
+	buffer := new(bytes.Buffer)
+	files := tar.NewWriter(buffer)
+	if err := writeTree(files, root); err != nil {
 		return nil, err
 	}
 	return buffer.Bytes(), files.Close()
 }
 
-func copyProgram(files *tar.Writer, program string, libraries map[string]bool) error {
-	content, err := stripped(program)
-	if err != nil {
-		return err
-	}
-	if err := writeFile(files, strings.TrimPrefix(installed(program), "/"), 0o755, content); err != nil {
-		return err
-	}
-	needed, err := linkedAgainst(program)
-	if err != nil {
-		return err
-	}
-	for _, library := range needed {
-		if libraries[library] {
-			continue
+// writeTree adds the files below a folder, in the order of their names, owned by root and without times.
+func writeTree(to *tar.Writer, root string) error {
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == root {
+			return err
 		}
-		libraries[library] = true
-		content, err := os.ReadFile(library)
+		name, err := filepath.Rel(root, path)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(files, strings.TrimPrefix(library, "/"), 0o755, content); err != nil {
+		info, err := entry.Info()
+		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func copyTrusted(files *tar.Writer) error {
-	for _, path := range trusted {
-		if content, err := os.ReadFile(path); err == nil {
-			return writeFile(files, strings.TrimPrefix(trusted[0], "/"), 0o644, content)
+		mode := int64(info.Mode().Perm())
+		if entry.IsDir() {
+			if info.Mode()&fs.ModeSticky != 0 {
+				mode |= 0o1000
+			}
+			return to.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode})
 		}
-	}
-	return nil
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return writeFile(to, name, mode, content)
+	})
 }
 
 func writeFile(to *tar.Writer, name string, mode int64, content []byte) error {

@@ -1,0 +1,29 @@
+# Images of the gateway and the controller:
+#
+#   docker build --target gateway -t weir/weir-gateway:0.0.0 .
+#   docker build --target controller -t weir/weir-controller:0.0.0 .
+#
+# They hold the program, what it is linked against and what TLS needs; no shell, no package manager.
+
+FROM rust:1.95-bookworm AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates cmake \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN cargo build --release --locked --bin weir-gateway --bin weir-controller \
+    && for name in gateway controller; do \
+        sh tests/cluster/internal/image/layout.sh /images/$name target/release/weir-$name; \
+    done
+
+FROM scratch AS gateway
+COPY --from=build /images/gateway /
+ENV PATH=/usr/local/bin:/usr/bin:/bin
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/weir-gateway"]
+
+FROM scratch AS controller
+COPY --from=build /images/controller /
+ENV PATH=/usr/local/bin:/usr/bin:/bin
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/weir-controller"]

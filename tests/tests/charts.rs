@@ -1,0 +1,168 @@
+//! The charts: what they render, and that a real API server takes it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use std::{path::Path, process::Output, sync::Arc};
+
+use weir_tests::cluster::{Cluster, Namespace};
+
+weir_tests::cluster_suite! {
+    nodes: 1;
+    every_chart_passes_lint,
+    the_default_controller_renders_as_reviewed,
+    a_controller_with_everything_set_renders_as_reviewed,
+    the_default_gateway_renders_as_reviewed,
+    a_gateway_with_everything_set_renders_as_reviewed,
+    a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler,
+    the_kinds_can_be_left_out,
+    a_value_of_no_meaning_is_refused_by_name,
+    the_api_server_takes_what_the_charts_render,
+    the_base_chart_installs_kinds_that_every_served_version_of_can_be_written,
+}
+
+const CHARTS: [&str; 3] = ["base", "controller", "gateway"];
+
+async fn every_chart_passes_lint(cluster: Arc<Cluster>) {
+    for chart in CHARTS {
+        let lint = cluster.try_helm(&["lint", "--strict", &path(chart)]).await;
+        assert!(lint.status.success(), "{chart}: {}", text(&lint.stdout));
+    }
+}
+
+async fn the_default_controller_renders_as_reviewed(cluster: Arc<Cluster>) {
+    insta::assert_snapshot!("controller", render(&cluster, "controller", &[]).await);
+}
+
+async fn a_controller_with_everything_set_renders_as_reviewed(cluster: Arc<Cluster>) {
+    let values = values("controller-everything.yaml");
+    insta::assert_snapshot!(
+        "controller-everything",
+        render(&cluster, "controller", &["--values", &values]).await
+    );
+}
+
+async fn the_default_gateway_renders_as_reviewed(cluster: Arc<Cluster>) {
+    insta::assert_snapshot!("gateway", render(&cluster, "gateway", &[]).await);
+}
+
+async fn a_gateway_with_everything_set_renders_as_reviewed(cluster: Arc<Cluster>) {
+    let values = values("gateway-everything.yaml");
+    insta::assert_snapshot!(
+        "gateway-everything",
+        render(&cluster, "gateway", &["--values", &values]).await
+    );
+}
+
+async fn a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler(cluster: Arc<Cluster>) {
+    let rendered = render(&cluster, "gateway", &["--set", "kind=DaemonSet"]).await;
+    let kinds: Vec<_> =
+        rendered.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert!(kinds.contains(&"DaemonSet"), "{kinds:?}");
+    assert!(!kinds.contains(&"Deployment"), "{kinds:?}");
+    assert!(!kinds.contains(&"HorizontalPodAutoscaler"), "{kinds:?}");
+}
+
+async fn the_kinds_can_be_left_out(cluster: Arc<Cluster>) {
+    let count = |rendered: &str| rendered.matches("kind: CustomResourceDefinition").count();
+    let all = render(&cluster, "base", &[]).await;
+    let excluded = "base.excludedCRDs={envoyfilters.networking.istio.io}";
+    let without_one = render(&cluster, "base", &["--set", excluded]).await;
+    assert!(all.contains("name: envoyfilters.networking.istio.io"));
+    assert!(!without_one.contains("name: envoyfilters.networking.istio.io"));
+    assert_eq!(count(&without_one), count(&all) - 1);
+    let none = render(&cluster, "base", &["--set", "base.enableIstioConfigCRDs=false"]).await;
+    assert_eq!(count(&none), 0);
+}
+
+async fn a_value_of_no_meaning_is_refused_by_name(cluster: Arc<Cluster>) {
+    for (chart, value, told) in [
+        ("gateway", "kind=Pod", "'/kind'"),
+        ("gateway", "replicas=3", "'replicas'"),
+        ("gateway", "service.type=Ingress", "'/service/type'"),
+        ("controller", "replicaCount=two", "'/replicaCount'"),
+        ("controller", "global.imagePullPolicy=Maybe", "'/global/imagePullPolicy'"),
+        ("base", "base.crds=true", "'crds'"),
+    ] {
+        let output = cluster.try_helm(&["template", "x", &path(chart), "--set", value]).await;
+        assert!(!output.status.success(), "{chart} --set {value}");
+        assert!(text(&output.stderr).contains(told), "{value}: {}", text(&output.stderr));
+    }
+}
+
+async fn the_api_server_takes_what_the_charts_render(cluster: Arc<Cluster>) {
+    let test = cluster.namespace("charts").await;
+    // A Deployment of pods that break the rules is taken, with a warning.
+    let label = "pod-security.kubernetes.io/warn=restricted";
+    cluster.kubectl(&["label", "namespace", test.name(), label]).await;
+    for chart in ["controller", "gateway"] {
+        let everything = values(&format!("{chart}-everything.yaml"));
+        for arguments in [&[][..], &["--values", &everything]] {
+            let rendered = render(&cluster, chart, arguments).await;
+            let output = dry_run(&cluster, &test, &rendered).await;
+            assert!(output.status.success(), "{chart}: {}", text(&output.stderr));
+            assert_eq!(text(&output.stderr), "", "{chart} {arguments:?}");
+        }
+    }
+}
+
+async fn the_base_chart_installs_kinds_that_every_served_version_of_can_be_written(
+    cluster: Arc<Cluster>,
+) {
+    let installed = cluster.try_helm(&["install", "base", &path("base"), "--wait"]).await;
+    assert!(installed.status.success(), "{}", text(&installed.stderr));
+    let test = cluster.namespace("kinds").await;
+    for version in ["v1", "v1beta1", "v1alpha3"] {
+        let host = format!("{version}.test");
+        test.apply(&format!(
+            "apiVersion: networking.istio.io/{version}\nkind: VirtualService\n\
+             metadata: {{ name: {version} }}\n\
+             spec: {{ hosts: [{host}], gateways: [edge], http: [{{ directResponse: {{ status: 204 }} }}] }}\n"
+        ))
+        .await;
+        // The short name is the preferred version's, whatever was written.
+        let stored = test.get(&format!("vs/{version}")).await;
+        assert_eq!(stored["apiVersion"], "networking.istio.io/v1");
+        assert_eq!(stored["spec"]["hosts"][0], *host);
+        assert_eq!(stored["spec"]["http"][0]["directResponse"]["status"], 204);
+    }
+    let table = test.kubectl(&["get", "virtualservices", "v1"]).await;
+    let columns: Vec<_> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "GATEWAYS", "HOSTS", "AGE"]);
+    assert!(table.contains(r#"["edge"]"#) && table.contains(r#"["v1.test"]"#), "{table}");
+
+    let status = r#"{"status":{"observedGeneration":1}}"#;
+    let patch = ["patch", "vs", "v1", "--subresource=status", "--type=merge", "--patch", status];
+    test.kubectl(&patch).await;
+    let written = test.get("vs/v1").await;
+    assert_eq!(written["status"]["observedGeneration"], 1);
+    assert_eq!(written["metadata"]["generation"], 1, "a status is no change of the object");
+    let uninstalled = cluster.try_helm(&["uninstall", "base"]).await;
+    assert!(uninstalled.status.success(), "{}", text(&uninstalled.stderr));
+    assert_eq!(test.get("vs/v1").await["spec"]["gateways"][0], "edge", "kinds outlive the chart");
+}
+
+async fn render(cluster: &Cluster, chart: &str, arguments: &[&str]) -> String {
+    let path = path(chart);
+    let fixed = ["template", "istio-edge", &path, "--namespace", "charts"];
+    let output = cluster.try_helm(&[&fixed, arguments].concat()).await;
+    assert!(output.status.success(), "{chart} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+async fn dry_run(cluster: &Cluster, test: &Namespace<'_>, rendered: &str) -> Output {
+    let args = ["--namespace", test.name(), "apply", "--dry-run=server", "--filename", "-"];
+    cluster.try_kubectl(&args, rendered).await
+}
+
+fn path(chart: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("charts").join(chart).to_str().unwrap().to_owned()
+}
+
+/// A file with values of the charts' tests.
+fn values(name: &str) -> String {
+    path(&format!("testdata/{name}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
