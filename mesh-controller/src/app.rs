@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -17,6 +17,7 @@ use tracing::info;
 use crate::{
     admin::{self, Admin},
     args::Arguments,
+    ca,
     discovery::{
         Proxies, push,
         server::{self, Parts},
@@ -48,9 +49,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let client = client(&arguments).await?;
     let metrics = Arc::new(Metrics::new().context("set up metrics")?);
     let serving = Arc::new(Serving::default());
-    if !tls::from_files(&arguments, &serving)? {
-        bail!("there is no certificate for the servers: name one with --tls-cert-file");
-    }
+    let has_certificate = tls::from_files(&arguments, &serving)?;
 
     let timing = watch::Timing::default();
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
@@ -76,6 +75,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Arc::clone(&metrics),
         ending.clone(),
     );
+    // A certificate from elsewhere is shown in the place of one of our own.
+    let own = (!has_certificate).then(|| Arc::clone(&serving));
+    let ca = ca::start(&client, ca_options(&arguments), own, &metrics, is_leader.clone())
+        .context("start the certificate authority")?;
     webhook::server::start(arguments.webhook_addr, Arc::clone(&serving), Arc::clone(&metrics))
         .await?;
     let registered = webhook::keep_registered(
@@ -103,6 +106,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         metrics,
         replica,
         own_gateways_only: arguments.scope_gateway_to_namespace,
+        authorities: Arc::clone(&ca.authorities),
     };
     let server = server::start(arguments.discovery_addr, parts).await?;
 
@@ -116,6 +120,18 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // The next replica need not wait for the Lease to run out.
     leadership.await.context("let the Lease go")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn ca_options(arguments: &Arguments) -> ca::Options {
+    let max = arguments.max_workload_cert_ttl;
+    ca::Options {
+        namespace: arguments.namespace.clone(),
+        domain: arguments.domain.clone(),
+        trust_domain: arguments.trust_domain.clone(),
+        hosts: arguments.hosts.iter().filter(|host| !host.is_empty()).cloned().collect(),
+        limits: ca::Limits { default: arguments.workload_cert_ttl.min(max), max },
+        root_lifetime: arguments.root_cert_ttl,
+    }
 }
 
 /// Names this process in what it sends. Part of it is made up, so that no push of an earlier process

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams, PartialObjectMeta, WatchEvent, WatchParams},
+    api::{ListParams, PartialObjectMeta, Patch, PatchParams, WatchEvent, WatchParams},
 };
 use tokio::sync::watch;
 use tracing::{debug, info, warn};

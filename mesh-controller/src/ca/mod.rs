@@ -17,7 +17,9 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{Api, Client, api::PostParams};
 use prometheus::{Gauge, IntCounter};
 use tokio::sync::watch;
@@ -143,8 +145,7 @@ pub fn start(
 
 impl CaMetrics {
     fn new(metrics: &Metrics) -> prometheus::Result<Self> {
-        let counter =
-            |name: &str, help: &str| metrics.register(IntCounter::new(name, help)?);
+        let counter = |name: &str, help: &str| metrics.register(IntCounter::new(name, help)?);
         Ok(Self {
             requests: counter("citadel_server_csr_count", "Certificates that were asked for.")?,
             issued: counter(

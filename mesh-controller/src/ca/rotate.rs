@@ -64,7 +64,11 @@ impl Plan {
 }
 
 impl Roots {
-    pub(super) fn generate(organisation: &str, plan: Plan, now: SystemTime) -> anyhow::Result<Self> {
+    pub(super) fn generate(
+        organisation: &str,
+        plan: Plan,
+        now: SystemTime,
+    ) -> anyhow::Result<Self> {
         let current = Signer::generate(organisation, plan.lifetime, now)?;
         Ok(Self { current, next: None, retired: Vec::new() })
     }
@@ -193,7 +197,10 @@ mod tests {
                 assert!(bundle.contains(root.trim()), "a root is gone while it is needed");
             }
             for (_, bundle) in &known {
-                assert!(bundle.contains(roots.current.certificate.trim()), "a root comes too early");
+                assert!(
+                    bundle.contains(roots.current.certificate.trim()),
+                    "a root comes too early"
+                );
             }
             if roots.next.is_some() {
                 introduced.get_or_insert(now);

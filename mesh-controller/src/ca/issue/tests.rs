@@ -81,13 +81,9 @@ fn a_request_for_another_name_is_refused() {
 #[test]
 fn a_lifetime_is_what_was_asked_for_within_the_limits() {
     let signing = signing_at(SystemTime::now());
-    for (asked, given) in [
-        (0, HOUR),
-        (-5, HOUR),
-        (1, MIN_LIFETIME),
-        (7200, 2 * HOUR),
-        (i64::MAX, LIMITS.max),
-    ] {
+    for (asked, given) in
+        [(0, HOUR), (-5, HOUR), (1, MIN_LIFETIME), (7200, 2 * HOUR), (i64::MAX, LIMITS.max)]
+    {
         let chain = issued(&signing, Vec::new(), asked);
         let leaf = crate::ca::root::validity(&chain[0]).unwrap();
         let lifetime = leaf.not_after.duration_since(leaf.not_before).unwrap();
@@ -120,7 +116,8 @@ fn what_is_no_request_is_refused() {
     let at = bytes.windows(4).position(|window| window == b"edge").unwrap();
     bytes[at] = b'f';
     let forged = pem_of("CERTIFICATE REQUEST", &bytes);
-    for (what, text) in [("empty", ""), ("no PEM", "edge"), ("large", &large), ("forged", &forged)] {
+    for (what, text) in [("empty", ""), ("no PEM", "edge"), ("large", &large), ("forged", &forged)]
+    {
         let refusal = signing.workload(text, IDENTITY, 0, now);
         assert!(matches!(refusal, Err(Refusal::Malformed(_))), "{what}: {refusal:?}");
     }
