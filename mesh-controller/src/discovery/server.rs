@@ -188,8 +188,7 @@ impl Shared {
             return Status::unimplemented("no such method").into_http();
         }
         let writer = &self.sessions.writer;
-        let trust_domain =
-            writer.visit(|state| Arc::clone(&state.store.mesh().trust_domain)).await;
+        let trust_domain = writer.visit(|state| Arc::clone(&state.store.mesh().trust_domain)).await;
         let Some(trust_domain) = trust_domain else {
             return Status::unavailable("this replica is ending").into_http();
         };
@@ -198,7 +197,8 @@ impl Shared {
         match authenticate(headers, certificate, &trust_domain, reviews).await {
             Ok(identity) => {
                 let service = Delta { shared: self, identity };
-                let mut grpc = Grpc::new(DeltaCodec::default()).max_decoding_message_size(MAX_REQUEST);
+                let mut grpc =
+                    Grpc::new(DeltaCodec::default()).max_decoding_message_size(MAX_REQUEST);
                 grpc.streaming(service, request).await
             }
             Err(status) => {
