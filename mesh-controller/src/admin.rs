@@ -153,9 +153,9 @@ fn dump(state: &State) -> Value {
         }
         Value::Object(object)
     });
-    let unreadable = state.store.unreadable().map(|(key, refused)| {
-        json!({ "object": key.to_string(), "reason": refused.reason.to_string() })
-    });
+    let unreadable = state.store.unreadable().map(
+        |(key, refused)| json!({ "object": key.to_string(), "reason": refused.reason.to_string() }),
+    );
     json!({
         "audiences": audiences.collect::<Vec<_>>(),
         "objects": objects.collect::<Vec<_>>(),

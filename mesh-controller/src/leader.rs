@@ -71,7 +71,8 @@ async fn run(
             }
             Err(_) => *sender.borrow() && renewed.elapsed() < DEADLINE,
         };
-        let changed = sender.send_if_modified(|leads| std::mem::replace(leads, is_leader) != is_leader);
+        let changed =
+            sender.send_if_modified(|leads| std::mem::replace(leads, is_leader) != is_leader);
         if changed {
             info!(is_leader, "leadership");
         }

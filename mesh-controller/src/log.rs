@@ -3,7 +3,10 @@
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{
-    EnvFilter, Layer, filter::ParseError, fmt, layer::SubscriberExt,
+    EnvFilter, Layer,
+    filter::ParseError,
+    fmt,
+    layer::SubscriberExt,
     util::{SubscriberInitExt, TryInitError},
 };
 

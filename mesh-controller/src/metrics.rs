@@ -36,7 +36,8 @@ pub struct Metrics {
     pub status_writes: IntCounterVec,
 }
 
-const SECONDS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0];
+const SECONDS: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0];
 const BYTES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 4e6, 1e7, 4e7, 1e8];
 
 impl Metrics {

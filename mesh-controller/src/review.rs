@@ -130,7 +130,8 @@ fn account(status: TokenReviewStatus, audiences: &[String]) -> Option<ServiceAcc
     }
     let user = status.user?;
     let (namespace, name) = user.username.as_deref()?.strip_prefix(USER_PREFIX)?.split_once(':')?;
-    let pod = user.extra.and_then(|extra| extra.get(POD_NAME)?.first().map(|pod| pod.as_str().into()));
+    let pod =
+        user.extra.and_then(|extra| extra.get(POD_NAME)?.first().map(|pod| pod.as_str().into()));
     Some(ServiceAccount { namespace: namespace.into(), name: name.into(), pod })
 }
 

@@ -45,10 +45,12 @@ impl Serving {
     /// Certificate and key do not fit, or an authority is none.
     pub fn publish(&self, credentials: &Credentials) -> anyhow::Result<()> {
         let Credentials { chain, key, client_roots } = credentials;
-        let builder = || ServerConfig::builder_with_protocol_versions(&[
-            &rustls::version::TLS13,
-            &rustls::version::TLS12,
-        ]);
+        let builder = || {
+            ServerConfig::builder_with_protocol_versions(&[
+                &rustls::version::TLS13,
+                &rustls::version::TLS12,
+            ])
+        };
         let mut roots = RootCertStore::empty();
         for root in client_roots {
             roots.add(root.clone()).context("use an authority of clients")?;

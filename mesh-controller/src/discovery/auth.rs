@@ -20,7 +20,8 @@ pub(super) async fn authenticate(
     reviews: &Reviews,
 ) -> Result<Identity, Status> {
     let Some(authorization) = headers.get(AUTHORIZATION) else {
-        let identity = certificate.and_then(|certificate| of_certificate(certificate, trust_domain));
+        let identity =
+            certificate.and_then(|certificate| of_certificate(certificate, trust_domain));
         return identity.ok_or_else(|| {
             Status::unauthenticated("no service-account token, and no certificate of this mesh")
         });

@@ -125,10 +125,8 @@ mod tests {
         let known = known.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
         let wanted = delta(&[("same", Some("1")), ("changed", Some("2")), ("new", Some("1"))]);
         let difference = difference(&known, &wanted, |name| name == "unreadable");
-        let expected =
-            [("changed", Some("2")), ("gone", None), ("new", Some("1"))].map(|(name, version)| {
-                (name.to_owned(), version.map(str::to_owned))
-            });
+        let expected = [("changed", Some("2")), ("gone", None), ("new", Some("1"))]
+            .map(|(name, version)| (name.to_owned(), version.map(str::to_owned)));
         assert_eq!(shown(&difference), expected);
     }
 }

@@ -137,9 +137,9 @@ async fn run(
 impl State {
     /// The audiences that are served, with the number of their objects and proxies.
     pub fn audiences(&self) -> impl Iterator<Item = (&Audience, usize, usize)> {
-        self.scopes.iter().map(|(audience, served)| {
-            (audience, served.scope.len(), served.mailboxes.len())
-        })
+        self.scopes
+            .iter()
+            .map(|(audience, served)| (audience, served.scope.len(), served.mailboxes.len()))
     }
 
     /// What proxies of `audience` have.
@@ -232,4 +232,3 @@ fn add_mesh(delta: &mut Delta, store: &Store) {
     let resource = &store.mesh().resource;
     delta.insert(Arc::clone(&resource.name), Some(Arc::clone(resource)));
 }
-

@@ -102,7 +102,7 @@ impl Sessions {
     ) -> Result<(), Status> {
         let first = timeout(FIRST_REQUESTS, first_requests(requests))
             .await
-            .map_err(|_| Status::deadline_exceeded("no subscription"))??;
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no subscription")))?;
         let Some(Hello { node, known }) = first else { return Ok(()) };
         let reads_secrets = self.reads_secrets(identity).await?;
         let audience = Audience {
@@ -179,9 +179,11 @@ impl Sessions {
         let version: Arc<str> = format!("{}/{number}", self.replica).into();
         let mut unsent = VecDeque::new();
         let mut size = 0;
-        for (section, type_url) in
-            [(Section::Mesh, MESH_TYPE), (Section::Secret, SECRET_TYPE), (Section::Object, OBJECT_TYPE)]
-        {
+        for (section, type_url) in [
+            (Section::Mesh, MESH_TYPE),
+            (Section::Secret, SECRET_TYPE),
+            (Section::Object, OBJECT_TYPE),
+        ] {
             size += cut(&pending, section, type_url, &version, &mut unsent);
         }
         let sync = Resource::sync(version.to_string()).encode_to_vec().into();

@@ -30,9 +30,10 @@ pub(super) fn desired(known: Known<'_>, written: &Written, now: &str) -> Written
     conditions.extend(programmed(known.rejections));
     for condition in &mut conditions {
         condition.observed_generation = known.generation;
-        let before = written.conditions.iter().find(|before| {
-            before.r#type == condition.r#type && before.status == condition.status
-        });
+        let before = written
+            .conditions
+            .iter()
+            .find(|before| before.r#type == condition.r#type && before.status == condition.status);
         condition.last_transition_time =
             before.map_or_else(|| now.into(), |before| before.last_transition_time.clone());
     }
@@ -48,7 +49,8 @@ fn accepted(judgement: Judgement<'_>) -> Condition {
         Judgement::Unreadable(reason) => ("False", "Invalid", reason.to_string()),
         Judgement::Read(findings) => {
             let has_error = findings.iter().any(|finding| finding.severity == Severity::Error);
-            let (status, reason) = if has_error { ("False", "Invalid") } else { ("True", "Accepted") };
+            let (status, reason) =
+                if has_error { ("False", "Invalid") } else { ("True", "Accepted") };
             let messages: Vec<String> = findings.iter().map(shown).collect();
             (status, reason, messages.join("; "))
         }
@@ -97,9 +99,7 @@ mod tests {
 
     fn of(written: &Written) -> Vec<(&str, &str, &str, &str)> {
         let conditions = written.conditions.iter();
-        conditions
-            .map(|c| (&*c.r#type, &*c.status, &*c.reason, &*c.last_transition_time))
-            .collect()
+        conditions.map(|c| (&*c.r#type, &*c.status, &*c.reason, &*c.last_transition_time)).collect()
     }
 
     #[test]

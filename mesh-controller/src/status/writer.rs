@@ -191,8 +191,7 @@ impl Statuses {
     }
 
     async fn write(&self, key: &ObjectKey, write: &Write) -> anyhow::Result<()> {
-        let watched =
-            WATCHED.iter().find(|watched| watched.kind == WatchedKind::Object(key.kind));
+        let watched = WATCHED.iter().find(|watched| watched.kind == WatchedKind::Object(key.kind));
         let watched = watched.context("a kind that is watched")?;
         let version = write.api_version.rsplit('/').next().unwrap_or_default();
         let resource = ApiResource {
@@ -229,9 +228,7 @@ fn write_for(state: &State, key: &ObjectKey, rejections: &[String]) -> Option<Wr
         (None, Some(entry)) if key.kind == Kind::EnvoyFilter => {
             (entry.generation, Judgement::NotApplied, &entry.written)
         }
-        (None, Some(entry)) => {
-            (entry.generation, Judgement::Read(&entry.findings), &entry.written)
-        }
+        (None, Some(entry)) => (entry.generation, Judgement::Read(&entry.findings), &entry.written),
         (None, None) => return None,
     };
     let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -247,9 +244,8 @@ fn write_for(state: &State, key: &ObjectKey, rejections: &[String]) -> Option<Wr
 /// The object a resource is of.
 fn key_of(resource: &str) -> Option<ObjectKey> {
     let name: ResourceName = resource.parse().ok()?;
-    let kind = KINDS.into_iter().find(|kind| {
-        kind.name() == name.kind && kind.group() == name.group
-    })?;
+    let kind =
+        KINDS.into_iter().find(|kind| kind.name() == name.kind && kind.group() == name.group)?;
     Some(ObjectKey { kind, namespace: name.namespace.into(), name: name.name.into() })
 }
 

@@ -142,4 +142,3 @@ fn json(resource: &Resource) -> Bytes {
     let body = resource.resource.as_ref().map(|Any { value, .. }| value.clone());
     Document::decode(body.unwrap_or_default()).unwrap_or_default().json
 }
-

@@ -134,12 +134,13 @@ impl Facts {
                 selector: Arc::new(spec.selector.clone()),
             },
             Spec::ServiceEntry(spec) => Self::ServiceEntry {
-                hosts: spec.hosts.iter().map(|host| resolve_host(host, namespace, domain)).collect(),
+                hosts: spec
+                    .hosts
+                    .iter()
+                    .map(|host| resolve_host(host, namespace, domain))
+                    .collect(),
                 export_to: spec.export_to.as_slice().into(),
-                selector: spec
-                    .workload_selector
-                    .clone()
-                    .map(|selector| Arc::new(selector.labels)),
+                selector: spec.workload_selector.clone().map(|selector| Arc::new(selector.labels)),
             },
             Spec::WorkloadEntry(spec) => {
                 let mut labels = spec.labels.clone();
@@ -231,7 +232,8 @@ fn endpoint_slice(object: &Object, spec: &EndpointSlice) -> Facts {
         return Facts::Unused;
     };
     let targets = spec.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
-    let pods = targets.filter(|target| target.kind == "Pod").map(|target| target.name.as_str().into());
+    let pods =
+        targets.filter(|target| target.kind == "Pod").map(|target| target.name.as_str().into());
     Facts::EndpointSlice { service: service.as_str().into(), pods: pods.collect() }
 }
 
@@ -267,12 +269,22 @@ mod tests {
     fn a_credential_names_a_secret_or_config_map_and_perhaps_a_namespace() {
         let parse = |text| {
             Credential::parse(text).map(|credential| {
-                (credential.kind, credential.namespace.as_deref().map(str::to_owned), credential.name)
+                (
+                    credential.kind,
+                    credential.namespace.as_deref().map(str::to_owned),
+                    credential.name,
+                )
             })
         };
         assert_eq!(parse("web"), Some((Kind::Secret, None, "web".into())));
-        assert_eq!(parse("kubernetes://a/web"), Some((Kind::Secret, Some("a".into()), "web".into())));
-        assert_eq!(parse("configmap://a/ca"), Some((Kind::ConfigMap, Some("a".into()), "ca".into())));
+        assert_eq!(
+            parse("kubernetes://a/web"),
+            Some((Kind::Secret, Some("a".into()), "web".into()))
+        );
+        assert_eq!(
+            parse("configmap://a/ca"),
+            Some((Kind::ConfigMap, Some("a".into()), "ca".into()))
+        );
         assert_eq!(parse("sds://x"), None);
         assert_eq!(parse(""), None);
     }

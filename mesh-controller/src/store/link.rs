@@ -76,10 +76,9 @@ impl Entry {
                 }
                 // One level only: what is delegated to cannot delegate further.
                 let delegates = delegates.iter().filter(|_| *is_root);
-                wants.extend(delegates.map(|to| Link::Delegate {
-                    to: to.clone(),
-                    from: Arc::clone(own),
-                }));
+                wants.extend(
+                    delegates.map(|to| Link::Delegate { to: to.clone(), from: Arc::clone(own) }),
+                );
                 wants
             }
             Facts::DestinationRule { credentials, .. } => materials(credentials, namespace),
@@ -111,12 +110,7 @@ impl Entry {
 
 /// The rules of the namespace a host is defined in. Those of the proxy's own and the root namespace
 /// come with the VirtualService that names the host.
-fn rules_of(
-    host: &Arc<str>,
-    own: &Arc<str>,
-    namespace: &Arc<str>,
-    root: &Arc<str>,
-) -> Vec<Link> {
+fn rules_of(host: &Arc<str>, own: &Arc<str>, namespace: &Arc<str>, root: &Arc<str>) -> Vec<Link> {
     if own == namespace || own == root { Vec::new() } else { rules(host, own).collect() }
 }
 
@@ -135,9 +129,9 @@ fn workloads(namespace: &Arc<str>, labels: &Arc<Labels>) -> Link {
 /// The Secrets and ConfigMaps that proxies of `namespace` take for these credentials: only those of
 /// their own namespace, so that who may write a Gateway does not get at the keys of every namespace.
 fn materials(credentials: &[super::facts::Credential], namespace: &Arc<str>) -> Vec<Link> {
-    let own = credentials.iter().filter(|credential| {
-        credential.namespace.as_ref().is_none_or(|named| named == namespace)
-    });
+    let own = credentials
+        .iter()
+        .filter(|credential| credential.namespace.as_ref().is_none_or(|named| named == namespace));
     own.flat_map(|credential| {
         let name = &credential.name;
         let key = |name: Arc<str>| {

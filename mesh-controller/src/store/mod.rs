@@ -17,6 +17,7 @@ mod link;
 mod mesh;
 mod written;
 
+use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
 pub use self::{
     endpoints::Locality,
     entry::{Encoded, Entry, Section, Unusable, generation},
@@ -25,7 +26,6 @@ pub use self::{
     mesh::Mesh,
     written::{ACCEPTED, Condition, PROGRAMMED, Written},
 };
-use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
 
 /// What the watches report.
 #[derive(Debug)]
@@ -36,10 +36,20 @@ pub enum Change {
     /// An object that cannot be read: its last good version stays, here and in proxies.
     Unreadable(ObjectKey, Refused),
     Remove(ObjectKey),
-    Pod { namespace: Arc<str>, name: Arc<str>, labels: Option<Labels> },
-    Node { name: Arc<str>, locality: Option<Locality> },
+    Pod {
+        namespace: Arc<str>,
+        name: Arc<str>,
+        labels: Option<Labels>,
+    },
+    Node {
+        name: Arc<str>,
+        locality: Option<Locality>,
+    },
     /// The text under `mesh` in a ConfigMap that may hold the mesh configuration.
-    MeshConfig { key: ObjectKey, text: String },
+    MeshConfig {
+        key: ObjectKey,
+        text: String,
+    },
 }
 
 /// An object that cannot be read.

@@ -29,17 +29,8 @@ const SERVICE_FIELDS: &[&str] = &[
 const ENDPOINT_FIELDS: &[&str] =
     &["addresses", "conditions", "hostname", "nodeName", "targetRef", "zone"];
 /// What certificates, keys, authorities and revocation lists are called in Secrets and ConfigMaps.
-const MATERIAL_FIELDS: &[&str] = &[
-    "ca.crl",
-    "ca.crt",
-    "cacert",
-    "cert",
-    "crl",
-    "key",
-    "tls.crt",
-    "tls.key",
-    "tls.ocsp-staple",
-];
+const MATERIAL_FIELDS: &[&str] =
+    &["ca.crl", "ca.crt", "cacert", "cert", "crl", "key", "tls.crt", "tls.key", "tls.ocsp-staple"];
 /// Those of them that make it one for TLS.
 const MATERIAL_MARKS: &[&str] = &["ca.crt", "cacert", "cert", "tls.crt"];
 
@@ -65,14 +56,8 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
     let key = ObjectKey { kind, namespace, name };
     name_type(watched, kind, &mut object);
     match kind {
-        Kind::Secret => {
-            if !keep_material(&mut object) {
-                return Change::Remove(key);
-            }
-        }
-        Kind::ConfigMap => {
-            if let Some(mesh) = object.get("data").and_then(|data| data.get("mesh")) {
-                let text = mesh.as_str().unwrap_or_default().to_owned();
+        Kind::Secret | Kind::ConfigMap => {
+            if let Some(text) = mesh_config(kind, &object) {
                 return Change::MeshConfig { key, text };
             }
             if !keep_material(&mut object) {
@@ -101,6 +86,12 @@ pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
         WatchedKind::Node => Change::Node { name, locality: None },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
     }
+}
+
+/// What a ConfigMap has where mesh configurations are.
+fn mesh_config(kind: Kind, object: &Document) -> Option<String> {
+    let data = object.get("data").filter(|_| kind == Kind::ConfigMap)?;
+    data.get("mesh")?.as_str().map(str::to_owned)
 }
 
 /// Lists of Kubernetes' own kinds do not repeat for each object what it is.

@@ -216,7 +216,8 @@ impl Reflector {
                     return Ok(());
                 }
             };
-            let event = event.map_err(|_| anyhow::anyhow!("the watch is silent"))??;
+            let event =
+                event.unwrap_or_else(|_| Err(anyhow::anyhow!("the watch is silent").into()))?;
             let Some(event) = event else { return Ok(()) };
             let change = self.follow(state, event);
             state.failures = 0;
@@ -284,7 +285,7 @@ fn name(identity: Identity<'_>) -> Box<str> {
 async fn answer<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     timeout(ANSWER, request)
         .await
-        .map_err(|_| anyhow::anyhow!("the API server does not answer"))?
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer").into()))
 }
 
 /// Between half and one and a half of it: many clients must not come at once.

@@ -75,7 +75,8 @@ pub(super) struct Identity<'a> {
 impl<'a> Identity<'a> {
     pub(super) fn of(object: &'a Document) -> Self {
         let metadata = object.get("metadata");
-        let text = |field| metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
+        let text =
+            |field| metadata.and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
         Self {
             namespace: text("namespace").unwrap_or_default(),
             name: text("name").unwrap_or_default(),
@@ -202,7 +203,8 @@ impl<R: AsyncBufRead + Unpin> Events<R> {
             "ADDED" | "MODIFIED" => Ok(Some(Event::Upsert(object))),
             "DELETED" => Ok(Some(Event::Delete(object))),
             "ERROR" => {
-                let status: ErrorStatus = serde_json::from_value(Value::Object(object)).unwrap_or_default();
+                let status: ErrorStatus =
+                    serde_json::from_value(Value::Object(object)).unwrap_or_default();
                 if status.code == 410 {
                     return Err(Error::Expired);
                 }

@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use k8s_openapi::{
-    ByteString, api::admissionregistration::v1::ValidatingWebhookConfiguration,
-};
+use k8s_openapi::{ByteString, api::admissionregistration::v1::ValidatingWebhookConfiguration};
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};

@@ -142,9 +142,7 @@ impl Webhook {
             counter.with_label_values(&[kind]).inc();
         }
         let mut answer = Response::new(Full::new(review.to_string().into()));
-        answer
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         answer
     }
 }

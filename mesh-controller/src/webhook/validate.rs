@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn answer(operation: &str, spec: Value) -> Value {
-        let review = json!({
+        let request = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
             "request": {
                 "uid": "u1", "operation": operation, "namespace": "shop",
@@ -104,11 +104,8 @@ mod tests {
                     "metadata": {"name": "v"}, "spec": spec},
             },
         });
-        review_of(&review).review["response"].clone()
-    }
-
-    fn review_of(review: &Value) -> Verdict {
-        super::review(review.to_string().as_bytes()).unwrap()
+        let verdict = review(request.to_string().as_bytes()).unwrap();
+        verdict.review["response"].clone()
     }
 
     fn good() -> Value {
@@ -153,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_no_review_has_no_answer() {
-        assert!(super::review(b"{}").is_none());
-        assert!(super::review(b"[").is_none());
+        assert!(review(b"{}").is_none());
+        assert!(review(b"[").is_none());
     }
 }

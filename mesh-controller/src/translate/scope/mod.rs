@@ -191,10 +191,9 @@ impl Scope {
                     && gateways.iter().any(|gateway| self.routes(store, gateway, own))
             }
             Facts::VirtualService { is_root: false, export_to, .. } => {
-                let exports = |from: &str| {
-                    is_exported(export_to, &mesh.virtual_service_export_to, own, from)
-                };
-                self.delegating_namespaces(&entry.key).any(|from| exports(from))
+                let exports =
+                    |from: &str| is_exported(export_to, &mesh.virtual_service_export_to, own, from);
+                self.delegating_namespaces(&entry.key).any(exports)
             }
             Facts::DestinationRule { host, export_to, selector, .. } => {
                 let selects = selector
@@ -212,16 +211,14 @@ impl Scope {
             }
             Facts::ServiceEntry { hosts, export_to, .. } => {
                 is_exported(export_to, &mesh.service_export_to, own, to)
-                    && hosts.iter().any(|host| {
-                        self.wants.contains_key(&Link::Host(Arc::clone(host)))
-                    })
+                    && hosts
+                        .iter()
+                        .any(|host| self.wants.contains_key(&Link::Host(Arc::clone(host))))
             }
-            Facts::EndpointSlice { service, .. } => {
-                self.wants.contains_key(&Link::Endpoints {
-                    namespace: Arc::clone(own),
-                    service: Arc::clone(service),
-                })
-            }
+            Facts::EndpointSlice { service, .. } => self.wants.contains_key(&Link::Endpoints {
+                namespace: Arc::clone(own),
+                service: Arc::clone(service),
+            }),
             Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
             Facts::Policy { selector } => {
                 (own == to || *own == mesh.root_namespace)
@@ -249,12 +246,12 @@ impl Scope {
     /// The namespaces with VirtualServices in the scope that delegate to `key`.
     fn delegating_namespaces<'a>(&'a self, key: &'a ObjectKey) -> impl Iterator<Item = &'a str> {
         let first = Link::Delegate { to: key.clone(), from: Arc::default() };
-        self.wants
-            .range((Bound::Included(first), Bound::Unbounded))
-            .map_while(move |(link, _)| match link {
+        self.wants.range((Bound::Included(first), Bound::Unbounded)).map_while(move |(link, _)| {
+            match link {
                 Link::Delegate { to, from } if to == key => Some(&**from),
                 _ => None,
-            })
+            }
+        })
     }
 
     /// Whether a Service or ServiceEntry in the scope selects workloads with these labels.
@@ -285,7 +282,6 @@ impl Scope {
         changed.collect()
     }
 }
-
 
 #[cfg(test)]
 mod tests;
