@@ -156,7 +156,8 @@ impl<'a> Source<'a> {
         match self {
             Self::Files(options) => follow_files(applier, options, ready).await,
             Self::Controller(discovery, status) => {
-                follow_controller(applier, discovery, status, ready).await
+                // It holds what connects, which is large.
+                Box::pin(follow_controller(applier, discovery, status, ready)).await
             }
         }
     }

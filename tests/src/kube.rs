@@ -417,7 +417,7 @@ impl State {
             let wanted = review["spec"]["audiences"].as_array().cloned().unwrap_or_default();
             wanted.contains(&status["audiences"][0])
         });
-        review["status"] = accepted.cloned().unwrap_or(json!({"authenticated": false}));
+        review["status"] = accepted.cloned().unwrap_or_else(|| json!({"authenticated": false}));
         review
     }
 

@@ -200,9 +200,6 @@ pub(super) fn http_destinations(rule: &HttpRoute) -> impl Iterator<Item = &Desti
 }
 
 /// Whether `labels` has all of `selector`.
-pub fn contains(
-    labels: &BTreeMap<String, String>,
-    selector: &BTreeMap<String, String>,
-) -> bool {
+pub fn contains(labels: &BTreeMap<String, String>, selector: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -21,7 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{connect_tls, connect_to};
+use super::{connect_tls_to, connect_to};
 use crate::{backend::echo::Received, pattern::Pattern};
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -214,7 +214,16 @@ impl Connection {
 
     /// Over TLS, in the protocol negotiated by ALPN.
     pub async fn tls(port: u16, config: &ClientConfig, server_name: &str) -> anyhow::Result<Self> {
-        let stream = connect_tls(port, config, server_name).await.context("TLS handshake")?;
+        Self::tls_to((Ipv4Addr::LOCALHOST, port).into(), config, server_name).await
+    }
+
+    /// Over TLS, to that address.
+    pub async fn tls_to(
+        address: SocketAddr,
+        config: &ClientConfig,
+        server_name: &str,
+    ) -> anyhow::Result<Self> {
+        let stream = connect_tls_to(address, config, server_name).await.context("TLS handshake")?;
         let (tcp, tls) = stream.get_ref();
         let local_addr = tcp.local_addr()?;
         let version = match tls.alpn_protocol() {

@@ -42,8 +42,20 @@ pub async fn connect_tls(
     config: &ClientConfig,
     server_name: &str,
 ) -> io::Result<TlsStream<TcpStream>> {
+    connect_tls_to((Ipv4Addr::LOCALHOST, port).into(), config, server_name).await
+}
+
+/// The same, to that address.
+///
+/// # Errors
+/// When the handshake fails.
+pub async fn connect_tls_to(
+    address: SocketAddr,
+    config: &ClientConfig,
+    server_name: &str,
+) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(server_name.to_owned()).expect("a server name");
-    let stream = connect(port).await?;
+    let stream = connect_to(address).await?;
     // The handshake's state is large.
     Box::pin(TlsConnector::from(Arc::new(config.clone())).connect(name, stream)).await
 }

@@ -7,6 +7,7 @@
 pub mod app;
 pub mod bed;
 pub mod suite;
+pub mod weir;
 
 use std::{
     net::{IpAddr, SocketAddr},
