@@ -14,3 +14,5 @@ pub mod diagnostic;
 pub mod model;
 pub mod parse;
 pub mod validate;
+pub mod wire;
+pub mod xxh64;

@@ -12,16 +12,18 @@ use weir_config::compile::{Change, Proxy};
 
 use crate::{
     admin::{self, AdminState},
-    bootstrap::Bootstrap,
+    bootstrap::{Bootstrap, ConfigSource, Discovery},
     cluster::Resolver,
+    control_plane::ControlPlane,
     discovery::{
+        ads::{self, AdsSource, Push},
         apply::{Applier, Update},
         file::{self, FileSource},
     },
     engine::Engine,
     limits::Limits,
     listener::{ListenerManager, raise_open_file_limit},
-    telemetry::{Telemetry, labels::Reporter, log},
+    telemetry::{Telemetry, discovery::DiscoveryStatus, labels::Reporter, log},
 };
 
 /// Between two looks at the certificate files that secrets name.
@@ -74,7 +76,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     let proxy = Proxy {
         namespace: bootstrap.namespace.as_str().into(),
         labels: bootstrap.labels.clone(),
-        stands_alone: true,
+        stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()
     };
     let applier = Applier::new(
@@ -84,6 +86,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         data_plane.handle().clone(),
         proxy,
     );
+    let source = Source::new(bootstrap, &engine.telemetry)?;
 
     let (ready, is_ready) = watch::channel(false);
     let (quit, mut quitting) = mpsc::channel(1);
@@ -94,18 +97,12 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
             listeners: Arc::clone(&listeners),
             configured: applier.configured(),
             ready: is_ready,
+            discovery: source.status(),
             quit,
         },
     )?;
 
-    let options = file::Options {
-        paths: bootstrap.config.clone(),
-        mesh_config: bootstrap.mesh_config.clone(),
-        namespace: bootstrap.namespace.clone(),
-    };
-    let (source, first) = FileSource::load(options)?;
-    let configuring =
-        follow(applier, source, first, bootstrap.mesh_config.is_some(), ready.clone());
+    let configuring = source.follow(applier, ready.clone());
 
     let failed = tokio::select! {
         _ = terminate.recv() => None,
@@ -127,18 +124,106 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Puts in force what the folder says, first as a whole and then change by change. Returns only with
-/// an error of the first kind: there is nothing to serve.
-async fn follow(
+/// Where the configuration comes from, with what is needed to follow it.
+enum Source<'a> {
+    Files(file::Options),
+    Controller(&'a Discovery, Arc<DiscoveryStatus>),
+}
+
+impl<'a> Source<'a> {
+    fn new(bootstrap: &'a Bootstrap, telemetry: &Telemetry) -> anyhow::Result<Self> {
+        Ok(match &bootstrap.source {
+            ConfigSource::Files { paths, mesh_config } => Self::Files(file::Options {
+                paths: paths.clone(),
+                mesh_config: mesh_config.clone(),
+                namespace: bootstrap.namespace.clone(),
+            }),
+            ConfigSource::Discovery(discovery) => {
+                Self::Controller(discovery, telemetry.metrics.discovery()?)
+            }
+        })
+    }
+
+    fn status(&self) -> Option<Arc<DiscoveryStatus>> {
+        match self {
+            Self::Files(_) => None,
+            Self::Controller(_, status) => Some(Arc::clone(status)),
+        }
+    }
+
+    /// Returns only with an error that leaves nothing to serve.
+    async fn follow(self, applier: Applier, ready: watch::Sender<bool>) -> anyhow::Result<()> {
+        match self {
+            Self::Files(options) => follow_files(applier, options, ready).await,
+            Self::Controller(discovery, status) => {
+                follow_controller(applier, discovery, status, ready).await
+            }
+        }
+    }
+}
+
+/// Puts in force what the copy on disk says, if there is one, and then push by push what the
+/// controller says.
+async fn follow_controller(
     mut applier: Applier,
-    source: FileSource,
-    first: file::Changes,
-    has_mesh: bool,
+    discovery: &Discovery,
+    status: Arc<DiscoveryStatus>,
     ready: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
+    let (_certificate, is_certificate) = watch::channel(None);
+    let control_plane = ControlPlane {
+        address: discovery.address.clone(),
+        server_name: discovery.server_name.clone(),
+        root: discovery.root.clone(),
+        token: discovery.token.clone(),
+        certificate: is_certificate,
+    };
+    let (source, saved) = AdsSource::open(ads::Options {
+        control_plane,
+        proxy: discovery.proxy.clone(),
+        state_dir: discovery.state_dir.clone(),
+        status,
+    });
+    // Connects while the copy is put in force.
+    let mut pushes = source.follow();
+    if let Some(saved) = saved {
+        applier.apply(saved).await;
+        is_ready(&ready);
+    }
+    let configured = applier.configured();
+    let mut files = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tokio::select! {
+            push = pushes.next() => match push {
+                Some(Push { update, answer }) => {
+                    applier.apply(update).await;
+                    is_ready(&ready);
+                    answer.send(|key| configured.refusal(key));
+                }
+                None => anyhow::bail!("the task that follows the controller ended"),
+            },
+            _ = files.tick() => applier.refresh_files().await,
+        }
+    }
+}
+
+fn is_ready(ready: &watch::Sender<bool>) {
+    if !ready.send_replace(true) {
+        tracing::info!("ready");
+    }
+}
+
+/// Puts in force what the folder says, first as a whole and then change by change. Returns only with
+/// an error of the first kind: there is nothing to serve.
+async fn follow_files(
+    mut applier: Applier,
+    options: file::Options,
+    ready: watch::Sender<bool>,
+) -> anyhow::Result<()> {
+    let has_mesh = options.mesh_config.is_some();
+    let (source, first) = FileSource::load(options)?;
     applier.apply(update(first, has_mesh)).await;
-    ready.send_replace(true);
-    tracing::info!("ready");
+    is_ready(&ready);
     let mut changes = source.watch()?;
     let mut files = tokio::time::interval(FILES_INTERVAL);
     loop {

@@ -38,6 +38,7 @@ pub mod snapshot;
 pub mod admin;
 pub mod cluster;
 pub mod codec;
+pub mod control_plane;
 pub mod demo;
 pub mod discovery;
 pub mod filter;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use weir_gateway::{
     app,
-    bootstrap::{Arguments, Bootstrap, Command, LogFormat},
+    bootstrap::{Arguments, Bootstrap, Command, Environment, LogFormat},
     demo,
     telemetry::log,
 };
@@ -20,12 +20,7 @@ const USAGE_ERROR: u8 = 64;
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(message) => {
-            // Nobody is left to be told that it could not be printed.
-            let _ = message.print();
-            // Help and version are no errors.
-            return if message.use_stderr() { USAGE_ERROR.into() } else { ExitCode::SUCCESS };
-        }
+        Err(message) => return usage(&message),
     };
     // Before anything speaks TLS: libraries would choose another one. The error would be one that is
     // installed already, and nothing ran before.
@@ -33,8 +28,18 @@ fn main() -> ExitCode {
     match arguments.command {
         Some(Command::Check(check)) => check.run(),
         Some(Command::Demo(demo)) => start(demo.into_bootstrap(), demo::run),
-        None => start(arguments.into_bootstrap(), app::run),
+        None => match arguments.into_bootstrap(&Environment::of_process()) {
+            Ok(bootstrap) => start(bootstrap, app::run),
+            Err(message) => usage(&message),
+        },
     }
+}
+
+fn usage(message: &clap::Error) -> ExitCode {
+    // Nobody is left to be told that it could not be printed.
+    let _ = message.print();
+    // Help and version are no errors.
+    if message.use_stderr() { USAGE_ERROR.into() } else { ExitCode::SUCCESS }
 }
 
 fn start(

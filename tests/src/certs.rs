@@ -1,10 +1,15 @@
 //! A certificate authority for one test.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, SanType, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_RSA_SHA256, SanType, SignatureAlgorithm,
 };
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -58,6 +63,27 @@ impl Authority {
     #[must_use]
     pub fn client(&self, names: &[&str]) -> Identity {
         self.issue(names, ExtendedKeyUsagePurpose::ClientAuth, &PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// Signs what a workload asks for, from now on for so many seconds; also returns the URI names.
+    ///
+    /// # Panics
+    /// The request is none.
+    #[must_use]
+    pub fn sign(&self, csr: &str, seconds: i64) -> (String, Vec<String>) {
+        let mut request = CertificateSigningRequestParams::from_pem(csr).expect("a request");
+        let now = SystemTime::now();
+        request.params.not_before = now.into();
+        let lifetime = Duration::from_secs(seconds.try_into().expect("a lifetime"));
+        request.params.not_after = (now + lifetime).into();
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let uri = |name: &SanType| match name {
+            SanType::URI(uri) => Some(uri.to_string()),
+            _ => None,
+        };
+        let names = request.params.subject_alt_names.iter().filter_map(uri).collect();
+        (request.signed_by(&self.issuer).expect("sign a certificate").pem(), names)
     }
 
     fn issue(

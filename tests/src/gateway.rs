@@ -6,14 +6,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
-    sync::{Arc, Mutex, OnceLock},
+    sync::OnceLock,
 };
 
 use rustls::ClientConfig;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 use crate::{
     binaries,
@@ -22,9 +19,11 @@ use crate::{
         tools,
     },
     config::Config,
+    control::Control,
     eventually::eventually,
     metrics::Metrics,
     objects::LABELS,
+    output::Lines,
     ports,
 };
 
@@ -46,9 +45,9 @@ pub struct Gateway {
 #[derive(Debug)]
 pub struct Launch {
     config: Config,
-    folder: PathBuf,
+    /// Where it gets its configuration from.
+    source: Vec<OsString>,
     labels: String,
-    mesh_config: String,
     args: Vec<OsString>,
     open_files: Option<u32>,
 }
@@ -56,14 +55,25 @@ pub struct Launch {
 impl Launch {
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self {
-            folder: config.path(),
-            config,
-            labels: LABELS.into(),
-            mesh_config: MESH_CONFIG.into(),
-            args: Vec::new(),
-            open_files: None,
-        }
+        let mesh_config = mesh_file(&config);
+        fs::write(&mesh_config, MESH_CONFIG).expect("write the MeshConfig");
+        let source = vec![
+            "--config".into(),
+            config.path().into(),
+            "--mesh-config".into(),
+            mesh_config.into(),
+        ];
+        Self::from_source(config, source)
+    }
+
+    /// Configured by a controller. The configuration is only asked for ports.
+    #[must_use]
+    pub fn controlled(config: Config, control: &Control) -> Self {
+        Self::from_source(config, control.arguments().into_iter().map(Into::into).collect())
+    }
+
+    fn from_source(config: Config, source: Vec<OsString>) -> Self {
+        Self { config, source, labels: LABELS.into(), args: Vec::new(), open_files: None }
     }
 
     /// The limit of open files, soft and hard.
@@ -76,7 +86,7 @@ impl Launch {
     /// Another folder or file to read than the configuration's own.
     #[must_use]
     pub fn folder(mut self, path: impl Into<PathBuf>) -> Self {
-        self.folder = path.into();
+        self.source[1] = path.into().into();
         self
     }
 
@@ -89,8 +99,8 @@ impl Launch {
 
     /// The MeshConfig file; default: the access log on standard output.
     #[must_use]
-    pub fn mesh_config(mut self, yaml: &str) -> Self {
-        self.mesh_config = yaml.into();
+    pub fn mesh_config(self, yaml: &str) -> Self {
+        fs::write(mesh_file(&self.config), yaml).expect("write the MeshConfig");
         self
     }
 
@@ -103,16 +113,11 @@ impl Launch {
     /// Starts the binary without waiting for anything.
     pub async fn spawn(self) -> Gateway {
         let (admin, status) = (ports::free(), ports::free());
-        let mesh_config = self.config.scratch().join("mesh.yaml");
-        fs::write(&mesh_config, &self.mesh_config).expect("write the MeshConfig");
         let mut child = command_with(self.open_files)
-            .arg("--config")
-            .arg(self.folder)
+            .args(self.source)
             .args(["--labels", &self.labels])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(["--status", &format!("127.0.0.1:{status}")])
-            .arg("--mesh-config")
-            .arg(mesh_config)
             .args(["--workers", "2"])
             .args(self.args)
             .stdin(Stdio::null())
@@ -312,31 +317,12 @@ pub async fn check(dir: &Path) -> Output {
     run([OsString::from("check"), dir.into()]).await
 }
 
-async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {
-    Connection::http1(port).await?.send(&Request::get("localhost", path)).await
+fn mesh_file(config: &Config) -> PathBuf {
+    config.scratch().join("mesh.yaml")
 }
 
-/// The lines a process has written so far.
-#[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<Vec<String>>>);
-
-impl Lines {
-    fn capture(pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let lines = Self::default();
-        let written = lines.clone();
-        // Ends with the pipe, which ends with the process.
-        tokio::spawn(async move {
-            let mut reader = BufReader::new(pipe).lines();
-            while let Ok(Some(line)) = reader.next_line().await {
-                written.0.lock().unwrap().push(line);
-            }
-        });
-        lines
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
+async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {
+    Connection::http1(port).await?.send(&Request::get("localhost", path)).await
 }
 
 /// The gateway to test: [`binaries::built`]'s, or the one `WEIR_GATEWAY_BIN` names.

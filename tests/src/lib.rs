@@ -5,6 +5,8 @@
 //! client::{http, raw, curl, load}  -->  gateway::Gateway  -->  backend::{echo, raw, grpc}
 //! ```
 //!
+//! Where a test is about the other source of configuration, [`control::Control`] is the controller.
+//!
 //! A test writes the YAML a user would write, starts a [`gateway::Gateway`] on it and looks only at
 //! what comes out: responses, what upstreams received, log lines, metrics and exit codes.
 //!
@@ -17,11 +19,15 @@ pub mod certs;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod control;
+pub mod controller;
 pub mod eventually;
 pub mod gateway;
 pub mod jwt;
+pub mod kube;
 pub mod metrics;
 pub mod objects;
+mod output;
 pub mod pattern;
 pub mod ports;
 

@@ -29,6 +29,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "admin",
             "bootstrap",
             "cluster",
+            "control_plane",
             "discovery",
             "engine",
             "listener",
@@ -38,7 +39,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("bootstrap", &["discovery"]),
+    ("bootstrap", &["control_plane", "discovery"]),
     ("demo", &["app", "bootstrap"]),
     (
         "admin",
@@ -54,7 +55,8 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("discovery", &["cluster", "engine", "listener", "route", "snapshot", "tls"]),
+    ("discovery", &["cluster", "control_plane", "engine", "listener", "route", "snapshot", "tls"]),
+    ("control_plane", &["tls"]),
     ("listener", &["engine", "http", "snapshot", "tcp", "tls"]),
     ("http", &["cluster", "codec", "engine", "filter", "route", "snapshot", "upstream"]),
     ("tcp", &["cluster", "engine", "snapshot", "upstream"]),
@@ -69,14 +71,52 @@ const GATEWAY: &[(&str, &[&str])] = &[
     ("tls", &[]),
 ];
 
+/// For each module of `mesh-controller/`, all it uses. Top-down: callers above callees.
+const CONTROLLER: &[(&str, &[&str])] = &[
+    ("main", &[]),
+    (
+        "app",
+        &[
+            "admin",
+            "args",
+            "ca",
+            "discovery",
+            "leader",
+            "metrics",
+            "review",
+            "status",
+            "store",
+            "tls",
+            "watch",
+            "webhook",
+        ],
+    ),
+    ("admin", &["discovery", "metrics", "watch"]),
+    ("status", &["discovery", "metrics", "store", "watch"]),
+    ("discovery", &["ca", "metrics", "review", "store", "tls", "translate", "watch"]),
+    ("translate", &["store"]),
+    ("watch", &["metrics", "store"]),
+    ("store", &[]),
+    ("webhook", &["metrics", "tls"]),
+    ("ca", &["metrics", "tls"]),
+    ("leader", &["metrics"]),
+    ("tls", &["args"]),
+    ("review", &[]),
+    ("metrics", &[]),
+    ("args", &[]),
+    ("log", &[]),
+];
+
 /// For each module of `config/`, all it uses.
 const CONFIG: &[(&str, &[&str])] = &[
     ("compile", &["api", "diagnostic", "model", "validate"]),
     ("validate", &["api", "diagnostic", "model"]),
     ("parse", &["api", "diagnostic"]),
+    ("wire", &["api", "xxh64"]),
     ("diagnostic", &["api"]),
     ("model", &[]),
     ("api", &[]),
+    ("xxh64", &[]),
 ];
 
 #[test]
@@ -99,6 +139,31 @@ fn modules_of_the_gateway_use_only_what_is_below_them() {
         allowed.insert(module, uses.to_vec());
     }
     assert_layers("gateway/src", &allowed);
+}
+
+#[test]
+fn modules_of_the_controller_use_only_what_is_below_them() {
+    let allowed = CONTROLLER.iter().map(|(module, uses)| (*module, uses.to_vec())).collect();
+    assert_layers("mesh-controller/src", &allowed);
+}
+
+#[test]
+fn grpc_and_kubernetes_are_known_only_where_they_are_spoken() {
+    for (path, source) in sources("mesh-controller/src") {
+        let module = module_of("mesh-controller/src", &path);
+        assert!(
+            !source.contains("tonic::") || ["ca", "discovery"].contains(&module.as_str()),
+            "{} uses tonic",
+            path.display()
+        );
+        assert!(
+            !source.contains("kube::")
+                || ["app", "ca", "leader", "review", "status", "watch", "webhook"]
+                    .contains(&module.as_str()),
+            "{} uses kube",
+            path.display()
+        );
+    }
 }
 
 #[test]

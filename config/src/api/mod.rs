@@ -159,6 +159,24 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::Gateway,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::RequestAuthentication,
+        Self::AuthorizationPolicy,
+        Self::EnvoyFilter,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Endpoints,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Namespace,
+    ];
+
     /// The kind as written in YAML.
     pub fn name(self) -> &'static str {
         match self {
@@ -176,6 +194,23 @@ impl Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Namespace => "Namespace",
+        }
+    }
+
+    /// The API group; empty for the core group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Gateway
+            | Self::VirtualService
+            | Self::DestinationRule
+            | Self::ServiceEntry
+            | Self::WorkloadEntry
+            | Self::EnvoyFilter => "networking.istio.io",
+            Self::RequestAuthentication | Self::AuthorizationPolicy => "security.istio.io",
+            Self::Service | Self::Endpoints | Self::Secret | Self::ConfigMap | Self::Namespace => {
+                ""
+            }
+            Self::EndpointSlice => "discovery.k8s.io",
         }
     }
 }

@@ -30,6 +30,16 @@ mod secret;
 mod settings;
 mod store;
 
+/// What the names in objects refer to, for whoever chooses which objects a proxy gets: it must not
+/// see them differently than the proxy does.
+pub mod reference {
+    pub use super::{
+        cluster::{patterns, service_export_to},
+        name::{is_exported, resolve_gateway, resolve_host, service_host},
+        store::{contains, delegate_key, destinations},
+    };
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -223,6 +233,16 @@ impl Compiler {
     #[must_use]
     pub fn object_count(&self) -> usize {
         self.view.store.len()
+    }
+
+    /// Why the last version of an object was refused; empty if it was not.
+    #[must_use]
+    pub fn refusal(&self, key: &ObjectKey) -> Vec<&Diagnostic> {
+        if !self.refused.contains(key) {
+            return Vec::new();
+        }
+        let findings = self.output.findings_of(&Unit::Object(key.clone())).iter();
+        findings.filter(|it| it.severity == Severity::Error).collect()
     }
 
     /// Everything there is to say about the objects now, sorted by object.

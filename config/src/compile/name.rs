@@ -12,7 +12,7 @@ const MESH_GATEWAY: &str = "mesh";
 
 /// The fully qualified, lower-case form of a host in `namespace`. A short name - no dot, not an
 /// address, no wildcard - is a Kubernetes service of that namespace.
-pub(super) fn resolve_host(host: &str, namespace: &str, cluster_domain: &str) -> Arc<str> {
+pub fn resolve_host(host: &str, namespace: &str, cluster_domain: &str) -> Arc<str> {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let is_short =
         !host.is_empty() && !host.contains(['.', '*']) && host.parse::<IpAddr>().is_err();
@@ -20,12 +20,12 @@ pub(super) fn resolve_host(host: &str, namespace: &str, cluster_domain: &str) ->
 }
 
 /// The host of a Kubernetes service.
-pub(super) fn service_host(name: &str, namespace: &str, cluster_domain: &str) -> Arc<str> {
+pub fn service_host(name: &str, namespace: &str, cluster_domain: &str) -> Arc<str> {
     format!("{name}.{namespace}.svc.{cluster_domain}").into()
 }
 
 /// The Gateway that `name` means in an object of `namespace`; `None` for `mesh`.
-pub(super) fn resolve_gateway(name: &str, namespace: &Arc<str>) -> Option<ObjectKey> {
+pub fn resolve_gateway(name: &str, namespace: &Arc<str>) -> Option<ObjectKey> {
     let (namespace, name) = match name.split_once('/') {
         Some((".", name)) => (Arc::clone(namespace), name),
         Some((namespace, name)) => (namespace.into(), name),
@@ -60,7 +60,7 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
 
 /// Whether an object of `own` namespace is visible in `to`. An empty list means `default`, and an
 /// empty default means everywhere.
-pub(super) fn is_exported(export_to: &[String], default: &[String], own: &str, to: &str) -> bool {
+pub fn is_exported(export_to: &[String], default: &[String], own: &str, to: &str) -> bool {
     let list = if export_to.is_empty() { default } else { export_to };
     list.is_empty()
         || list.iter().any(|entry| match entry.as_str() {

@@ -30,6 +30,11 @@ impl Output {
         self.findings.iter()
     }
 
+    /// What `unit` found when it was compiled last.
+    pub(super) fn findings_of(&self, unit: &Unit) -> &[Diagnostic] {
+        self.findings.get(unit).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// Replaces what `unit` found when it was compiled before.
     pub(super) fn set_findings(&mut self, unit: Unit, findings: Findings) {
         let findings = findings.into_vec();

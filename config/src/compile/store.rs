@@ -179,12 +179,13 @@ fn virtual_service_links(spec: &VirtualService, namespace: &Arc<str>, proxy: &Pr
 }
 
 /// The VirtualService a rule in `own` namespace delegates to.
-pub(super) fn delegate_key(name: &str, namespace: &str, own: &Arc<str>) -> ObjectKey {
+pub fn delegate_key(name: &str, namespace: &str, own: &Arc<str>) -> ObjectKey {
     let namespace = if namespace.is_empty() { Arc::clone(own) } else { namespace.into() };
     ObjectKey { kind: Kind::VirtualService, namespace, name: name.into() }
 }
 
-fn destinations(spec: &VirtualService) -> impl Iterator<Item = &Destination> {
+/// Every place a VirtualService sends traffic to, and copies of it.
+pub fn destinations(spec: &VirtualService) -> impl Iterator<Item = &Destination> {
     let http = spec.http.iter().flat_map(http_destinations);
     let tls = spec.tls.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
     let tcp = spec.tcp.iter().flat_map(|rule| &rule.route).map(|route| &route.destination);
@@ -199,7 +200,7 @@ pub(super) fn http_destinations(rule: &HttpRoute) -> impl Iterator<Item = &Desti
 }
 
 /// Whether `labels` has all of `selector`.
-pub(super) fn contains(
+pub fn contains(
     labels: &BTreeMap<String, String>,
     selector: &BTreeMap<String, String>,
 ) -> bool {

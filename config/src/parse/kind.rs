@@ -10,40 +10,39 @@ pub(super) enum Lookup {
     NotUsed(String),
 }
 
-/// Every kind, with its API group and the versions of it that are read. All versions of a kind have
+/// Every kind, with the versions of it that are read. All versions of a kind have
 /// the same schema.
-const SERVED: [(Kind, &str, &[&str]); 14] = [
-    (Kind::Gateway, NETWORKING, NETWORKING_VERSIONS),
-    (Kind::VirtualService, NETWORKING, NETWORKING_VERSIONS),
-    (Kind::DestinationRule, NETWORKING, NETWORKING_VERSIONS),
-    (Kind::ServiceEntry, NETWORKING, NETWORKING_VERSIONS),
-    (Kind::WorkloadEntry, NETWORKING, NETWORKING_VERSIONS),
-    (Kind::EnvoyFilter, NETWORKING, &["v1alpha3"]),
-    (Kind::RequestAuthentication, SECURITY, SECURITY_VERSIONS),
-    (Kind::AuthorizationPolicy, SECURITY, SECURITY_VERSIONS),
-    (Kind::Service, "", &["v1"]),
-    (Kind::Endpoints, "", &["v1"]),
-    (Kind::Secret, "", &["v1"]),
-    (Kind::ConfigMap, "", &["v1"]),
-    (Kind::Namespace, "", &["v1"]),
-    (Kind::EndpointSlice, "discovery.k8s.io", &["v1"]),
+const SERVED: [(Kind, &[&str]); 14] = [
+    (Kind::Gateway, NETWORKING),
+    (Kind::VirtualService, NETWORKING),
+    (Kind::DestinationRule, NETWORKING),
+    (Kind::ServiceEntry, NETWORKING),
+    (Kind::WorkloadEntry, NETWORKING),
+    (Kind::EnvoyFilter, &["v1alpha3"]),
+    (Kind::RequestAuthentication, SECURITY),
+    (Kind::AuthorizationPolicy, SECURITY),
+    (Kind::Service, &["v1"]),
+    (Kind::Endpoints, &["v1"]),
+    (Kind::Secret, &["v1"]),
+    (Kind::ConfigMap, &["v1"]),
+    (Kind::Namespace, &["v1"]),
+    (Kind::EndpointSlice, &["v1"]),
 ];
 
-const NETWORKING: &str = "networking.istio.io";
-const NETWORKING_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
-const SECURITY: &str = "security.istio.io";
-const SECURITY_VERSIONS: &[&str] = &["v1", "v1beta1"];
+const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &[&str] = &["v1", "v1beta1"];
 
 /// Finds the kind an object says it is.
 pub(super) fn lookup(api_version: &str, kind: &str) -> Lookup {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let named = SERVED.iter().find(|(known, ..)| known.name() == kind);
-    let Some((known, served_group, versions)) = named else {
+    let named = SERVED.iter().find(|(known, _)| known.name() == kind);
+    let Some((known, versions)) = named else {
         return Lookup::NotUsed(format!(
             "kind {kind} ({api_version}) is not used by Weir; the object has no effect"
         ));
     };
-    if group == *served_group && versions.contains(&version) {
+    let served_group = known.group();
+    if group == served_group && versions.contains(&version) {
         return Lookup::Known(*known);
     }
     let served: Vec<String> = versions.iter().map(|version| join(served_group, version)).collect();
@@ -63,9 +62,9 @@ mod tests {
 
     #[test]
     fn every_served_version_of_every_kind_is_known() {
-        for (kind, group, versions) in SERVED {
+        for (kind, versions) in SERVED {
             for version in versions {
-                assert_eq!(lookup(&join(group, version), kind.name()), Lookup::Known(kind));
+                assert_eq!(lookup(&join(kind.group(), version), kind.name()), Lookup::Known(kind));
             }
         }
     }

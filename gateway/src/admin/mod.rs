@@ -29,6 +29,7 @@ mod server;
 use self::server::{Kind, Server};
 use crate::{
     bootstrap::Bootstrap, discovery::apply::Configured, engine::Engine, listener::ListenerManager,
+    telemetry::discovery::DiscoveryStatus,
 };
 
 /// What the pages show and what the knobs turn.
@@ -39,6 +40,8 @@ pub struct AdminState {
     pub configured: Configured,
     /// True while traffic is wanted: after the first configuration, before the end.
     pub ready: watch::Receiver<bool>,
+    /// Where a controller sends the configuration.
+    pub discovery: Option<Arc<DiscoveryStatus>>,
     /// Told to end the process.
     pub quit: mpsc::Sender<()>,
 }

@@ -20,7 +20,10 @@ use serde_json::{Value, json};
 use weir_config::model::Resources;
 
 use super::{Shared, certificates, clusters, dump, guard};
-use crate::telemetry::log;
+use crate::{
+    bootstrap::ConfigSource,
+    telemetry::{discovery::Stale, log},
+};
 
 type Page = Response<Full<Bytes>>;
 
@@ -139,7 +142,16 @@ fn state_name(shared: &Shared) -> &'static str {
 fn ready(shared: &Shared) -> Page {
     let state = state_name(shared);
     let status = if state == "LIVE" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    page(status, TEXT, format!("{state}\n"))
+    page(status, TEXT, format!("{state}\n{}", staleness(shared)))
+}
+
+/// Beside the state: a configuration of yesterday is served, and said to be one.
+fn staleness(shared: &Shared) -> String {
+    let discovery = shared.state.discovery.as_ref();
+    let Some(Stale { age, problem }) = discovery.and_then(|status| status.stale()) else {
+        return String::new();
+    };
+    format!("stale for {} s: {problem}\n", age.as_secs())
 }
 
 fn metrics(shared: &Shared) -> Page {
@@ -225,6 +237,10 @@ async fn listeners(shared: &Shared, as_json: bool) -> Page {
 
 fn server_info(shared: &Shared) -> Value {
     let bootstrap = &shared.bootstrap;
+    let (config, mesh_config, discovery) = match &bootstrap.source {
+        ConfigSource::Files { paths, mesh_config } => (Some(paths), mesh_config.as_ref(), None),
+        ConfigSource::Discovery(it) => (None, None, Some(it.address.to_string())),
+    };
     let since_epoch = shared.started_at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -234,8 +250,9 @@ fn server_info(shared: &Shared) -> Value {
         "configVersion": shared.state.engine.snapshot().version,
         "openConnections": shared.state.listeners.open_connections(),
         "commandLineOptions": {
-            "config": bootstrap.config,
-            "meshConfig": bootstrap.mesh_config,
+            "config": config,
+            "meshConfig": mesh_config,
+            "discovery": discovery,
             "labels": bootstrap.labels,
             "namespace": bootstrap.namespace,
             "admin": bootstrap.admin,

@@ -16,7 +16,7 @@ use weir_config::{
 
 use super::*;
 use crate::{
-    bootstrap::LogFormat,
+    bootstrap::{ConfigSource, LogFormat},
     cluster::Resolver,
     discovery::apply::{Applier, Update},
     limits::Limits,
@@ -81,8 +81,7 @@ impl Fixture {
         let (ready, is_ready) = watch::channel(false);
         let (quit_tx, quit) = mpsc::channel(1);
         let bootstrap = Bootstrap {
-            config: Vec::new(),
-            mesh_config: None,
+            source: ConfigSource::Files { paths: Vec::new(), mesh_config: None },
             labels: Default::default(),
             namespace: "default".to_owned(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -98,6 +97,7 @@ impl Fixture {
             listeners,
             configured: applier.configured(),
             ready: is_ready,
+            discovery: None,
             quit: quit_tx,
         };
         let admin = start(&bootstrap, state).unwrap();

@@ -33,12 +33,12 @@ fn findings(arguments: &CheckArguments) -> Result<(usize, Vec<Diagnostic>), Erro
     let (_, changes) = FileSource::load(Options {
         paths: config.clone(),
         mesh_config: proxy.mesh_config.clone(),
-        namespace: proxy.namespace.clone(),
+        namespace: proxy.namespace(),
     })?;
     let objects: Vec<_> = changes.objects.into_values().flatten().collect();
     let count = objects.len();
     let identity = Proxy {
-        namespace: proxy.namespace.as_str().into(),
+        namespace: proxy.namespace().into(),
         labels: proxy.labels(),
         stands_alone: true,
         ..Proxy::default()

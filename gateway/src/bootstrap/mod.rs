@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 mod check;
+mod discovery;
+
+pub use self::discovery::{Discovery, Environment};
+use self::discovery::{DiscoveryArguments, pod_labels};
 
 const ABOUT: &str = "An edge gateway that runs Istio's configuration, with or without Kubernetes.";
 
@@ -15,8 +19,9 @@ const LONG_ABOUT: &str = "\
 An edge gateway that runs Istio's configuration, with or without Kubernetes.
 
 Reads a folder of YAML or JSON: Gateway, VirtualService, DestinationRule, ServiceEntry, security \
-policies, Services and Secrets. What changes in the folder is live within milliseconds. What cannot be \
-read or is wrong keeps its last good version, and is said in the log, on /config_dump and in metrics.";
+policies, Services and Secrets; or is sent the same objects by a controller (--discovery). What \
+changes is live within milliseconds. What cannot be read or is wrong keeps its last good version, and \
+is said in the log, on /config_dump and in metrics.";
 
 const AFTER_HELP: &str = "\
 Signals: TERM and INT end the process after its connections have (see --drain-time); USR1 opens the \
@@ -26,7 +31,16 @@ Examples:
   weir-gateway demo
   weir-gateway check ./config
   weir-gateway --config ./config --mesh-config mesh.yaml
-  weir-gateway --config ./config --labels istio=ingressgateway --namespace istio-ingress";
+  weir-gateway --config ./config --labels istio=ingressgateway --namespace istio-ingress
+  weir-gateway --discovery weir-controller.weir-system.svc:15012 --state-dir /var/lib/weir";
+
+const NO_SOURCE: &str = "\
+say where the configuration comes from: --config DIR for a folder, --discovery HOST:PORT for a controller
+";
+
+/// Those of Istio's ingress gateway.
+const DEFAULT_LABELS: [(&str, &str); 2] =
+    [("app", "istio-ingressgateway"), ("istio", "ingressgateway")];
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -61,8 +75,11 @@ pub enum Command {
 #[derive(Debug, Args)]
 struct GatewayArguments {
     /// Folder (with its subfolders) or file of the configuration; may be given more than once.
-    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "DIR", env = "WEIR_CONFIG", value_delimiter = ',')]
     config: Vec<PathBuf>,
+
+    #[command(flatten)]
+    discovery: DiscoveryArguments,
 
     #[command(flatten)]
     proxy: ProxyArguments,
@@ -97,26 +114,22 @@ pub struct DemoArguments {
 /// Who this proxy is to the configuration.
 #[derive(Debug, Args)]
 pub struct ProxyArguments {
-    /// Labels of this gateway, which the `selector` of Gateways and policies is compared with.
+    /// Labels of this gateway, which the `selector` of Gateways and policies is compared with
+    /// [default: app=istio-ingressgateway,istio=ingressgateway; with --discovery the pod's, of
+    /// /etc/istio/pod/labels]
     #[arg(
         long,
         value_name = "K=V,...",
         env = "WEIR_LABELS",
         value_delimiter = ',',
-        value_parser = label,
-        default_value = "app=istio-ingressgateway,istio=ingressgateway"
+        value_parser = label
     )]
     labels: Vec<(String, String)>,
 
-    /// Namespace of this gateway, and of objects that name none.
-    #[arg(
-        long,
-        value_name = "NS",
-        env = "WEIR_NAMESPACE",
-        default_value = "default",
-        value_parser = namespace
-    )]
-    pub namespace: String,
+    /// Namespace of this gateway, and of objects that name none [default: default; with --discovery
+    /// POD_NAMESPACE]
+    #[arg(long, value_name = "NS", env = "WEIR_NAMESPACE", value_parser = namespace)]
+    namespace: Option<String>,
 
     /// File with the MeshConfig: the mesh's own YAML, or the `istio` ConfigMap that holds it.
     #[arg(long, value_name = "FILE", env = "WEIR_MESH_CONFIG")]
@@ -166,12 +179,22 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where the configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    Files {
+        /// Folders or files.
+        paths: Vec<PathBuf>,
+        mesh_config: Option<PathBuf>,
+    },
+    /// Boxed: it is large, and there is one.
+    Discovery(Box<Discovery>),
+}
+
 /// What a gateway is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// Folders or files.
-    pub config: Vec<PathBuf>,
-    pub mesh_config: Option<PathBuf>,
+    pub source: ConfigSource,
     pub labels: BTreeMap<String, String>,
     pub namespace: String,
     pub admin: SocketAddr,
@@ -186,11 +209,34 @@ pub struct Bootstrap {
 }
 
 impl Arguments {
-    /// To serve what `--config` names. Only where there is no subcommand.
-    #[must_use]
-    pub fn into_bootstrap(self) -> Bootstrap {
-        let GatewayArguments { config, proxy, process } = self.gateway;
-        Bootstrap::new(config, proxy, process)
+    /// To serve what `--config` or `--discovery` names. Only where there is no subcommand.
+    ///
+    /// # Errors
+    /// Neither is named, or the environment does not make sense.
+    pub fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
+        let GatewayArguments { config, discovery, proxy, process } = self.gateway;
+        let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
+        if !config.is_empty() {
+            return Ok(Bootstrap::of_files(config, proxy, process));
+        }
+        let Some(address) = discovery.address(environment).map_err(wrong)? else {
+            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, NO_SOURCE));
+        };
+        if proxy.mesh_config.is_some() {
+            let message = "--mesh-config goes with --config; a controller has its own";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, format!("{message}\n")));
+        }
+        let labels = match proxy.labels.is_empty() {
+            true => pod_labels().unwrap_or_else(|| proxy.labels()),
+            false => proxy.labels(),
+        };
+        let namespace = match (&proxy.namespace, environment.find("POD_NAMESPACE")) {
+            (None, Some(name)) => namespace(name).map_err(wrong)?,
+            (Some(_), _) | (None, None) => proxy.namespace(),
+        };
+        let discovery = discovery.into_discovery(address, &namespace, &labels, environment);
+        let source = ConfigSource::Discovery(Box::new(discovery.map_err(wrong)?));
+        Ok(Bootstrap::new(source, labels, namespace, process))
     }
 }
 
@@ -206,21 +252,38 @@ impl DemoArguments {
     /// To serve the example.
     #[must_use]
     pub fn into_bootstrap(self) -> Bootstrap {
-        Bootstrap::new(vec![self.dir], self.proxy, self.process)
+        Bootstrap::of_files(vec![self.dir], self.proxy, self.process)
     }
 }
 
 impl ProxyArguments {
     #[must_use]
     pub fn labels(&self) -> BTreeMap<String, String> {
+        if self.labels.is_empty() {
+            return DEFAULT_LABELS.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        }
         self.labels.iter().cloned().collect()
+    }
+
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        self.namespace.clone().unwrap_or_else(|| "default".to_owned())
     }
 }
 
 impl Bootstrap {
-    fn new(config: Vec<PathBuf>, proxy: ProxyArguments, process: ProcessArguments) -> Self {
-        let labels = proxy.labels();
-        let ProxyArguments { labels: _, namespace, mesh_config } = proxy;
+    fn of_files(paths: Vec<PathBuf>, proxy: ProxyArguments, process: ProcessArguments) -> Self {
+        let (labels, namespace) = (proxy.labels(), proxy.namespace());
+        let source = ConfigSource::Files { paths, mesh_config: proxy.mesh_config };
+        Self::new(source, labels, namespace, process)
+    }
+
+    fn new(
+        source: ConfigSource,
+        labels: BTreeMap<String, String>,
+        namespace: String,
+        process: ProcessArguments,
+    ) -> Self {
         let ProcessArguments {
             admin,
             status,
@@ -233,8 +296,7 @@ impl Bootstrap {
         // Respects the limits of a container, as far as they are whole processors.
         let workers = workers.or_else(|| thread::available_parallelism().ok());
         Self {
-            config,
-            mesh_config,
+            source,
             labels,
             namespace,
             admin,
@@ -301,7 +363,25 @@ mod tests {
     }
 
     fn bootstrap(arguments: &[&str]) -> Bootstrap {
-        parse(arguments).unwrap().into_bootstrap()
+        bootstrap_in(arguments, &Environment::default()).unwrap()
+    }
+
+    fn bootstrap_in(
+        arguments: &[&str],
+        environment: &Environment,
+    ) -> Result<Bootstrap, clap::Error> {
+        parse(arguments)?.into_bootstrap(environment)
+    }
+
+    fn discovery(bootstrap: &Bootstrap) -> &Discovery {
+        match &bootstrap.source {
+            ConfigSource::Discovery(discovery) => discovery,
+            ConfigSource::Files { .. } => panic!("{bootstrap:?}"),
+        }
+    }
+
+    fn files<const N: usize>(paths: [&str; N]) -> ConfigSource {
+        ConfigSource::Files { paths: paths.map(PathBuf::from).into(), mesh_config: None }
     }
 
     #[test]
@@ -326,8 +406,7 @@ mod tests {
         let bootstrap = bootstrap(&["--config", "conf"]);
         let istio = [("app", "istio-ingressgateway"), ("istio", "ingressgateway")];
         let expected = Bootstrap {
-            config: vec!["conf".into()],
-            mesh_config: None,
+            source: files(["conf"]),
             labels: istio.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             namespace: "default".to_owned(),
             admin: ([127, 0, 0, 1], 15000).into(),
@@ -340,8 +419,65 @@ mod tests {
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);
-        let missing = parse(&[]).unwrap_err();
-        assert_eq!(missing.kind(), clap::error::ErrorKind::MissingRequiredArgument);
+        let missing = bootstrap_in(&[], &Environment::default()).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn a_controller_stands_in_for_the_folder() {
+        let bootstrap = bootstrap(&["--discovery", "weir.infra.svc:15012", "--state-dir", "state"]);
+        let discovery = discovery(&bootstrap);
+        assert_eq!(discovery.address.to_string(), "weir.infra.svc:15012");
+        assert_eq!(discovery.ca, discovery.address);
+        assert_eq!(discovery.server_name.to_str(), "weir.infra.svc");
+        assert_eq!(discovery.root, PathBuf::from("/var/run/secrets/istio/root-cert.pem"));
+        assert_eq!(discovery.token, PathBuf::from("/var/run/secrets/tokens/istio-token"));
+        assert_eq!(discovery.state_dir, Some("state".into()));
+        assert_eq!(discovery.trust_domain, "cluster.local");
+        assert_eq!(discovery.proxy.labels, bootstrap.labels);
+
+        for [more, value] in [["--config", "conf"], ["--mesh-config", "mesh.yaml"]] {
+            let both = ["--discovery", "weir:15012", more, value];
+            let error = bootstrap_in(&both, &Environment::default()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ArgumentConflict, "{more}");
+        }
+    }
+
+    #[test]
+    fn the_environment_of_istios_charts_says_it_too() {
+        let environment = [
+            ("PROXY_CONFIG", r#"{"discoveryAddress":"istiod.istio-system.svc:15012"}"#),
+            ("CA_ADDR", "istiod-ca.istio-system.svc:15012"),
+            ("POD_NAME", "edge-7d"),
+            ("POD_NAMESPACE", "edge"),
+            ("SERVICE_ACCOUNT", "edge-account"),
+            ("INSTANCE_IP", "10.0.0.7"),
+            ("TRUST_DOMAIN", "example.org"),
+            ("ISTIO_META_CLUSTER_ID", "east"),
+        ]
+        .into();
+        let bootstrap = bootstrap_in(&["--labels", "istio=edge"], &environment).unwrap();
+        let discovery = discovery(&bootstrap);
+        assert_eq!(bootstrap.namespace, "edge");
+        assert_eq!(discovery.address.to_string(), "istiod.istio-system.svc:15012");
+        assert_eq!(discovery.ca.to_string(), "istiod-ca.istio-system.svc:15012");
+        assert_eq!(discovery.trust_domain, "example.org");
+        let expected = crate::discovery::ads::Proxy {
+            name: "edge-7d".to_owned(),
+            namespace: "edge".to_owned(),
+            service_account: "edge-account".to_owned(),
+            address: "10.0.0.7".to_owned(),
+            labels: [("istio".to_owned(), "edge".to_owned())].into(),
+            cluster_id: "east".to_owned(),
+        };
+        assert_eq!(discovery.proxy, expected);
+
+        let folder = bootstrap_in(&["--config", "conf"], &environment).unwrap();
+        assert_eq!(folder.source, files(["conf"]), "a folder that is named is meant");
+        assert_eq!(folder.namespace, "default");
+        let wrong = [("PROXY_CONFIG", r#"{"discoveryAddress":"istiod"}"#)].into();
+        let error = bootstrap_in(&[], &wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ValueValidation);
     }
 
     #[test]
@@ -362,7 +498,7 @@ mod tests {
             "--log-format",
             "json",
         ]);
-        assert_eq!(bootstrap.config, ["a", "b", "c"].map(PathBuf::from));
+        assert_eq!(bootstrap.source, files(["a", "b", "c"]));
         let labels = [("istio", "edge"), ("zone", "")];
         assert_eq!(bootstrap.labels, labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         assert_eq!(bootstrap.namespace, "infra");
@@ -382,6 +518,8 @@ mod tests {
             ["--drain-time", "45"],
             ["--drain-time", "s"],
             ["--log-format", "xml"],
+            ["--ca", "weir"],
+            ["--discovery-name", "a b"],
         ] {
             assert!(parse(&[&["--config", "conf"], &wrong[..]].concat()).is_err(), "{wrong:?}");
         }
@@ -396,6 +534,6 @@ mod tests {
         let Some(Command::Demo(demo)) = parse(&["demo", "--workers", "1"]).unwrap().command else {
             panic!("not a demo")
         };
-        assert_eq!(demo.into_bootstrap().config, [PathBuf::from("examples/quickstart")]);
+        assert_eq!(demo.into_bootstrap().source, files(["examples/quickstart"]));
     }
 }

@@ -1,7 +1,7 @@
 //! Consistent hashing: equal keys lead to the same endpoint, and a change of the endpoints moves few
 //! others than the keys it has to. Rings and Maglev tables are laid out as Envoy's, over the endpoints' addresses.
 
-use super::xxh64::xxh64;
+use weir_config::xxh64::xxh64;
 
 /// An endpoint as tables know it.
 #[derive(Debug, Clone)]

@@ -41,7 +41,6 @@ mod outlier;
 mod resolver;
 mod transport;
 mod warmup;
-mod xxh64;
 
 pub use self::{
     circuit_breaker::{Permit, RetryPermit, overflow},
@@ -50,7 +49,6 @@ pub use self::{
     endpoint::{Endpoint, EndpointId, InFlight},
     outlier::Outcome,
     resolver::Resolver,
-    xxh64::xxh64,
 };
 
 /// A cluster in use: its configuration and what runs because of it.

@@ -15,7 +15,10 @@ use tokio::{
 mod echo;
 
 use self::echo::Echo;
-use crate::{app, bootstrap::Bootstrap};
+use crate::{
+    app,
+    bootstrap::{Bootstrap, ConfigSource},
+};
 
 /// What `examples/quickstart/services.yaml` routes to.
 const UPSTREAMS: [(&str, &str, u16); 3] =
@@ -26,7 +29,12 @@ const UPSTREAMS: [(&str, &str, u16); 3] =
 /// # Errors
 /// An upstream's port is taken, or whatever keeps a gateway from starting.
 pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
-    let dir = bootstrap.config.iter().map(|path| path.display().to_string()).collect::<String>();
+    let dir = match &bootstrap.source {
+        ConfigSource::Files { paths, .. } => {
+            paths.iter().map(|path| path.display().to_string()).collect()
+        }
+        ConfigSource::Discovery(_) => String::new(),
+    };
     let admin = bootstrap.admin;
     let mut upstreams = Vec::new();
     for (name, version, port) in UPSTREAMS {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::runtime::Handle;
 use weir_config::{
-    api::MeshConfig,
+    api::{MeshConfig, ObjectKey},
     compile::{Change, Compiler, Proxy},
     diagnostic::{Diagnostic, Severity},
     model::{Delta, Resources},
@@ -229,6 +229,12 @@ impl Configured {
         let mut all = state.unread.clone();
         all.extend(state.compiler.diagnostics());
         all
+    }
+
+    /// Why the last version of an object was refused; empty if it is in force.
+    #[must_use]
+    pub fn refusal(&self, key: &ObjectKey) -> Vec<Diagnostic> {
+        lock(&self.0).compiler.refusal(key).into_iter().cloned().collect()
     }
 
     /// What is wrong with certificates and keys.

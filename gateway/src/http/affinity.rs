@@ -5,9 +5,12 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_http::{RequestHeader, ResponseHeader};
-use weir_config::model::cluster::{HashCookie, HashKey};
+use weir_config::{
+    model::cluster::{HashCookie, HashKey},
+    xxh64::xxh64,
+};
 
-use crate::{cluster::xxh64, telemetry::StreamInfo};
+use crate::telemetry::StreamInfo;
 
 /// The key of one request.
 #[derive(Debug, Default)]

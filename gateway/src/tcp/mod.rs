@@ -6,10 +6,13 @@ use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use socket2::SockRef;
 use tokio::time::sleep;
-use weir_config::model::{cluster::HashKey, route::WeightedCluster};
+use weir_config::{
+    model::{cluster::HashKey, route::WeightedCluster},
+    xxh64::xxh64,
+};
 
 use crate::{
-    cluster::{Cluster, Clusters, EndpointId, InFlight, Outcome, xxh64},
+    cluster::{Cluster, Clusters, EndpointId, InFlight, Outcome},
     connection::ConnectionInfo,
     drain::DrainSignal,
     engine::Engine,

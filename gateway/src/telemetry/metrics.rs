@@ -16,6 +16,7 @@ use weir_config::model::{ClusterName, ListenerName};
 pub use super::listeners::{ConnectionGuard, ListenerMetrics};
 use super::{
     clusters::{ClusterGauges, ClusterMetrics},
+    discovery::{DiscoveryStatus, Shared},
     labels::{Destinations, Reporter},
     listeners::ListenerFamilies,
     process::ProcessMetrics,
@@ -92,6 +93,16 @@ impl Metrics {
     #[must_use]
     pub fn cluster(&self, name: &ClusterName) -> Arc<ClusterGauges> {
         self.clusters.resolve(name)
+    }
+
+    /// The families of a stream to a controller, for a proxy that has one. To be called once.
+    ///
+    /// # Errors
+    /// It was called before.
+    pub fn discovery(&self) -> Result<Arc<DiscoveryStatus>, prometheus::Error> {
+        let status = Arc::new(DiscoveryStatus::new()?);
+        self.registry.register(Box::new(Shared(Arc::clone(&status))))?;
+        Ok(status)
     }
 
     /// `reason`: from the closed set of things the parser refuses.

@@ -227,6 +227,7 @@ impl StreamInfo {
 
 pub mod access_log;
 pub mod clusters;
+pub mod discovery;
 pub mod exposition;
 pub mod labels;
 pub mod listeners;

@@ -1,6 +1,7 @@
 //! Clients in front of the gateway.
 
 pub mod curl;
+pub mod discovery;
 pub mod frames;
 pub mod grpc;
 pub mod http;

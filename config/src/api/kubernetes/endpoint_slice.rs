@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{EndpointPort, ObjectReference};
@@ -25,6 +27,13 @@ pub struct Endpoint {
     pub node_name: String,
     pub zone: String,
     pub target_ref: Option<ObjectReference>,
+    /// Not of Kubernetes: the labels of the pod, which subsets are chosen by. The controller adds
+    /// them.
+    pub labels: BTreeMap<String, String>,
+    /// Not of Kubernetes: of the node, as the zone is. The controller adds it.
+    pub region: String,
+    /// Not of Kubernetes: as `region`.
+    pub sub_zone: String,
 }
 
 /// An absent condition counts as Kubernetes documents it: ready, serving, not terminating.

@@ -120,8 +120,8 @@ fn kubernetes_members(
     if has_slices { from_slices } else { from_endpoints }
 }
 
-/// The endpoints of a slice. They carry its labels: without the pods, that is what subsets can be
-/// chosen by.
+/// The endpoints of a slice, with the labels of their pods. Where those are not known, as in a folder,
+/// the labels of the slice are what subsets can be chosen by.
 fn slice_members(
     object: &Object,
     slice: &EndpointSlice,
@@ -137,8 +137,14 @@ fn slice_members(
             // A name (`addressType: FQDN`) is not an endpoint for Istio either.
             let address = ip_address(endpoint.addresses.first()?, number)?;
             let mut member = Member::at(address);
-            member.endpoint.locality.zone = endpoint.zone.as_str().into();
-            member.describe(object, endpoint.target_ref.as_ref());
+            member.endpoint.locality = Locality {
+                region: endpoint.region.as_str().into(),
+                zone: endpoint.zone.as_str().into(),
+                subzone: endpoint.sub_zone.as_str().into(),
+            };
+            let has_own = !endpoint.labels.is_empty();
+            let labels = if has_own { &endpoint.labels } else { &object.metadata.labels };
+            member.describe(object, labels, endpoint.target_ref.as_ref());
             Some(member)
         })
         .collect()
@@ -158,7 +164,7 @@ fn endpoints_members(
         for endpoint in subset.addresses.iter().chain(not_ready) {
             let Some(address) = ip_address(&endpoint.ip, number) else { continue };
             let mut member = Member::at(address);
-            member.describe(object, endpoint.target_ref.as_ref());
+            member.describe(object, &object.metadata.labels, endpoint.target_ref.as_ref());
             members.push(member);
         }
     }
@@ -323,15 +329,20 @@ impl Member {
     }
 
     /// Takes over what a Kubernetes object says about its endpoints.
-    fn describe(&mut self, object: &Object, target: Option<&ObjectReference>) {
-        self.labels.clone_from(&object.metadata.labels);
+    fn describe(
+        &mut self,
+        object: &Object,
+        labels: &BTreeMap<String, String>,
+        target: Option<&ObjectReference>,
+    ) {
+        self.labels.clone_from(labels);
         let namespace = target.map(|target| target.namespace.as_str()).unwrap_or_default();
         self.endpoint.workload.namespace = match namespace {
             "" => Arc::clone(&object.metadata.namespace),
             namespace => namespace.into(),
         };
         let label = |name: &str| -> Arc<str> {
-            let value = object.metadata.labels.get(name);
+            let value = labels.get(name);
             value.map(|value| value.as_str().into()).unwrap_or_default()
         };
         self.endpoint.workload.app = label("app");

@@ -9,6 +9,8 @@ mod registry;
 mod rule;
 mod tls;
 
+pub use self::{registry::service_export_to, rule::patterns};
+
 use self::policy::Policy;
 use self::registry::{Port, Subset};
 pub(super) use self::{

@@ -169,15 +169,18 @@ fn is_visible(view: &View, object: &Object) -> bool {
     let to = &view.proxy.namespace;
     match &object.spec {
         Spec::ServiceEntry(entry) => is_exported(&entry.export_to, default, own, to),
-        Spec::Service(_) => {
-            let annotation = object.metadata.annotations.get(EXPORT_TO_ANNOTATION);
-            let list: Vec<String> = annotation
-                .map(|text| text.split(',').map(|entry| entry.trim().to_owned()).collect())
-                .unwrap_or_default();
-            is_exported(&list, default, own, to)
-        }
+        Spec::Service(_) => is_exported(&service_export_to(object), default, own, to),
         _ => false,
     }
+}
+
+/// The `exportTo` of a Kubernetes Service, which is an annotation.
+#[must_use]
+pub fn service_export_to(object: &Object) -> Vec<String> {
+    let annotation = object.metadata.annotations.get(EXPORT_TO_ANNOTATION);
+    annotation
+        .map(|text| text.split(',').map(|entry| entry.trim().to_owned()).collect())
+        .unwrap_or_default()
 }
 
 fn ports(object: &Object) -> Vec<Port> {

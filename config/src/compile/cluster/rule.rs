@@ -50,7 +50,7 @@ pub(super) fn find<'a>(
 }
 
 /// The host patterns that include `host`, most specific first.
-fn patterns(host: &str) -> Vec<HostPattern> {
+pub fn patterns(host: &str) -> Vec<HostPattern> {
     let own = HostPattern::parse(host);
     let name = match &own {
         HostPattern::Exact(name) | HostPattern::Suffix(name) => Arc::clone(name),

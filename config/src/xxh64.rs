@@ -1,5 +1,6 @@
 //! XXH64 (<https://github.com/Cyan4973/xxHash>, `doc/xxhash_spec.md`): the hash of Envoy's rings. With
 //! the same one, clients keep their endpoints when a proxy of the one kind replaces one of the other.
+//! It is the same on every machine and in every release, so versions of resources are made of it too.
 
 const PRIME_1: u64 = 0x9E37_79B1_85EB_CA87;
 const PRIME_2: u64 = 0xC2B2_AE3D_27D4_EB4F;

@@ -1,0 +1,384 @@
+//! The last good configuration on disk: a journal of pushes.
+//!
+//! ```text
+//! magic, then frames: length (u32), checksum (XXH64), record
+//! Owner, then for each push: Put*, Remove*, Commit
+//! ```
+//!
+//! A push costs what it says. When more of the file is outdated than not, the records in force are
+//! copied to a new file, which then takes the name of the old one. What follows the last Commit was
+//! torn off by a crash and is not used. Nothing waits for the disk: a crash of the process loses
+//! nothing, one of the machine maybe the last pushes.
+//!
+//! It holds Secrets: nobody but its owner may read it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use prost::Message;
+use weir_config::{wire::discovery::Resource, xxh64::xxh64};
+
+mod record;
+
+use self::record::{Commit, Owner, Put, Record, Remove, record::Kind};
+use super::push::Name;
+
+const FILE: &str = "last-good";
+const MAGIC: &[u8; 16] = b"weir last good 1";
+/// Length and checksum.
+const FRAME_HEAD: usize = 12;
+/// Below this much outdated content, a new file is not worth its writing.
+const MIN_OUTDATED: u64 = 1024 * 1024;
+
+/// Whose configuration it is: that of another would hold what this proxy may not see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub namespace: String,
+    pub service_account: String,
+}
+
+/// The file, and where in it is what is in force.
+#[derive(Debug)]
+pub struct Copy {
+    dir: PathBuf,
+    identity: Identity,
+    /// `None`: there is none that could be continued.
+    file: Option<File>,
+    /// Up to the last Commit.
+    size: u64,
+    live: BTreeMap<Name, Extent>,
+    live_size: u64,
+    /// Frames that could not be written, to be written with the next.
+    unwritten: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    offset: u64,
+    length: u64,
+}
+
+/// What was found at the start.
+#[derive(Debug, Default)]
+pub struct Saved {
+    pub resources: Vec<(Name, Resource)>,
+    /// The push it ends with.
+    pub version: String,
+    /// When that was in force.
+    pub as_of: Option<SystemTime>,
+    /// What is to be said of the file.
+    pub problem: Option<String>,
+}
+
+/// Why there can be no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("use {} to keep the last good configuration", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is in use by another process; each gateway needs a folder of its own", path.display())]
+    InUse { path: PathBuf },
+}
+
+impl Copy {
+    /// Reads what there is, and makes the folder if it is not there.
+    ///
+    /// # Errors
+    /// Nothing can be kept in this folder. A file that is not usable is none: it is said in
+    /// [`Saved::problem`], and replaced by the first push.
+    pub fn open(dir: &Path, identity: Identity) -> Result<(Self, Saved), Error> {
+        let path = dir.join(FILE);
+        let failed = |source| Error::Io { path: path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let mut copy = Self {
+            dir: dir.to_owned(),
+            identity,
+            file: None,
+            size: 0,
+            live: BTreeMap::new(),
+            live_size: 0,
+            unwritten: Vec::new(),
+        };
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((copy, Saved::default()));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path }),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let bytes = fs::read(&path).map_err(failed)?;
+        let saved = copy.restore(file, bytes.into());
+        Ok((copy, saved))
+    }
+
+    fn restore(&mut self, file: File, bytes: Bytes) -> Saved {
+        let path = self.dir.join(FILE);
+        let mut journal = Journal::default();
+        match journal.read(&bytes, &self.identity) {
+            Ok(()) => {}
+            Err(problem) => journal.problem = Some(format!("{}: {problem}", path.display())),
+        }
+        if journal.size > 0 {
+            self.file = Some(file);
+            self.size = journal.size;
+            self.live_size = journal.committed.values().map(|(_, extent)| extent.length).sum();
+            self.live =
+                journal.committed.iter().map(|(name, (_, at))| (name.clone(), *at)).collect();
+        }
+        let resources = journal.committed.into_iter();
+        Saved {
+            resources: resources.map(|(name, (resource, _))| (name, resource)).collect(),
+            version: journal.version,
+            as_of: journal.as_of,
+            problem: journal.problem,
+        }
+    }
+
+    /// Writes down that `put` and no longer `removed` are in force since the push `version`.
+    ///
+    /// # Errors
+    /// It could not be written; it will be, with the next push.
+    pub fn write(
+        &mut self,
+        put: &[(Name, Resource)],
+        removed: &[Name],
+        version: &str,
+    ) -> Result<(), Error> {
+        for (name, resource) in put {
+            self.push_put(name, resource);
+        }
+        for name in removed {
+            self.push_remove(name);
+        }
+        self.push(Kind::Commit(Commit::now(version)));
+        self.flush().map_err(|source| Error::Io { path: self.dir.join(FILE), source })
+    }
+
+    fn push_put(&mut self, name: &Name, resource: &Resource) {
+        let (type_url, resource) = (name.type_url.to_owned(), Some(resource.clone()));
+        let extent = self.push(Kind::Put(Put { type_url, resource }));
+        self.live_size += extent.length;
+        if let Some(old) = self.live.insert(name.clone(), extent) {
+            self.live_size -= old.length;
+        }
+    }
+
+    fn push_remove(&mut self, name: &Name) {
+        let Some(old) = self.live.remove(name) else { return };
+        self.live_size -= old.length;
+        let (type_url, name) = (name.type_url.to_owned(), name.name.clone());
+        self.push(Kind::Remove(Remove { type_url, name }));
+    }
+
+    fn push(&mut self, kind: Kind) -> Extent {
+        let at = self.unwritten.len();
+        append_frame(&mut self.unwritten, kind);
+        let length = (self.unwritten.len() - at) as u64;
+        Extent { offset: self.size + at as u64, length }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let size = self.size + self.unwritten.len() as u64;
+        match &self.file {
+            Some(file) if size - self.live_size < self.live_size + MIN_OUTDATED => {
+                file.write_all_at(&self.unwritten, self.size)?;
+                // What was torn off before must not be found behind it.
+                file.set_len(size)?;
+                self.size = size;
+                self.unwritten.clear();
+                Ok(())
+            }
+            _ => self.rewrite(),
+        }
+    }
+
+    /// Makes a new file of what is in force.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let (path, new_path) = (self.dir.join(FILE), self.dir.join(format!("{FILE}.new")));
+        let mut bytes = MAGIC.to_vec();
+        append_frame(&mut bytes, Kind::Owner(Owner::of(&self.identity)));
+        let mut live = BTreeMap::new();
+        for (name, extent) in &self.live {
+            let offset = bytes.len() as u64;
+            self.append_live(&mut bytes, *extent)?;
+            live.insert(name.clone(), Extent { offset, length: extent.length });
+        }
+        // The last Commit, whatever happened before it.
+        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(""));
+        append_frame(&mut bytes, Kind::Commit(commit));
+
+        let file = replace(&path, &new_path, &bytes)?;
+        self.file = Some(file);
+        self.size = bytes.len() as u64;
+        self.live = live;
+        self.unwritten.clear();
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// The frame of a record in force, from the file or from what was not written yet.
+    fn append_live(&self, bytes: &mut Vec<u8>, extent: Extent) -> io::Result<()> {
+        let length = usize::try_from(extent.length).map_err(io::Error::other)?;
+        match (&self.file, extent.offset.checked_sub(self.size)) {
+            (_, Some(at)) => {
+                let at = usize::try_from(at).map_err(io::Error::other)?;
+                bytes.extend_from_slice(&self.unwritten[at..at + length]);
+                Ok(())
+            }
+            (Some(file), None) => {
+                let start = bytes.len();
+                bytes.resize(start + length, 0);
+                file.read_exact_at(&mut bytes[start..], extent.offset)
+            }
+            (None, None) => Err(io::Error::other("the file is gone")),
+        }
+    }
+
+    fn last_unwritten_commit(&self) -> Option<Commit> {
+        let mut rest = Bytes::copy_from_slice(&self.unwritten);
+        let mut last = None;
+        while let Some(record) = next_record(&mut rest) {
+            if let Some(Kind::Commit(commit)) = record.kind {
+                last = Some(commit);
+            }
+        }
+        last
+    }
+}
+
+/// Writes a file of that content in the place of `path`: all of it or nothing.
+fn replace(path: &Path, new_path: &Path, bytes: &[u8]) -> io::Result<File> {
+    match fs::remove_file(new_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
+    let file = options.open(new_path)?;
+    // Nobody else knows the file, so this waits for nobody.
+    file.lock()?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
+    fs::rename(new_path, path)?;
+    Ok(file)
+}
+
+/// A journal while it is read.
+#[derive(Default)]
+struct Journal {
+    committed: BTreeMap<Name, (Resource, Extent)>,
+    version: String,
+    as_of: Option<SystemTime>,
+    /// Up to the last Commit; 0: there is none.
+    size: u64,
+    problem: Option<String>,
+}
+
+impl Journal {
+    fn read(&mut self, bytes: &Bytes, identity: &Identity) -> Result<(), String> {
+        let mut rest = bytes.clone();
+        if !rest.starts_with(MAGIC) {
+            return Err(
+                "is no copy of a configuration, or one of another version; it is not used \
+                        and will be replaced"
+                    .to_owned(),
+            );
+        }
+        rest = rest.slice(MAGIC.len()..);
+        match next_record(&mut rest).and_then(|record| record.kind) {
+            Some(Kind::Owner(owner)) if owner == Owner::of(identity) => {}
+            Some(Kind::Owner(Owner { namespace, service_account })) => {
+                return Err(format!(
+                    "is the configuration of {service_account} in {namespace}; it is not used and \
+                     will be replaced"
+                ));
+            }
+            _ => return Err("has a torn beginning; it is not used and will be replaced".to_owned()),
+        }
+        self.read_pushes(bytes, rest)
+    }
+
+    fn read_pushes(&mut self, bytes: &Bytes, mut rest: Bytes) -> Result<(), String> {
+        let mut open: Vec<(Name, Option<(Resource, Extent)>)> = Vec::new();
+        loop {
+            let offset = (bytes.len() - rest.len()) as u64;
+            let record = next_record(&mut rest);
+            let end = (bytes.len() - rest.len()) as u64;
+            match record.and_then(|record| record.kind) {
+                Some(Kind::Put(put)) => {
+                    let extent = Extent { offset, length: end - offset };
+                    open.extend(put.into_parts().map(|(name, it)| (name, Some((it, extent)))));
+                }
+                Some(Kind::Remove(remove)) => open.extend(remove.name().map(|name| (name, None))),
+                Some(Kind::Commit(commit)) => {
+                    for (name, change) in open.drain(..) {
+                        match change {
+                            Some(resource) => self.committed.insert(name, resource),
+                            None => self.committed.remove(&name),
+                        };
+                    }
+                    self.as_of = Some(UNIX_EPOCH + Duration::from_secs(commit.unix_seconds));
+                    self.version = commit.version;
+                    self.size = end;
+                }
+                Some(Kind::Owner(_)) => return Err(self.torn(offset)),
+                None if rest.is_empty() && open.is_empty() && end == offset => return Ok(()),
+                None => return Err(self.torn(offset)),
+            }
+        }
+    }
+
+    fn torn(&self, offset: u64) -> String {
+        if self.size == 0 {
+            return format!("is torn at byte {offset}, in its first push; it is not used");
+        }
+        format!(
+            "is torn at byte {offset}; the last complete push before, {}, is used",
+            self.version
+        )
+    }
+}
+
+fn append_frame(bytes: &mut Vec<u8>, kind: Kind) {
+    let record = Record { kind: Some(kind) }.encode_to_vec();
+    // Messages of gRPC are smaller by far.
+    let length = u32::try_from(record.len()).expect("a record is less than 4 GiB");
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&xxh64(&record, 0).to_le_bytes());
+    bytes.extend_from_slice(&record);
+}
+
+/// Takes a whole record off the front; leaves what is not one where it is.
+fn next_record(bytes: &mut Bytes) -> Option<Record> {
+    let head: &[u8; FRAME_HEAD] = bytes.first_chunk()?;
+    let [a, b, c, d, checksum @ ..] = *head;
+    let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
+    let end = FRAME_HEAD.checked_add(length)?;
+    if bytes.len() < end {
+        return None;
+    }
+    let content = bytes.slice(FRAME_HEAD..end);
+    if xxh64(&content, 0) != u64::from_le_bytes(checksum) {
+        return None;
+    }
+    let record = Record::decode(content).ok()?;
+    *bytes = bytes.slice(end..);
+    Some(record)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Configuration from the controller: Envoy's delta discovery (`weir_config::wire`), over which it
+//! sends the users' objects this proxy may see.
+//!
+//! A push is put in force as a whole, and what is refused of it is told. While there is no stream,
+//! what was pushed last stays; it is also kept on disk ([`copy`]), so that a restart does not need
+//! the controller.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+use weir_config::{
+    api::ObjectKey,
+    diagnostic::Diagnostic,
+    wire::{discovery::Node, resource::Rejection},
+};
+
+mod backoff;
+mod copy;
+mod held;
+mod node;
+mod objects;
+mod push;
+mod stream;
+
+pub use self::node::Proxy;
+use self::{
+    copy::{Copy, Identity, Saved},
+    held::Held,
+    objects::{Objects, Translated},
+    push::Name,
+};
+use super::apply::Update;
+use crate::{control_plane::ControlPlane, telemetry::discovery::DiscoveryStatus};
+
+/// Where the configuration comes from, and for whom.
+#[derive(Debug)]
+pub struct Options {
+    pub control_plane: ControlPlane,
+    pub proxy: Proxy,
+    /// Folder of the copy on disk; `None`: there is none.
+    pub state_dir: Option<PathBuf>,
+    pub status: Arc<DiscoveryStatus>,
+}
+
+/// The stream, before it is followed.
+#[derive(Debug)]
+pub struct AdsSource {
+    control_plane: ControlPlane,
+    node: Node,
+    status: Arc<DiscoveryStatus>,
+    objects: Objects,
+    held: Held,
+    /// Taken while it is written.
+    copy: Option<Copy>,
+    /// Why it could not be written last time.
+    unwritten: Option<String>,
+}
+
+/// The pushes, in order. The stream ends with this.
+#[derive(Debug)]
+pub struct Pushes {
+    received: mpsc::Receiver<Push>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A whole push, to be put in force and then answered.
+#[derive(Debug)]
+pub struct Push {
+    pub update: Update,
+    pub answer: Answer,
+}
+
+/// What has to be said once a push is in force. Unsaid, the push counts as not received.
+#[derive(Debug)]
+pub struct Answer {
+    keys: Vec<(Name, ObjectKey)>,
+    rejections: oneshot::Sender<Vec<Rejection>>,
+}
+
+impl AdsSource {
+    /// Reads the copy on disk, if there is one: the configuration to begin with.
+    #[must_use]
+    pub fn open(options: Options) -> (Self, Option<Update>) {
+        let Options { control_plane, proxy, state_dir, status } = options;
+        let (copy, saved) = state_dir.map_or_else(Default::default, |dir| open_copy(&dir, &proxy));
+        let mut source = Self {
+            control_plane,
+            node: proxy.node(),
+            status,
+            objects: Objects::default(),
+            held: Held::default(),
+            copy,
+            unwritten: None,
+        };
+        let update = source.restore(saved);
+        (source, update)
+    }
+
+    /// Connects, and connects again, for as long as anybody listens.
+    #[must_use]
+    pub fn follow(self) -> Pushes {
+        // One: a push is answered before the next is read.
+        let (sender, received) = mpsc::channel(1);
+        let task = tokio::spawn(stream::follow(self, sender));
+        Pushes { received, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn restore(&mut self, saved: Saved) -> Option<Update> {
+        let as_of = saved.as_of?;
+        let resources = saved.resources.iter().map(|(name, resource)| (name, Some(resource)));
+        let Translated { update, rejections, keys: _ } = self.objects.translate(resources);
+        // A version that could read it wrote it, but it may have been a later one.
+        for rejection in rejections {
+            let Rejection { resource_name, message } = rejection;
+            tracing::error!(resource_name, message, "not usable in the copy on disk");
+        }
+        for (name, resource) in saved.resources {
+            self.held.put(name, resource.version);
+        }
+        tracing::info!(
+            version = saved.version,
+            resources = self.held.len(),
+            "starting with the copy on disk; the controller is asked for what changed since"
+        );
+        self.status.restored(as_of);
+        Some(update)
+    }
+}
+
+impl Pushes {
+    /// The next push. To be dropped at any time.
+    pub async fn next(&mut self) -> Option<Push> {
+        self.received.recv().await
+    }
+}
+
+impl Answer {
+    /// `refusal`: why the last version of an object is not in force; empty if it is.
+    pub fn send(self, refusal: impl Fn(&ObjectKey) -> Vec<Diagnostic>) {
+        let refused = self.keys.into_iter().filter_map(|(name, key)| {
+            let findings = refusal(&key);
+            let texts: Vec<_> = findings.iter().map(objects::text).collect();
+            let message = texts.join("; ");
+            (!findings.is_empty()).then_some(Rejection { resource_name: name.name, message })
+        });
+        // The stream broke meanwhile, and begins anew with what is held.
+        let _ = self.rejections.send(refused.collect());
+    }
+}
+
+/// What cannot be used is said, and nothing more: serving does not depend on it.
+fn open_copy(dir: &std::path::Path, proxy: &Proxy) -> (Option<Copy>, Saved) {
+    let identity = Identity {
+        namespace: proxy.namespace.clone(),
+        service_account: proxy.service_account.clone(),
+    };
+    match Copy::open(dir, identity) {
+        Ok((copy, saved)) => {
+            if let Some(problem) = &saved.problem {
+                tracing::warn!("{problem}");
+            }
+            (Some(copy), saved)
+        }
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("{error:#}; without a copy on disk, a restart needs the controller");
+            (None, Saved::default())
+        }
+    }
+}

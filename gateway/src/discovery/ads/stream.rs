@@ -1,0 +1,193 @@
+//! One stream after the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    path::PathBuf,
+    time::Instant,
+};
+
+use http::uri::PathAndQuery;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Code, Request, Status, codegen::tokio_stream::wrappers::ReceiverStream};
+use tonic_prost::ProstCodec;
+use weir_config::wire::{
+    discovery::{
+        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        MAX_MESSAGE_SIZE, Resource,
+    },
+    resource::Rejection,
+};
+
+use super::{
+    AdsSource, Answer, Push, Translated,
+    backoff::Backoff,
+    push::{Collected, Complete, Name},
+};
+use crate::control_plane;
+
+/// Requests that wait for the connection: more than a stream begins with.
+const REQUESTS: usize = 16;
+
+/// Why a stream ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    NotConnected(#[from] control_plane::Error),
+    #[error(
+        "the controller does not accept the token at {} ({code:?}): {message}",
+        token.display()
+    )]
+    NotAccepted { token: PathBuf, code: Code, message: String },
+    #[error("the stream of the controller broke ({code:?}): {message}")]
+    Broken { code: Code, message: String },
+    #[error("the controller ended the stream")]
+    Ended,
+    /// Nobody wants pushes any more: the process ends.
+    #[error("nobody listens")]
+    Unwanted,
+}
+
+/// Follows the controller until nobody wants its pushes.
+pub(super) async fn follow(mut source: AdsSource, pushes: mpsc::Sender<Push>) {
+    let mut backoff = Backoff::default();
+    let mut said = String::new();
+    loop {
+        let Err(end) = source.session(&pushes, &mut backoff, &mut said).await;
+        if matches!(end, End::Unwanted) {
+            return;
+        }
+        let problem = format!("{:#}", anyhow::Error::from(end));
+        // Once per change, not once per try.
+        if problem != said {
+            tracing::warn!("{problem}; what is in force stays, and the controller is tried again");
+        }
+        source.status.disconnected(problem.clone());
+        said = problem;
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+impl AdsSource {
+    async fn session(
+        &mut self,
+        pushes: &mpsc::Sender<Push>,
+        backoff: &mut Backoff,
+        said: &mut String,
+    ) -> Result<Infallible, End> {
+        let mut grpc =
+            self.control_plane.connect().await?.max_decoding_message_size(MAX_MESSAGE_SIZE);
+        let (requests, outgoing) = mpsc::channel(REQUESTS);
+        for request in self.held.subscriptions(&self.node) {
+            send(&requests, request).await?;
+        }
+        let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
+        let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+        let outgoing = Request::new(ReceiverStream::new(outgoing));
+        let opened = grpc.streaming(outgoing, path, codec).await;
+        let mut responses = opened.map_err(|status| self.end(&status))?.into_inner();
+        tracing::info!("the stream of the controller is open");
+        self.status.connected();
+
+        let mut collected = Collected::default();
+        let mut noticed = None;
+        loop {
+            let response = responses.message().await.map_err(|status| self.end(&status))?;
+            let response = response.ok_or(End::Ended)?;
+            noticed.get_or_insert_with(Instant::now);
+            if let Some(push) = collected.add(response) {
+                let began = noticed.take();
+                self.apply(push, began, pushes, &requests).await?;
+                *backoff = Backoff::default();
+                said.clear();
+            }
+        }
+    }
+
+    /// Has a push put in force, then answers it and writes it down.
+    async fn apply(
+        &mut self,
+        push: Complete,
+        noticed: Option<Instant>,
+        pushes: &mpsc::Sender<Push>,
+        requests: &mpsc::Sender<DeltaDiscoveryRequest>,
+    ) -> Result<(), End> {
+        let Complete { version, changes, unanswered } = push;
+        let read = changes.iter().map(|(name, resource)| (name, resource.as_ref()));
+        let Translated { mut update, mut rejections, keys } = self.objects.translate(read);
+        update.noticed = noticed;
+        let (answer, answered) = oneshot::channel();
+        let push = Push { update, answer: Answer { keys, rejections: answer } };
+        pushes.send(push).await.map_err(|_closed| End::Unwanted)?;
+        rejections.extend(answered.await.map_err(|_closed| End::Unwanted)?);
+
+        self.status.synced(rejections.len());
+        for answer in unanswered.answers(&rejections) {
+            send(requests, answer).await?;
+        }
+        tracing::debug!(version, changes = changes.len(), "a push is in force");
+        self.remember(version, changes, &rejections).await;
+        Ok(())
+    }
+
+    /// Takes note of what is in force now, for the next stream and the next start.
+    async fn remember(
+        &mut self,
+        version: String,
+        changes: BTreeMap<Name, Option<Resource>>,
+        rejections: &[Rejection],
+    ) {
+        let refused: BTreeSet<_> = rejections.iter().map(|it| it.resource_name.as_str()).collect();
+        let mut put = Vec::new();
+        let mut removed = Vec::new();
+        for (name, resource) in changes {
+            match resource {
+                Some(_) if refused.contains(name.name.as_str()) => {}
+                Some(resource) => {
+                    self.held.put(name.clone(), resource.version.clone());
+                    put.push((name, resource));
+                }
+                None => {
+                    self.held.remove(&name);
+                    removed.push(name);
+                }
+            }
+        }
+        let Some(mut copy) = self.copy.take() else { return };
+        let write = tokio::task::spawn_blocking(move || {
+            let written = copy.write(&put, &removed, &version);
+            (copy, written)
+        });
+        // A panic in there is a bug that was said; the copy is not continued.
+        let Ok((copy, written)) = write.await else { return };
+        self.copy = Some(copy);
+        match written {
+            Ok(()) => self.unwritten = None,
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                if self.unwritten.as_ref() != Some(&error) {
+                    tracing::error!("{error}; tried again with the next push");
+                }
+                self.unwritten = Some(error);
+            }
+        }
+    }
+
+    fn end(&self, status: &Status) -> End {
+        let (code, message) = (status.code(), status.message().to_owned());
+        match code {
+            Code::Unauthenticated | Code::PermissionDenied => {
+                End::NotAccepted { token: self.control_plane.token.clone(), code, message }
+            }
+            _ => End::Broken { code, message },
+        }
+    }
+}
+
+async fn send(
+    requests: &mpsc::Sender<DeltaDiscoveryRequest>,
+    request: DeltaDiscoveryRequest,
+) -> Result<(), End> {
+    // The other end goes when the stream breaks; why, its own end would say later.
+    requests.send(request).await.map_err(|_closed| End::Ended)
+}

@@ -1,0 +1,160 @@
+//! Builds every part once, in start order.
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    admin::{self, Admin},
+    args::Arguments,
+    ca,
+    discovery::{
+        Proxies, push,
+        server::{self, Parts},
+    },
+    leader,
+    metrics::Metrics,
+    review::Reviews,
+    status,
+    store::Store,
+    tls::{self, Serving},
+    watch, webhook,
+};
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A part cannot be started.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(arguments))
+}
+
+async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+    let client = client(&arguments).await?;
+    let metrics = Arc::new(Metrics::new().context("set up metrics")?);
+    let serving = Arc::new(Serving::default());
+    let has_certificate = tls::from_files(&arguments, &serving)?;
+
+    let timing = watch::Timing::default();
+    let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
+    let store = Store::new(&arguments.namespace, &arguments.domain);
+    let (touched, touches) = mpsc::unbounded_channel();
+    let writer = push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
+
+    let proxies = Arc::new(Proxies::default());
+    let ending = CancellationToken::new();
+    let admin = Admin {
+        metrics: Arc::clone(&metrics),
+        proxies: Arc::clone(&proxies),
+        writer: writer.clone(),
+        listed,
+        ending: ending.clone(),
+    };
+    admin::start(arguments.monitoring_addr, admin).await?;
+    let replica: Arc<str> = replica(&arguments).into();
+    let (is_leader, leadership) = leader::start(
+        client.clone(),
+        &arguments.namespace,
+        Arc::clone(&replica),
+        Arc::clone(&metrics),
+        ending.clone(),
+    );
+    // A certificate from elsewhere is shown in the place of one of our own.
+    let own = (!has_certificate).then(|| Arc::clone(&serving));
+    let ca = ca::start(&client, ca_options(&arguments), own, &metrics, is_leader.clone())
+        .context("start the certificate authority")?;
+    webhook::server::start(arguments.webhook_addr, Arc::clone(&serving), Arc::clone(&metrics))
+        .await?;
+    let registered = webhook::keep_registered(
+        client.clone(),
+        arguments.webhook_configuration(),
+        Arc::clone(&serving),
+        is_leader.clone(),
+    );
+    tokio::spawn(registered);
+    if arguments.status {
+        status::start(status::Parts {
+            client: client.clone(),
+            writer: writer.clone(),
+            proxies: Arc::clone(&proxies),
+            metrics: Arc::clone(&metrics),
+            touched: touches,
+            is_leader,
+        });
+    }
+    let parts = Parts {
+        serving: Arc::clone(&serving),
+        writer,
+        reviews: Arc::new(Reviews::new(client, arguments.token_audiences.clone())),
+        proxies,
+        metrics,
+        replica,
+        own_gateways_only: arguments.scope_gateway_to_namespace,
+        authorities: Arc::clone(&ca.authorities),
+    };
+    let server = server::start(arguments.discovery_addr, parts).await?;
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
+    ending.cancel();
+    server.drain(arguments.drain_time).await;
+    // The next replica need not wait for the Lease to run out.
+    leadership.await.context("let the Lease go")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ca_options(arguments: &Arguments) -> ca::Options {
+    let max = arguments.max_workload_cert_ttl;
+    ca::Options {
+        namespace: arguments.namespace.clone(),
+        domain: arguments.domain.clone(),
+        trust_domain: arguments.trust_domain.clone(),
+        hosts: arguments.hosts.iter().filter(|host| !host.is_empty()).cloned().collect(),
+        limits: ca::Limits { default: arguments.workload_cert_ttl.min(max), max },
+        root_lifetime: arguments.root_cert_ttl,
+    }
+}
+
+/// Names this process in what it sends. Part of it is made up, so that no push of an earlier process
+/// of the same pod has the same name.
+fn replica(arguments: &Arguments) -> String {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = arguments.pod_name.clone().or_else(host).unwrap_or_default();
+    format!("{}-{:04x}", name.trim(), fastrand::u16(..))
+}
+
+/// How the API server is reached.
+async fn client(arguments: &Arguments) -> anyhow::Result<Client> {
+    let config = match &arguments.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)
+                .with_context(|| format!("read --kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("use --kubeconfig {}", path.display()))?
+        }
+        None => Config::incluster().context(
+            "use the pod's service account; outside of a cluster, name a file with --kubeconfig",
+        )?,
+    };
+    Client::try_from(config).context("set up the Kubernetes client")
+}

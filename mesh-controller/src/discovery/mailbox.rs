@@ -1,0 +1,134 @@
+//! What a proxy has yet to be told: one entry for each resource, the latest.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use crate::translate::Delta;
+
+/// Filled by the writer, emptied by the session. However slow the proxy is, there is never more in it
+/// than there are resources.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    pending: Mutex<Pending>,
+    wake: Notify,
+}
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) changes: Delta,
+    /// When the oldest of it was known.
+    pub(super) since: Option<Instant>,
+}
+
+impl Mailbox {
+    /// With the first push, which is sent even if it is empty: the proxy waits for its end.
+    pub(super) fn new(changes: Delta) -> Self {
+        let pending = Pending { changes, since: Some(Instant::now()) };
+        let mailbox = Self { pending: Mutex::new(pending), wake: Notify::new() };
+        mailbox.wake.notify_one();
+        mailbox
+    }
+
+    pub(super) fn post(&self, delta: &Delta, since: Instant) {
+        let mut pending = self.lock();
+        let changes = delta.iter().map(|(name, change)| (Arc::clone(name), change.clone()));
+        pending.changes.extend(changes);
+        pending.since.get_or_insert(since);
+        drop(pending);
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something.
+    pub(super) async fn take(&self) -> Pending {
+        loop {
+            {
+                let mut pending = self.lock();
+                if pending.since.is_some() {
+                    return std::mem::take(&mut pending);
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // Nothing in here panics while it holds the lock.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first push for a proxy that has `known`: what differs, and what is not in `wanted` any more.
+pub(super) fn difference(
+    known: &BTreeMap<String, String>,
+    wanted: &Delta,
+    is_kept: impl Fn(&str) -> bool,
+) -> Delta {
+    let is_new = |name: &str, version: &str| known.get(name).is_none_or(|had| had != version);
+    let changed = wanted.iter().filter(|(name, resource)| {
+        resource.as_ref().is_some_and(|resource| is_new(name, &resource.version))
+    });
+    let mut delta: Delta =
+        changed.map(|(name, change)| (Arc::clone(name), change.clone())).collect();
+    let gone = known.keys().filter(|name| !wanted.contains_key(name.as_str()) && !is_kept(name));
+    delta.extend(gone.map(|name| (name.as_str().into(), None)));
+    delta
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::{Encoded, Section};
+
+    fn delta(changes: &[(&str, Option<&str>)]) -> Delta {
+        let encoded = |name: &str, version: &str| {
+            Arc::new(Encoded {
+                name: name.into(),
+                version: version.into(),
+                section: Section::Object,
+                bytes: Bytes::new(),
+            })
+        };
+        let changes = changes.iter();
+        changes
+            .map(|(name, version)| ((*name).into(), version.map(|version| encoded(name, version))))
+            .collect()
+    }
+
+    fn shown(delta: &Delta) -> Vec<(String, Option<String>)> {
+        let change = |change: &Option<Arc<Encoded>>| change.as_ref().map(|c| c.version.to_string());
+        delta.iter().map(|(name, c)| (name.to_string(), change(c))).collect()
+    }
+
+    #[tokio::test]
+    async fn a_slow_proxy_gets_the_latest_of_each_resource() {
+        let mailbox = Mailbox::new(Delta::new());
+        assert!(mailbox.take().await.changes.is_empty());
+        for version in ["1", "2", "3"] {
+            mailbox.post(&delta(&[("a", Some(version)), ("b", Some(version))]), Instant::now());
+        }
+        mailbox.post(&delta(&[("b", None)]), Instant::now());
+        let pending = mailbox.take().await;
+        let expected = [("a".to_owned(), Some("3".to_owned())), ("b".to_owned(), None)];
+        assert_eq!(shown(&pending.changes), expected);
+    }
+
+    #[test]
+    fn a_proxy_that_comes_back_gets_only_what_differs() {
+        let known = [("same", "1"), ("changed", "1"), ("gone", "1"), ("unreadable", "1")];
+        let known = known.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
+        let wanted = delta(&[("same", Some("1")), ("changed", Some("2")), ("new", Some("1"))]);
+        let difference = difference(&known, &wanted, |name| name == "unreadable");
+        let expected =
+            [("changed", Some("2")), ("gone", None), ("new", Some("1"))].map(|(name, version)| {
+                (name.to_owned(), version.map(str::to_owned))
+            });
+        assert_eq!(shown(&difference), expected);
+    }
+}

@@ -1,0 +1,15 @@
+//! Delta discovery: from what changed to what each proxy has.
+
+mod auth;
+mod codec;
+mod identity;
+mod mailbox;
+mod proxies;
+pub mod push;
+pub mod server;
+mod session;
+
+pub use self::{
+    identity::Identity,
+    proxies::{Proxies, ProxyStatus, Rejected},
+};

@@ -1,0 +1,6 @@
+//! What became of an object, where its author looks: in its status.
+
+mod conditions;
+mod writer;
+
+pub use self::writer::{Parts, start};

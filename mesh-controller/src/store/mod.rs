@@ -1,0 +1,264 @@
+//! The state of the cluster, as far as proxies are concerned: one writer, and what is found by what.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+use tracing::{debug, warn};
+use weir_config::api::{Kind, ObjectKey};
+
+mod endpoints;
+mod entry;
+mod facts;
+mod link;
+mod mesh;
+mod written;
+
+pub use self::{
+    endpoints::Locality,
+    entry::{Encoded, Entry, Section, Unusable, generation},
+    facts::{Admits, Credential, Facts, Labels},
+    link::Link,
+    mesh::Mesh,
+    written::{ACCEPTED, Condition, PROGRAMMED, Written},
+};
+use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
+
+/// What the watches report.
+#[derive(Debug)]
+pub enum Change {
+    Upsert(Entry),
+    /// An EndpointSlice as it came: pods and nodes complete it.
+    EndpointSlice(Map<String, Value>),
+    /// An object that cannot be read: its last good version stays, here and in proxies.
+    Unreadable(ObjectKey, Refused),
+    Remove(ObjectKey),
+    Pod { namespace: Arc<str>, name: Arc<str>, labels: Option<Labels> },
+    Node { name: Arc<str>, locality: Option<Locality> },
+    /// The text under `mesh` in a ConfigMap that may hold the mesh configuration.
+    MeshConfig { key: ObjectKey, text: String },
+}
+
+/// An object that cannot be read.
+#[derive(Debug)]
+pub struct Refused {
+    pub reason: Unusable,
+    pub generation: Option<i64>,
+    pub written: Written,
+}
+
+/// What a batch of changes touched.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub objects: BTreeSet<ObjectKey>,
+    /// Everybody's resource of that name changed.
+    pub mesh: bool,
+    /// What is visible to whom may have changed for every object.
+    pub visibility: bool,
+}
+
+/// The objects in force.
+#[derive(Debug)]
+pub struct Store {
+    domain: Arc<str>,
+    entries: BTreeMap<ObjectKey, Arc<Entry>>,
+    /// Every link with each object that answers to it.
+    index: BTreeSet<(Link, ObjectKey)>,
+    unreadable: BTreeMap<ObjectKey, Refused>,
+    endpoints: Endpoints,
+    mesh_config_maps: MeshConfigMaps,
+    mesh: Mesh,
+}
+
+impl Store {
+    /// Without objects. `namespace` is the controller's own.
+    #[must_use]
+    pub fn new(namespace: &str, domain: &str) -> Self {
+        let mesh_config_maps = MeshConfigMaps::new(namespace);
+        let mesh = mesh_config_maps.defaults();
+        Self {
+            domain: domain.into(),
+            entries: BTreeMap::new(),
+            index: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            mesh_config_maps,
+            mesh,
+        }
+    }
+
+    #[must_use]
+    pub fn find(&self, key: &ObjectKey) -> Option<&Arc<Entry>> {
+        self.entries.get(key)
+    }
+
+    /// Why the object cannot be read as it is now.
+    #[must_use]
+    pub fn find_unreadable(&self, key: &ObjectKey) -> Option<&Refused> {
+        self.unreadable.get(key)
+    }
+
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+
+    /// What was last said about objects that cannot be read.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&ObjectKey, &Refused)> {
+        self.unreadable.iter()
+    }
+
+    /// The labels of a pod, if it is known.
+    #[must_use]
+    pub fn pod_labels(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Labels>> {
+        self.endpoints.pod(namespace, name)
+    }
+
+    /// The objects of one kind in every namespace.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Entry>> {
+        let from = ObjectKey { kind, namespace: Arc::default(), name: Arc::default() };
+        self.entries
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind)
+            .map(|(_, entry)| entry)
+    }
+
+    /// The objects of one kind in one namespace.
+    pub fn in_namespace<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let from = ObjectKey { kind, namespace: namespace.into(), name: Arc::default() };
+        self.entries
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(move |(key, _)| key.kind == kind && *key.namespace == *namespace)
+            .map(|(_, entry)| entry)
+    }
+
+    /// The objects that may answer to `link`, to be looked at.
+    #[must_use]
+    pub fn candidates(&self, link: &Link) -> Vec<ObjectKey> {
+        match link {
+            Link::Delegate { to, .. } => vec![to.clone()],
+            Link::Material(key) => vec![key.clone()],
+            Link::Workloads { namespace, .. } => {
+                let entries = self.in_namespace(Kind::WorkloadEntry, namespace);
+                entries.map(|entry| entry.key.clone()).collect()
+            }
+            Link::Routes(_) | Link::Host(_) | Link::Rules { .. } | Link::Endpoints { .. } => {
+                let first = ObjectKey {
+                    kind: Kind::Gateway,
+                    namespace: Arc::default(),
+                    name: Arc::default(),
+                };
+                self.index
+                    .range((Bound::Included((link.clone(), first)), Bound::Unbounded))
+                    .take_while(|(other, _)| other == link)
+                    .map(|(_, key)| key.clone())
+                    .collect()
+            }
+        }
+    }
+
+    /// Applies changes in their order.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Dirty {
+        let mut dirty = Dirty::default();
+        for change in changes {
+            self.apply_one(change, &mut dirty);
+        }
+        dirty
+    }
+
+    fn apply_one(&mut self, change: Change, dirty: &mut Dirty) {
+        match change {
+            Change::Upsert(entry) => self.upsert(entry, dirty),
+            Change::EndpointSlice(slice) => self.read_slice(slice, dirty),
+            Change::Unreadable(key, refused) => {
+                let reason = &refused.reason;
+                warn!(object = %key, "cannot be read; its last good version stays: {reason}");
+                dirty.objects.insert(key.clone());
+                self.unreadable.insert(key, refused);
+            }
+            Change::Remove(key) => {
+                self.unreadable.remove(&key);
+                if let Some(old) = self.entries.remove(&key) {
+                    self.unlink(&old);
+                    dirty.objects.insert(key);
+                } else if self.mesh_config_maps.remove(&key) {
+                    self.refresh_mesh(dirty);
+                }
+            }
+            Change::Pod { namespace, name, labels } => {
+                if self.endpoints.set_pod(&namespace, &name, labels) {
+                    let slices = self.endpoints.slices_of(&namespace, &name);
+                    self.complete(slices, dirty);
+                }
+            }
+            Change::Node { name, locality } => {
+                if self.endpoints.set_node(&name, locality) {
+                    let slices = self.of_kind(Kind::EndpointSlice);
+                    let slices = slices.map(|entry| entry.key.clone()).collect();
+                    self.complete(slices, dirty);
+                }
+            }
+            Change::MeshConfig { key, text } => {
+                if self.mesh_config_maps.insert(&key, text) {
+                    self.refresh_mesh(dirty);
+                }
+            }
+        }
+    }
+
+    fn upsert(&mut self, entry: Entry, dirty: &mut Dirty) {
+        self.unreadable.remove(&entry.key);
+        let entry = Arc::new(entry);
+        if let Some(old) = self.entries.insert(entry.key.clone(), Arc::clone(&entry)) {
+            self.unlink(&old);
+        }
+        for link in entry.answers() {
+            self.index.insert((link, entry.key.clone()));
+        }
+        self.endpoints.link(&entry);
+        dirty.objects.insert(entry.key.clone());
+    }
+
+    fn unlink(&mut self, old: &Entry) {
+        for link in old.answers() {
+            self.index.remove(&(link, old.key.clone()));
+        }
+        self.endpoints.unlink(old);
+    }
+
+    fn read_slice(&mut self, mut slice: Map<String, Value>, dirty: &mut Dirty) {
+        self.endpoints.complete(&mut slice);
+        match Entry::read(slice, &self.domain) {
+            Ok(entry) => self.upsert(entry, dirty),
+            Err(error) => debug!("an EndpointSlice is left out: {error}"),
+        }
+    }
+
+    /// Brings slices up to date with their pods and nodes.
+    fn complete(&mut self, slices: Vec<ObjectKey>, dirty: &mut Dirty) {
+        for key in slices {
+            if let Some(entry) = self.entries.get(&key) {
+                let slice = entry.object();
+                self.read_slice(slice, dirty);
+            }
+        }
+    }
+
+    fn refresh_mesh(&mut self, dirty: &mut Dirty) {
+        let Some(mesh) = self.mesh_config_maps.in_force() else { return };
+        dirty.mesh |= mesh.resource.version != self.mesh.resource.version;
+        dirty.visibility |= !mesh.has_same_visibility(&self.mesh);
+        self.mesh = mesh;
+    }
+}

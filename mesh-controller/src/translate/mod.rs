@@ -1,0 +1,5 @@
+//! Which objects each proxy gets.
+
+mod scope;
+
+pub use self::scope::{Audience, Delta, Scope};

@@ -1,0 +1,291 @@
+//! What one kind of proxy may see and needs, kept up to date change by change.
+//!
+//! ```text
+//! Gateway --Routes--> VirtualService --Host--> Service, ServiceEntry --Endpoints--> EndpointSlice
+//!    |                  |        \--Rules--> DestinationRule               \--Workloads--> WorkloadEntry
+//!    \--Material--> Secret       \--Delegate--> VirtualService
+//! ```
+//!
+//! An object is in the scope if it is one to begin with (a Gateway or policy that selects the proxy, a
+//! Service in front of it), or if an object in the scope asks for it through a [`Link`]; and if the
+//! proxy may see it at all. Links are counted, so that a change costs what hangs on it.
+//!
+//! The proxy's compiler applies the same rules to what it gets, and finer ones (hosts, ports). What
+//! is decided here is what must not leave the controller.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use weir_config::{
+    api::{Kind, ObjectKey},
+    compile::reference::{contains, is_exported},
+};
+
+use crate::store::{Encoded, Entry, Facts, Labels, Link, Store};
+
+/// For whom a scope is. Proxies that are equal in this share it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Audience {
+    /// Of the service account that was authenticated.
+    pub namespace: Arc<str>,
+    pub labels: Arc<Labels>,
+    /// The service account may read the Secrets of its namespace.
+    pub reads_secrets: bool,
+    /// Gateways of other namespaces do not select it.
+    pub own_gateways_only: bool,
+}
+
+/// What changed for the proxies of a scope: the resource, or that it is gone.
+pub type Delta = BTreeMap<Arc<str>, Option<Arc<Encoded>>>;
+
+/// The objects for an [`Audience`].
+#[derive(Debug)]
+pub struct Scope {
+    audience: Audience,
+    members: BTreeMap<ObjectKey, Arc<Entry>>,
+    /// How many members ask for each link.
+    wants: BTreeMap<Link, u32>,
+}
+
+/// One round of changes.
+struct Round<'a> {
+    store: &'a Store,
+    /// Objects to look at.
+    queue: Vec<ObjectKey>,
+    /// What was there before, of everything that changed.
+    before: BTreeMap<ObjectKey, Option<Arc<Entry>>>,
+}
+
+impl Scope {
+    /// The scope with everything that is in `store` now.
+    #[must_use]
+    pub fn new(audience: Audience, store: &Store) -> Self {
+        let mut scope = Self { audience, members: BTreeMap::new(), wants: BTreeMap::new() };
+        scope.settle(store, scope.roots(store));
+        scope
+    }
+
+    #[must_use]
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Encoded>> {
+        self.members.values().map(|entry| &entry.resource)
+    }
+
+    /// Follows a change of these objects in `store`.
+    pub fn update<'a>(
+        &mut self,
+        store: &Store,
+        changed: impl IntoIterator<Item = &'a ObjectKey>,
+    ) -> Delta {
+        self.settle(store, changed.into_iter().cloned().collect())
+    }
+
+    /// Follows a change of the mesh configuration that may concern every object.
+    pub fn rebuild(&mut self, store: &Store) -> Delta {
+        let fresh = Self::new(self.audience.clone(), store);
+        let old = std::mem::replace(self, fresh);
+        let before = old.members.into_iter().map(|(key, entry)| (key, Some(entry)));
+        let mut before: BTreeMap<_, _> = before.collect();
+        for key in self.members.keys() {
+            before.entry(key.clone()).or_default();
+        }
+        self.delta(before)
+    }
+
+    /// What is in the scope whoever asks for it.
+    fn roots(&self, store: &Store) -> Vec<ObjectKey> {
+        let own = &self.audience.namespace;
+        let root = &store.mesh().root_namespace;
+        let gateways = store.of_kind(Kind::Gateway);
+        let services = store.in_namespace(Kind::Service, own);
+        let policies = [Kind::RequestAuthentication, Kind::AuthorizationPolicy]
+            .into_iter()
+            .flat_map(|kind| store.in_namespace(kind, own).chain(store.in_namespace(kind, root)));
+        gateways.chain(services).chain(policies).map(|entry| entry.key.clone()).collect()
+    }
+
+    fn settle(&mut self, store: &Store, queue: Vec<ObjectKey>) -> Delta {
+        let mut round = Round { store, queue, before: BTreeMap::new() };
+        while let Some(key) = round.queue.pop() {
+            self.look_at(key, &mut round);
+        }
+        self.delta(round.before)
+    }
+
+    /// Brings one object into the scope, out of it, or up to date.
+    fn look_at(&mut self, key: ObjectKey, round: &mut Round<'_>) {
+        let entry = round.store.find(&key).filter(|entry| self.admits(round.store, entry));
+        let member = self.members.get(&key).cloned();
+        match (&member, entry) {
+            (None, None) => return,
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) => return,
+            _ => {}
+        }
+        let root = Arc::clone(&round.store.mesh().root_namespace);
+        let namespace = Arc::clone(&self.audience.namespace);
+        if let Some(new) = entry {
+            self.members.insert(key.clone(), Arc::clone(new));
+            for link in new.wants(&namespace, &root) {
+                self.acquire(link, round);
+            }
+        } else {
+            self.members.remove(&key);
+        }
+        if let Some(old) = &member {
+            for link in old.wants(&namespace, &root) {
+                self.release(link, round);
+            }
+        }
+        let is_gateway_edit = key.kind == Kind::Gateway && member.is_some() && entry.is_some();
+        if is_gateway_edit {
+            // It may take VirtualServices of other namespaces than before.
+            round.queue.extend(round.store.candidates(&Link::Routes(key.clone())));
+        }
+        round.before.entry(key).or_insert(member);
+    }
+
+    fn acquire(&mut self, link: Link, round: &mut Round<'_>) {
+        match self.wants.get_mut(&link) {
+            Some(count) => *count += 1,
+            None => {
+                round.queue.extend(round.store.candidates(&link));
+                self.wants.insert(link, 1);
+            }
+        }
+    }
+
+    fn release(&mut self, link: Link, round: &mut Round<'_>) {
+        match self.wants.get_mut(&link) {
+            Some(count) if *count > 1 => *count -= 1,
+            Some(_) => {
+                self.wants.remove(&link);
+                round.queue.extend(round.store.candidates(&link));
+            }
+            None => {}
+        }
+    }
+
+    /// Whether `entry` belongs to the scope, as things are now.
+    fn admits(&self, store: &Store, entry: &Entry) -> bool {
+        let Audience { namespace: to, labels, reads_secrets, own_gateways_only } = &self.audience;
+        let own = &entry.key.namespace;
+        let mesh = store.mesh();
+        match &entry.facts {
+            Facts::Gateway { selector, .. } => {
+                contains(labels, selector) && (!own_gateways_only || own == to)
+            }
+            Facts::VirtualService { is_root: true, export_to, gateways, .. } => {
+                is_exported(export_to, &mesh.virtual_service_export_to, own, to)
+                    && gateways.iter().any(|gateway| self.routes(store, gateway, own))
+            }
+            Facts::VirtualService { is_root: false, export_to, .. } => {
+                let exports = |from: &str| {
+                    is_exported(export_to, &mesh.virtual_service_export_to, own, from)
+                };
+                self.delegating_namespaces(&entry.key).any(|from| exports(from))
+            }
+            Facts::DestinationRule { host, export_to, selector, .. } => {
+                let selects = selector
+                    .as_ref()
+                    .is_none_or(|selector| own == to && contains(labels, selector));
+                let link = Link::Rules { host: Arc::clone(host), namespace: Arc::clone(own) };
+                selects
+                    && is_exported(export_to, &mesh.destination_rule_export_to, own, to)
+                    && self.wants.contains_key(&link)
+            }
+            Facts::Service { host, export_to, selector } => {
+                let is_front = own == to && !selector.is_empty() && contains(labels, selector);
+                is_exported(export_to, &mesh.service_export_to, own, to)
+                    && (is_front || self.wants.contains_key(&Link::Host(Arc::clone(host))))
+            }
+            Facts::ServiceEntry { hosts, export_to, .. } => {
+                is_exported(export_to, &mesh.service_export_to, own, to)
+                    && hosts.iter().any(|host| {
+                        self.wants.contains_key(&Link::Host(Arc::clone(host)))
+                    })
+            }
+            Facts::EndpointSlice { service, .. } => {
+                self.wants.contains_key(&Link::Endpoints {
+                    namespace: Arc::clone(own),
+                    service: Arc::clone(service),
+                })
+            }
+            Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
+            Facts::Policy { selector } => {
+                (own == to || *own == mesh.root_namespace)
+                    && selector.as_ref().is_none_or(|selector| contains(labels, selector))
+            }
+            Facts::Material => {
+                own == to
+                    && (*reads_secrets || entry.key.kind != Kind::Secret)
+                    && self.wants.contains_key(&Link::Material(entry.key.clone()))
+            }
+            Facts::Unused => false,
+        }
+    }
+
+    /// Whether a Gateway in the scope takes VirtualServices of `namespace`.
+    fn routes(&self, store: &Store, gateway: &ObjectKey, namespace: &str) -> bool {
+        let is_wanted = self.wants.contains_key(&Link::Routes(gateway.clone()));
+        let entry = store.find(gateway).filter(|_| is_wanted);
+        entry.is_some_and(|entry| match &entry.facts {
+            Facts::Gateway { admits, .. } => admits.namespace(namespace),
+            _ => false,
+        })
+    }
+
+    /// The namespaces with VirtualServices in the scope that delegate to `key`.
+    fn delegating_namespaces<'a>(&'a self, key: &'a ObjectKey) -> impl Iterator<Item = &'a str> {
+        let first = Link::Delegate { to: key.clone(), from: Arc::default() };
+        self.wants
+            .range((Bound::Included(first), Bound::Unbounded))
+            .map_while(move |(link, _)| match link {
+                Link::Delegate { to, from } if to == key => Some(&**from),
+                _ => None,
+            })
+    }
+
+    /// Whether a Service or ServiceEntry in the scope selects workloads with these labels.
+    fn selects_workload(&self, namespace: &Arc<str>, labels: &Labels) -> bool {
+        let first =
+            Link::Workloads { namespace: Arc::clone(namespace), labels: Arc::new(Labels::new()) };
+        self.wants
+            .range((Bound::Included(first), Bound::Unbounded))
+            .map_while(|(link, _)| match link {
+                Link::Workloads { namespace: other, labels } if other == namespace => Some(labels),
+                _ => None,
+            })
+            .any(|selector| contains(labels, selector))
+    }
+
+    fn delta(&self, before: BTreeMap<ObjectKey, Option<Arc<Entry>>>) -> Delta {
+        let changed = before.into_iter().filter_map(|(key, old)| {
+            let new = self.members.get(&key);
+            match (old, new) {
+                (Some(old), Some(new)) if old.is_same_resource(new) => None,
+                (_, Some(new)) => {
+                    Some((Arc::clone(&new.resource.name), Some(Arc::clone(&new.resource))))
+                }
+                (Some(old), None) => Some((Arc::clone(&old.resource.name), None)),
+                (None, None) => None,
+            }
+        });
+        changed.collect()
+    }
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Port 15017: HTTPS for the API server.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::validate::{Verdict, review};
+use crate::{metrics::Metrics, tls::Serving};
+
+/// An object of the largest size, before and after, as JSON in JSON.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+const MAX_CONNECTIONS: usize = 256;
+/// Objects that are judged at a time: what a burst may cost.
+const MAX_REVIEWS: usize = 8;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// What the API server waits for at most.
+const REQUEST: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Webhook {
+    metrics: Arc<Metrics>,
+    reviews: Semaphore,
+}
+
+/// Starts to serve.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn start(
+    address: SocketAddr,
+    serving: Arc<Serving>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address} for admission"))?;
+    let address = listener.local_addr().context("find out where admission listens")?;
+    info!(%address, "admission");
+    let webhook = Arc::new(Webhook { metrics, reviews: Semaphore::new(MAX_REVIEWS) });
+    tokio::spawn(accept(listener, serving, webhook));
+    Ok(address)
+}
+
+async fn accept(listener: TcpListener, serving: Arc<Serving>, webhook: Arc<Webhook>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((socket, peer)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (serving, webhook) = (Arc::clone(&serving), Arc::clone(&webhook));
+        tokio::spawn(async move {
+            if let Err(error) = connection(socket, &serving, webhook).await {
+                debug!(%peer, "a connection for admission ended: {error:#}");
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    serving: &Serving,
+    webhook: Arc<Webhook>,
+) -> anyhow::Result<()> {
+    socket.set_nodelay(true)?;
+    let config = serving.webhook().context("there is no certificate yet")?;
+    let stream = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await??;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let service = service_fn(move |request| {
+        let webhook = Arc::clone(&webhook);
+        async move { Ok::<_, Infallible>(webhook.respond(request).await) }
+    });
+    let stream = TokioIo::new(stream);
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST);
+        builder.serve_connection(stream, service).await?;
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
+        builder.serve_connection(stream, service).await?;
+    }
+    Ok(())
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Webhook {
+    async fn respond(&self, request: Request<Incoming>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/validate") => {}
+            (_, "/validate") => return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST\n"),
+            _ => return plain(StatusCode::NOT_FOUND, "no such page\n"),
+        }
+        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let Ok(Ok(body)) = timeout(REQUEST, body).await else {
+            return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large, or too slow\n");
+        };
+        let body = body.to_bytes();
+        // Reviews take processor time; the semaphore is never closed.
+        let permit = self.reviews.acquire().await;
+        let verdict = tokio::task::spawn_blocking(move || review(&body)).await;
+        drop(permit);
+        match verdict {
+            Ok(Some(verdict)) => self.answer(&verdict),
+            Ok(None) => plain(StatusCode::BAD_REQUEST, "not an AdmissionReview\n"),
+            Err(panic) => {
+                // Of this request only; the failurePolicy says what becomes of the object.
+                warn!("a review failed; this is a bug, please report it: {panic}");
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "the review failed\n")
+            }
+        }
+    }
+
+    fn answer(&self, verdict: &Verdict) -> Answer {
+        let Verdict { review, kind, is_allowed, is_dry_run } = verdict;
+        let counter = if *is_allowed {
+            &self.metrics.validation_passed
+        } else {
+            &self.metrics.validation_failed
+        };
+        if !is_dry_run {
+            counter.with_label_values(&[kind]).inc();
+        }
+        let mut answer = Response::new(Full::new(review.to_string().into()));
+        answer
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        answer
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,162 @@
+//! The controller under test: the real binary, on a scripted API server.
+
+use std::{
+    fs,
+    process::{ExitStatus, Stdio},
+};
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{
+    binaries::built,
+    certs::{Authority, Identity},
+    client::{
+        http::{Connection, Reply, Request},
+        tools,
+    },
+    eventually::{DEADLINE, eventually},
+    kube::ApiServer,
+    metrics::Metrics,
+    output::Lines,
+    ports,
+};
+
+/// The name in the controller's certificate.
+pub const NAME: &str = "weir-controller.weir-system.svc";
+
+/// A running controller. It is killed when dropped.
+pub struct Controller {
+    child: Child,
+    discovery: u16,
+    monitoring: u16,
+    webhook: u16,
+    log: Lines,
+    authority: Authority,
+    _folder: TempDir,
+}
+
+impl Controller {
+    /// Starts the binary and waits until it is ready.
+    pub async fn start(server: &ApiServer) -> Self {
+        let mut controller = Self::spawn(server);
+        controller.ready().await;
+        controller
+    }
+
+    /// Starts the binary without waiting for anything.
+    #[must_use]
+    pub fn spawn(server: &ApiServer) -> Self {
+        let folder = tempfile::tempdir().expect("make a folder");
+        let authority = Authority::new("mesh");
+        let Identity { certificate, key } = authority.server(&[NAME]);
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("write a file");
+            path
+        };
+        let [discovery, monitoring, webhook] = [(); 3].map(|()| ports::free());
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let mut child = Command::new(built("weir-controller"))
+            .arg("--kubeconfig")
+            .arg(write("kubeconfig", &server.kubeconfig()))
+            .args(["--namespace", "weir-system", "--pod-name", "controller-0"])
+            .args(["--discovery-addr", &address(discovery)])
+            .args(["--monitoring-addr", &address(monitoring)])
+            .args(["--webhook-addr", &address(webhook)])
+            .arg("--tls-cert-file")
+            .arg(write("tls.crt", &certificate))
+            .arg("--tls-key-file")
+            .arg(write("tls.key", &key))
+            .arg("--ca-cert-file")
+            .arg(write("ca.crt", &authority.root()))
+            .args(["--drain-time", "1"])
+            .env_remove("KUBECONFIG")
+            .kill_on_drop(true)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the controller");
+        let log = Lines::capture(child.stderr.take().expect("standard error is piped"));
+        Self { child, discovery, monitoring, webhook, log, authority, _folder: folder }
+    }
+
+    /// Waits until `/ready` says so.
+    pub async fn ready(&mut self) {
+        let monitoring = self.monitoring;
+        eventually("the controller is ready", async || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the controller exited with {status}: {}", self.log());
+            }
+            let reply = get(monitoring, "/ready").await.ok()?;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    #[must_use]
+    pub fn discovery_port(&self) -> u16 {
+        self.discovery
+    }
+
+    #[must_use]
+    pub fn webhook_port(&self) -> u16 {
+        self.webhook
+    }
+
+    /// Signs for everybody in the mesh.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A page of the monitoring port.
+    pub async fn page(&self, path: &str) -> Reply {
+        get(self.monitoring, path).await.expect("the monitoring port answers")
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::parse(self.page("/metrics").await.text())
+    }
+
+    /// Everything logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.all().join("\n")
+    }
+
+    /// Waits for a log line that contains `text`.
+    pub async fn log_line(&self, text: &str) -> String {
+        eventually(&format!("a log line with {text:?}"), async || {
+            self.log.all().into_iter().find(|line| line.contains(text))
+        })
+        .await
+    }
+
+    /// Asks the process to end, without waiting.
+    pub async fn ask_to_end(&self) {
+        let pid = self.child.id().expect("the controller is running");
+        tools::stdout("kill", ["-TERM", &pid.to_string()]).await;
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exited(&mut self) -> ExitStatus {
+        let end = tokio::time::timeout(DEADLINE, self.child.wait()).await;
+        end.expect("the controller ends in time").expect("wait for the controller")
+    }
+}
+
+impl Drop for Controller {
+    /// A failing test shows what the controller said.
+    #[expect(clippy::print_stderr, reason = "the test runner shows it with the failure")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- controller log\n{}", self.log());
+        }
+    }
+}
+
+async fn get(port: u16, path: &str) -> anyhow::Result<Reply> {
+    Connection::http1(port).await?.send(&Request::get("localhost", path)).await
+}

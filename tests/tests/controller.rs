@@ -1,0 +1,469 @@
+//! The controller, between a scripted API server and a proxy that does one step at a time.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use weir_tests::{
+    client::discovery::{Hello, Proxy, Push},
+    controller::Controller,
+    eventually::{eventually, eventually_eq},
+    kube::ApiServer,
+};
+
+const GATEWAY: &str = "networking.istio.io/Gateway/ingress/public";
+const SHOP: &str = "networking.istio.io/VirtualService/shop/shop";
+const RULE: &str = "networking.istio.io/DestinationRule/shop/web";
+const SERVICE: &str = "/Service/shop/web";
+const SLICE: &str = "discovery.k8s.io/EndpointSlice/shop/web-1";
+const SECRET: &str = "/Secret/ingress/web-tls";
+
+/// A Gateway with a route of another namespace, and all behind it.
+fn shop() -> Vec<Value> {
+    vec![
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+            "metadata": {"name": "public", "namespace": "ingress"},
+            "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
+                {"port": {"number": 443, "name": "https", "protocol": "HTTPS"}, "hosts": ["*"],
+                 "tls": {"mode": "SIMPLE", "credentialName": "web-tls"}}]}}),
+        virtual_service("shop", "shop.example.com"),
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+            "metadata": {"name": "web", "namespace": "shop"}, "spec": {"host": "web"}}),
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80, "name": "http"}]}}),
+        slice("10.0.0.1"),
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": {"name": "web-tls", "namespace": "ingress"},
+            "data": {"tls.crt": "Y2VydA==", "tls.key": "a2V5"}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {"name": "database", "namespace": "ingress"},
+            "data": {"password": "c2VjcmV0"}}),
+    ]
+}
+
+fn virtual_service(name: &str, host: &str) -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"hosts": [host], "gateways": ["ingress/public"],
+            "http": [{"route": [{"destination": {"host": "web"}}]}]}})
+}
+
+fn slice(address: &str) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": [address], "targetRef": {"kind": "Pod", "name": "web-a"}}]})
+}
+
+/// An API server with the shop, and a controller on it.
+async fn cluster() -> (ApiServer, Controller) {
+    let server = ApiServer::start().await;
+    server.apply(shop());
+    let controller = Controller::start(&server).await;
+    (server, controller)
+}
+
+/// What the gateway's service account presents.
+fn hello(server: &ApiServer) -> Hello {
+    Hello {
+        token: Some(server.token("istio-ca", "ingress", "gateway", None)),
+        labels: vec![("istio", "ingressgateway")],
+        known: BTreeMap::new(),
+    }
+}
+
+async fn connect(controller: &Controller, hello: Hello) -> Result<Proxy, Status> {
+    let tls = controller.authority().client_config(None, &["h2"]);
+    Proxy::connect(controller.discovery_port(), &tls, hello).await
+}
+
+/// A gateway that may read Secrets, with its first push applied.
+async fn gateway(server: &ApiServer, controller: &Controller) -> Proxy {
+    server.let_read_secrets("ingress", "gateway");
+    let mut proxy = connect(controller, hello(server)).await.expect("connect");
+    proxy.push().await;
+    proxy
+}
+
+fn sorted(names: &[String]) -> Vec<&str> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+fn changes(push: &Push) -> (Vec<&str>, Vec<&str>) {
+    (sorted(&push.changed), sorted(&push.removed))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_gets_what_its_routes_lead_to_and_then_what_changes() {
+    let (server, controller) = cluster().await;
+    server.let_read_secrets("ingress", "gateway");
+    let mut proxy = connect(&controller, hello(&server)).await.expect("connect");
+    let first = proxy.push().await;
+    let all = [SECRET, SERVICE, SLICE, "mesh", RULE, GATEWAY, SHOP];
+    assert_eq!(changes(&first), (all.to_vec(), vec![]));
+    // The mesh, then Secrets, then the rest; the end last.
+    assert_eq!(first.changed[..2], ["mesh", SECRET]);
+    let types: Vec<&str> = first.responses.iter().map(|(url, _)| url.as_str()).collect();
+    assert!(types.last().is_some_and(|last| last.ends_with(".Sync")), "{types:?}");
+    assert_eq!(proxy.documents[SLICE]["endpoints"][0]["addresses"], json!(["10.0.0.1"]));
+    assert_eq!(proxy.documents["mesh"]["rootNamespace"], "weir-system");
+
+    server.apply([slice("10.0.0.2")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+    assert_eq!(proxy.documents[SLICE]["endpoints"][0]["addresses"], json!(["10.0.0.2"]));
+    server.delete("VirtualService", "shop", "shop");
+    assert_eq!(changes(&proxy.push().await), (vec![], vec![SERVICE, SLICE, RULE, SHOP]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_virtual_service_is_withdrawn_when_it_is_exported_elsewhere() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    let mut object = virtual_service("shop", "shop.example.com");
+    object["spec"]["exportTo"] = json!(["."]);
+    server.apply([object.clone()]);
+    assert_eq!(changes(&proxy.push().await), (vec![], vec![SERVICE, SLICE, RULE, SHOP]));
+    object["spec"]["exportTo"] = json!(["ingress"]);
+    server.apply([object]);
+    assert_eq!(changes(&proxy.push().await), (vec![SERVICE, SLICE, RULE, SHOP], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_go_only_to_service_accounts_that_may_read_them() {
+    let (server, controller) = cluster().await;
+    let mut refused = connect(&controller, hello(&server)).await.expect("connect");
+    assert!(!refused.push().await.changed.contains(&SECRET.to_owned()));
+
+    let other = Hello {
+        token: Some(server.token("istio-ca", "ingress", "allowed", None)),
+        ..hello(&server)
+    };
+    server.let_read_secrets("ingress", "allowed");
+    let mut allowed = connect(&controller, other).await.expect("connect");
+    assert!(allowed.push().await.changed.contains(&SECRET.to_owned()));
+    assert_eq!(allowed.documents[SECRET]["data"]["tls.crt"], "Y2VydA==");
+    assert!(!allowed.versions.contains_key("/Secret/ingress/database"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_calls_itself_the_gateway_does_not_get_its_secrets() {
+    let (server, controller) = cluster().await;
+    server.let_read_secrets("tenant", "gateway");
+    let tenant = Hello {
+        token: Some(server.token("istio-ca", "tenant", "gateway", None)),
+        ..hello(&server)
+    };
+    let mut proxy = connect(&controller, tenant).await.expect("connect");
+    let push = proxy.push().await;
+    assert!(push.changed.contains(&GATEWAY.to_owned()), "{push:?}");
+    assert!(!push.changed.contains(&SECRET.to_owned()), "{push:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_labels_of_the_pod_a_token_is_bound_to_are_the_ones_that_count() {
+    let (server, controller) = cluster().await;
+    server.apply([json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "batch-1", "namespace": "ingress", "labels": {"app": "batch"}}})]);
+    let mut witness = gateway(&server, &controller).await;
+    server.apply([slice("10.0.0.9")]);
+    witness.push().await;
+
+    let claims = Hello {
+        token: Some(server.token("istio-ca", "ingress", "gateway", Some("batch-1"))),
+        ..hello(&server)
+    };
+    let known = async || {
+        let mut proxy = connect(&controller, claims.clone()).await.expect("connect");
+        sorted(&proxy.push().await.changed).len()
+    };
+    // Pods are watched by themselves: this one may come a moment later than the slice.
+    eventually_eq(1, known).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_say_who_he_is_gets_nothing() {
+    let (server, controller) = cluster().await;
+    let other_audience = server.token("https://kubernetes.default.svc", "ingress", "gateway", None);
+    for token in [None, Some("made up".to_owned()), Some(other_audience)] {
+        let refused = connect(&controller, Hello { token, ..hello(&server) }).await;
+        assert_eq!(refused.err().map(|status| status.code()), Some(Code::Unauthenticated));
+    }
+    assert_eq!(controller.metrics().await.sum("pilot_xds_unauthenticated_total", &[]), 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_mesh_is_an_identity() {
+    let (server, controller) = cluster().await;
+    server.let_read_secrets("ingress", "gateway");
+    let connect = async |name: &str| {
+        let identity = controller.authority().client(&[name]);
+        let tls = controller.authority().client_config(Some(&identity), &["h2"]);
+        let hello = Hello { token: None, ..hello(&server) };
+        Proxy::connect(controller.discovery_port(), &tls, hello).await
+    };
+    let mut proxy = connect("spiffe://cluster.local/ns/ingress/sa/gateway").await.expect("connect");
+    assert!(proxy.push().await.changed.contains(&SECRET.to_owned()));
+    let foreign = connect("spiffe://other.domain/ns/ingress/sa/gateway").await;
+    assert_eq!(foreign.err().map(|status| status.code()), Some(Code::Unauthenticated));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_proxy_refuses_is_known_until_it_takes_a_later_version() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.apply([virtual_service("shop", "new.example.com")]);
+    let push = proxy.next().await.expect("a push");
+    proxy.reject(&push, SHOP, "no such thing");
+    let rejected = async || {
+        let page = controller.page("/debug/syncz").await;
+        let proxies: Value = serde_json::from_str(page.text()).expect("JSON");
+        proxies[0]["rejected"].clone()
+    };
+    eventually_eq(json!({SHOP: "no such thing"}), rejected).await;
+    let metrics = controller.metrics().await;
+    assert_eq!(metrics.sum("pilot_total_xds_rejects", &[("type", "Object")]), 1.0);
+
+    server.apply([slice("10.0.0.3")]);
+    proxy.push().await;
+    assert_eq!(rejected().await, json!({SHOP: "no such thing"}));
+    server.apply([virtual_service("shop", "newer.example.com")]);
+    proxy.push().await;
+    eventually_eq(json!({}), rejected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_comes_back_gets_only_what_changed_meanwhile() {
+    let (server, controller) = cluster().await;
+    let proxy = gateway(&server, &controller).await;
+    let known = proxy.versions.clone();
+    drop(proxy);
+    let again = Hello { known: known.clone(), ..hello(&server) };
+    let mut same = connect(&controller, again.clone()).await.expect("connect");
+    assert_eq!(changes(&same.push().await), (vec![], vec![]));
+
+    server.apply([slice("10.0.0.4"), virtual_service("second", "second.example.com")]);
+    server.delete("DestinationRule", "shop", "web");
+    // Once a connected proxy has all of it, it is what there is.
+    while same.versions.contains_key(RULE)
+        || same.documents.get(SLICE).is_none()
+        || !same.versions.contains_key("networking.istio.io/VirtualService/shop/second")
+    {
+        same.push().await;
+    }
+    let mut changed = connect(&controller, again).await.expect("connect");
+    let expected = vec![SLICE, "networking.istio.io/VirtualService/shop/second"];
+    assert_eq!(changes(&changed.push().await), (expected, vec![RULE]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_controller_sends_nothing_to_a_proxy_that_has_everything() {
+    let (server, controller) = cluster().await;
+    let known = gateway(&server, &controller).await.versions;
+    drop(controller);
+    let controller = Controller::start(&server).await;
+    let mut proxy =
+        connect(&controller, Hello { known, ..hello(&server) }).await.expect("connect");
+    assert_eq!(changes(&proxy.push().await), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_does_not_answer_keeps_nobody_waiting_and_gets_the_latest() {
+    let (server, controller) = cluster().await;
+    let mut quick = gateway(&server, &controller).await;
+    let mut slow = gateway(&server, &controller).await;
+    server.apply([slice("10.0.1.0")]);
+    quick.push().await;
+    let unanswered = slow.next().await.expect("a push");
+    for number in 1..=20 {
+        let address = format!("10.0.1.{number}");
+        server.apply([slice(&address)]);
+        while quick.documents[SLICE]["endpoints"][0]["addresses"] != json!([address]) {
+            quick.push().await;
+        }
+    }
+    slow.accept(&unanswered);
+    assert_eq!(changes(&slow.push().await), (vec![SLICE], vec![]));
+    assert_eq!(slow.documents[SLICE]["endpoints"][0]["addresses"], json!(["10.0.1.20"]));
+    server.delete("DestinationRule", "shop", "web");
+    assert_eq!(changes(&slow.push().await), (vec![], vec![RULE]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_after_an_expired_watch_is_a_difference() {
+    let (server, controller) = cluster().await;
+    server.apply([virtual_service("second", "second.example.com")]);
+    let mut proxy = gateway(&server, &controller).await;
+    // Away from the API server, one is deleted, one is new, and the rest stays.
+    server.fail(Some(StatusCode::SERVICE_UNAVAILABLE));
+    server.delete("VirtualService", "shop", "second");
+    server.apply([virtual_service("third", "third.example.com"), virtual_service("fourth", "4.example.com")]);
+    server.apply((5..20).map(|n| virtual_service(&format!("v{n}"), &format!("{n}.example.com"))));
+    server.expire();
+    server.fail(None);
+    let (mut changed, mut removed) = (Vec::new(), Vec::new());
+    while changed.len() < 17 || removed.is_empty() {
+        let push = proxy.push().await;
+        changed.extend(push.changed);
+        removed.extend(push.removed);
+    }
+    assert!(!changed.contains(&SHOP.to_owned()), "{changed:?}");
+    assert_eq!(removed, ["networking.istio.io/VirtualService/shop/second"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_list_after_a_failure_deletes_nothing() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.hide("VirtualService", true);
+    server.fail(Some(StatusCode::INTERNAL_SERVER_ERROR));
+    controller.log_line("cannot be watched").await;
+    server.expire();
+    server.fail(None);
+    controller.log_line("the list lacks much of what is known").await;
+    server.apply([virtual_service("second", "second.example.com")]);
+    let second = vec!["networking.istio.io/VirtualService/shop/second"];
+    assert_eq!(changes(&proxy.push().await), (second, vec![]));
+    assert!(proxy.versions.contains_key(SHOP));
+    let metrics = controller.metrics().await;
+    let kind = [("type", "VirtualService")];
+    assert_eq!(metrics.sum("weir_controller_doubted_lists_total", &kind), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_api_server_proxies_keep_what_they_have() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.fail(Some(StatusCode::INTERNAL_SERVER_ERROR));
+    controller.log_line("cannot be watched").await;
+    assert_eq!(controller.page("/ready").await.status, 200);
+    // Tokens and permissions that were looked up before are still good.
+    let mut second = connect(&controller, hello(&server)).await.expect("connect");
+    assert_eq!(second.push().await.changed.len(), 7);
+    server.apply([slice("10.0.0.5")]);
+    server.fail(None);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_first_lists_are_complete_nobody_is_served() {
+    let server = ApiServer::start().await;
+    server.apply(shop());
+    server.fail(Some(StatusCode::INTERNAL_SERVER_ERROR));
+    let mut controller = Controller::spawn(&server);
+    controller.log_line("cannot be watched").await;
+    let page = controller.page("/ready").await;
+    assert_eq!(page.status, 503);
+    assert!(page.text().contains("VirtualService"), "{}", page.text());
+    server.let_read_secrets("ingress", "gateway");
+    let early = tokio::spawn({
+        let tls = controller.authority().client_config(None, &["h2"]);
+        let (port, hello) = (controller.discovery_port(), hello(&server));
+        async move {
+            let mut proxy = Proxy::connect(port, &tls, hello).await.expect("connect");
+            proxy.push().await
+        }
+    });
+    server.fail(None);
+    controller.ready().await;
+    assert_eq!(early.await.expect("a push").changed.len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_that_are_not_installed_are_waited_for_in_silence() {
+    let server = ApiServer::start().await;
+    server.apply(shop());
+    server.uninstall("DestinationRule");
+    let controller = Controller::start(&server).await;
+    let mut proxy = gateway(&server, &controller).await;
+    assert!(!proxy.versions.contains_key(RULE));
+    assert!(!controller.log().contains("WARN"), "{}", controller.log());
+    server.install("DestinationRule");
+    assert_eq!(changes(&proxy.push().await), (vec![RULE], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lists_come_in_pages() {
+    let server = ApiServer::start().await;
+    server.apply(shop());
+    server.apply((0..1200).map(|n| virtual_service(&format!("v{n}"), &format!("{n}.example.com"))));
+    let controller = Controller::start(&server).await;
+    let proxy = gateway(&server, &controller).await;
+    let routes = proxy.versions.keys().filter(|name| name.contains("/VirtualService/"));
+    assert_eq!(routes.count(), 1201);
+    let requests = server.requests();
+    let pages = requests.iter().filter(|request| {
+        request.contains("virtualservices?") && request.contains("limit=500")
+    });
+    assert_eq!(pages.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mesh_configuration_is_the_config_maps() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    let config_map = |mesh: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"mesh": mesh},
+            "metadata": {"name": "istio", "namespace": "weir-system"}})
+    };
+    server.apply([config_map("accessLogFile: /dev/stdout")]);
+    assert_eq!(changes(&proxy.push().await), (vec!["mesh"], vec![]));
+    let expected = json!({"accessLogFile": "/dev/stdout", "rootNamespace": "weir-system"});
+    assert_eq!(proxy.documents["mesh"], expected);
+    server.apply([config_map("accessLogFile: [")]);
+    controller.log_line("the last good one stays").await;
+    server.apply([slice("10.0.0.6")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_keeps_its_last_good_version_everywhere() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    let mut wrong = virtual_service("shop", "shop.example.com");
+    wrong["spec"]["hosts"] = json!(7);
+    server.apply([wrong]);
+    controller.log_line("cannot be read; its last good version stays").await;
+    server.apply([slice("10.0.0.7")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+    // A controller that never saw the good version does not take it from who has it.
+    let known = proxy.versions.clone();
+    drop(controller);
+    let controller = Controller::start(&server).await;
+    let mut again = connect(&controller, Hello { known, ..hello(&server) }).await.expect("connect");
+    assert!(!again.push().await.removed.contains(&SHOP.to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_ended_when_the_controller_is_told_to_end() {
+    let (server, mut controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    controller.ask_to_end().await;
+    let end = proxy.next().await.expect_err("the end of the stream");
+    assert_eq!(end.code(), Code::Unavailable, "{end:?}");
+    assert!(controller.exited().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connected_proxies_are_counted_and_shown() {
+    let (server, controller) = cluster().await;
+    let proxy = gateway(&server, &controller).await;
+    let count = async || controller.metrics().await.sum("pilot_xds", &[]);
+    assert_eq!(count().await, 1.0);
+    let shown = eventually("the push is acknowledged", async || {
+        let page = controller.page("/debug/syncz").await;
+        let proxies: Value = serde_json::from_str(page.text()).expect("JSON");
+        (proxies[0]["sent"] == proxies[0]["acknowledged"]).then(|| proxies[0].clone())
+    })
+    .await;
+    assert_eq!(shown["identity"], "ns/ingress/sa/gateway");
+    let objects = controller.page("/debug/configz").await;
+    assert!(objects.text().contains(SHOP));
+    assert!(!objects.text().contains("a2V5"), "a key is shown");
+    drop(proxy);
+    eventually_eq(0.0, count).await;
+}

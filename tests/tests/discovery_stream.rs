@@ -1,0 +1,364 @@
+//! A gateway that a controller configures: what it serves, what it answers, and what it serves when
+//! the controller is not there.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::{Value, json};
+use weir_config::wire::discovery::Resource;
+use weir_tests::{
+    certs::Authority,
+    config::Config,
+    control::{Control, SERVER_NAME},
+    eventually::{eventually, eventually_eq},
+    gateway::{Gateway, Launch},
+    objects::{HTTP_GATEWAY, respond, tls_secret},
+};
+
+const A: &str = "networking.istio.io/VirtualService/default/a";
+
+/// A controller with Gateway `gw` and route `a`, which answers `before`.
+async fn control(config: &mut Config) -> Control {
+    let control = Control::start().await;
+    control.apply(&config.fill(HTTP_GATEWAY));
+    control.apply(&respond("a", "a.test", "before"));
+    control
+}
+
+async fn gateway() -> (Control, Gateway) {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    let gateway = Launch::controlled(config, &control).start().await;
+    (control, gateway)
+}
+
+/// The same with a copy on disk.
+fn with_copy(config: Config, control: &Control) -> Launch {
+    let state_dir = control.state_dir();
+    Launch::controlled(config, control).args(["--state-dir", state_dir.to_str().unwrap()])
+}
+
+/// Waits until that host is answered so: a 200's body, or the status.
+async fn answers(gateway: &mut Gateway, host: &str, expected: &str) {
+    eventually_eq(expected.to_owned(), async || {
+        let reply = gateway.get(host, "/").await;
+        if reply.status == 200 { reply.text().to_owned() } else { reply.status.to_string() }
+    })
+    .await;
+}
+
+/// Waits until so many pushes of the stream that is open now are answered.
+async fn acknowledged(control: &Control, pushes: usize) {
+    eventually_eq(pushes, async || control.streams().last().map_or(0, |it| it.acknowledged)).await;
+}
+
+/// A metric without labels.
+async fn metric(gateway: &Gateway, name: &str) -> f64 {
+    let text = gateway.admin("/stats/prometheus").await;
+    let line = text.text().lines().find(|line| line.starts_with(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name}")).split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_controller_sends_is_served_and_acknowledged() {
+    let (control, mut gateway) = gateway().await;
+    answers(&mut gateway, "a.test", "before").await;
+    acknowledged(&control, 1).await;
+    let streams = control.streams();
+    assert_eq!(streams.len(), 1);
+    assert!(streams[0].initial.is_empty());
+    assert!(streams[0].rejections.is_empty());
+    let metadata = streams[0].node.metadata.clone().unwrap();
+    assert_eq!(metadata.text("NAMESPACE"), Some("default"));
+    assert_eq!(metric(&gateway, "weir_discovery_connected").await, 1.0);
+    assert_eq!(metric(&gateway, "weir_discovery_stale_seconds").await, 0.0);
+    assert_eq!(gateway.admin("/ready").await.text(), "LIVE\n");
+}
+
+#[tokio::test]
+async fn objects_are_changed_added_and_removed_while_running() {
+    let (control, mut gateway) = gateway().await;
+    control.apply(&respond("a", "a.test", "after"));
+    answers(&mut gateway, "a.test", "after").await;
+    control.apply(&respond("b", "b.test", "new"));
+    answers(&mut gateway, "b.test", "new").await;
+    control.remove(A);
+    answers(&mut gateway, "a.test", "404").await;
+    answers(&mut gateway, "b.test", "new").await;
+}
+
+#[tokio::test]
+async fn the_mesh_configuration_is_the_controllers() {
+    let (control, mut gateway) = gateway().await;
+    assert_eq!(gateway.get("a.test", "/silent").await.status, 200);
+    control.mesh_config("accessLogFile: /dev/stdout\naccessLogFormat: \"line of %REQ(:PATH)%\\n\"");
+    acknowledged(&control, 2).await;
+    assert_eq!(gateway.get("a.test", "/told").await.status, 200);
+    gateway.access_log_line("line of /told").await;
+}
+
+#[tokio::test]
+async fn a_secret_of_the_controller_is_served_and_rotates() {
+    let mut config = Config::new();
+    let control = Control::start().await;
+    let first = Authority::new("first");
+    let https = config.fill(
+        "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: ${PORT_https}, name: https, protocol: HTTPS}
+    hosts: ['*']
+    tls: {mode: SIMPLE, credentialName: cert}
+",
+    );
+    control.apply(&https);
+    control.apply(&respond("a", "a.test", "secret"));
+    let identity = first.server(&["a.test"]);
+    control.apply(&tls_secret("cert", &identity.certificate, &identity.key));
+    let mut gateway = Launch::controlled(config, &control).start().await;
+    let reply = gateway.get_tls(&first.client_config(None, &[]), "a.test", "/").await.unwrap();
+    assert_eq!(reply.text(), "secret");
+
+    let second = Authority::new("second");
+    let identity = second.server(&["a.test"]);
+    control.apply(&tls_secret("cert", &identity.certificate, &identity.key));
+    let tls = second.client_config(None, &[]);
+    eventually("the new certificate is served", async || {
+        gateway.get_tls(&tls, "a.test", "/").await.ok()
+    })
+    .await;
+    assert!(gateway.get_tls(&first.client_config(None, &[]), "a.test", "/").await.is_err());
+}
+
+#[tokio::test]
+async fn a_refused_object_keeps_its_last_good_version_and_the_others_of_the_push_are_in_force() {
+    let (control, mut gateway) = gateway().await;
+    let wrong = respond("a", "a.test", "wrong").replace("status: 200", "status: 1000");
+    control.apply(&format!("{wrong}\n---\n{}", respond("b", "b.test", "new")));
+    answers(&mut gateway, "b.test", "new").await;
+    answers(&mut gateway, "a.test", "before").await;
+    let rejections = eventually("the refusal is told", async || {
+        let rejections = control.streams()[0].rejections.clone();
+        (!rejections.is_empty()).then_some(rejections)
+    })
+    .await;
+    assert_eq!(rejections[0].resource_name, A);
+    assert!(rejections[0].message.contains("directResponse.status"), "{}", rejections[0].message);
+    assert_eq!(metric(&gateway, "weir_discovery_rejections_total").await, 1.0);
+
+    control.apply(&respond("a", "a.test", "right"));
+    answers(&mut gateway, "a.test", "right").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_at_all_is_refused_by_name() {
+    let (control, mut gateway) = gateway().await;
+    control.apply(&respond("a", "a.test", "x").replace("hosts: [\"a.test\"]", "hosts: {a: b}"));
+    let message = eventually("the refusal is told", async || {
+        let rejection = control.streams()[0].rejections.first().cloned()?;
+        (rejection.resource_name == A).then_some(rejection.message)
+    })
+    .await;
+    assert!(message.starts_with("spec.hosts: "), "{message}");
+    answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
+    let (control, mut gateway) = gateway().await;
+    let later = json!({
+        "apiVersion": "networking.istio.io/v9",
+        "kind": "LaterKind",
+        "metadata": {"name": "a", "namespace": "default"},
+    });
+    let Value::Object(later) = later else { panic!("an object") };
+    control.put(Resource::of_object(later).unwrap());
+    control.apply(&respond("b", "b.test", "new"));
+    answers(&mut gateway, "b.test", "new").await;
+    gateway.log_line("kind LaterKind (networking.istio.io/v9) is not used by Weir").await;
+    assert!(control.streams()[0].rejections.is_empty());
+}
+
+#[tokio::test]
+async fn a_reconnect_transfers_nothing_that_is_unchanged() {
+    let (mut control, mut gateway) = gateway().await;
+    acknowledged(&control, 1).await;
+    control.stop().await;
+    control.apply(&respond("b", "b.test", "new"));
+    control.remove(A);
+    control.restart().await;
+    answers(&mut gateway, "b.test", "new").await;
+    answers(&mut gateway, "a.test", "404").await;
+    let streams = control.streams();
+    let stream = streams.last().unwrap();
+    assert_eq!(stream.initial.len(), 2, "{:?}", stream.initial);
+    assert_eq!(stream.sent, ["networking.istio.io/VirtualService/default/b"]);
+    assert_eq!(stream.removed, [A]);
+
+    acknowledged(&control, 1).await;
+    control.stop().await;
+    control.restart().await;
+    eventually_eq(streams.len() + 1, async || control.streams().len()).await;
+    acknowledged(&control, 1).await;
+    let streams = control.streams();
+    let stream = streams.last().unwrap();
+    assert_eq!((stream.sent.len(), stream.removed.len()), (0, 0), "{stream:?}");
+}
+
+#[tokio::test]
+async fn a_refused_version_is_not_claimed_at_a_reconnect() {
+    let (mut control, mut gateway) = gateway().await;
+    acknowledged(&control, 1).await;
+    control.apply(&respond("a", "a.test", "x").replace("status: 200", "status: 1000"));
+    acknowledged(&control, 2).await;
+    control.stop().await;
+    control.restart().await;
+    let sent = eventually("a new stream", async || {
+        let streams = control.streams();
+        streams.get(1).filter(|it| it.acknowledged > 0).map(|it| it.sent.clone())
+    })
+    .await;
+    assert_eq!(sent, [A]);
+    answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn what_is_in_force_outlives_the_controller_and_is_said_to_be_stale() {
+    let (mut control, mut gateway) = gateway().await;
+    control.stop().await;
+    eventually("the metric says it is stale", async || {
+        (metric(&gateway, "weir_discovery_stale_seconds").await > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(metric(&gateway, "weir_discovery_connected").await, 0.0);
+    answers(&mut gateway, "a.test", "before").await;
+    let ready = gateway.admin("/ready").await;
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().starts_with("LIVE\nstale for "), "{}", ready.text());
+
+    control.restart().await;
+    eventually_eq("LIVE\n".to_owned(), async || gateway.admin("/ready").await.text().to_owned())
+        .await;
+    assert_eq!(metric(&gateway, "weir_discovery_connected").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_gateway_starts_with_its_copy_while_the_controller_is_down() {
+    let mut config = Config::new();
+    let mut control = control(&mut config).await;
+    let port = config.port("http");
+    let gateway = with_copy(config, &control).start().await;
+    control.apply(&respond("a", "a.test", "written down"));
+    acknowledged(&control, 2).await;
+    assert!(gateway.terminate().await.success());
+    let file = control.state_dir().join("last-good");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    control.stop().await;
+    let config = Config::new().set("PORT_http", port);
+    let mut gateway = with_copy(config, &control).start().await;
+    answers(&mut gateway, "a.test", "written down").await;
+    let ready = gateway.admin("/ready").await;
+    assert!(ready.text().starts_with("LIVE\nstale for "), "{}", ready.text());
+
+    control.apply(&respond("a", "a.test", "after"));
+    control.restart().await;
+    answers(&mut gateway, "a.test", "after").await;
+    let streams = control.streams();
+    assert_eq!(streams.last().unwrap().sent, [A], "only what changed since the copy");
+    assert_eq!(gateway.admin("/ready").await.text(), "LIVE\n");
+}
+
+#[tokio::test]
+async fn a_torn_copy_is_said_and_what_was_whole_of_it_is_served() {
+    let mut config = Config::new();
+    let mut control = control(&mut config).await;
+    let port = config.port("http");
+    let gateway = with_copy(config, &control).start().await;
+    control.apply(&respond("a", "a.test", "torn off"));
+    acknowledged(&control, 2).await;
+    assert!(gateway.terminate().await.success());
+    control.stop().await;
+    let file = control.state_dir().join("last-good");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
+
+    let config = Config::new().set("PORT_http", port);
+    let mut gateway = with_copy(config, &control).start().await;
+    gateway.log_line("is torn at byte").await;
+    answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_foreign_copy_is_said_and_not_served() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    fs::create_dir_all(control.state_dir()).unwrap();
+    fs::write(control.state_dir().join("last-good"), "something else").unwrap();
+    let mut gateway = with_copy(config, &control).start().await;
+    gateway.log_line("is no copy of a configuration").await;
+    answers(&mut gateway, "a.test", "before").await;
+    assert!(control.streams()[0].initial.is_empty());
+}
+
+#[tokio::test]
+async fn a_controller_of_another_root_is_refused_with_the_reason() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    fs::write(control.root_file(), Authority::new("another").root()).unwrap();
+    let mut gateway = Launch::controlled(config, &control).spawn().await;
+    let line = gateway.log_line("TLS with the controller at 127.0.0.1:").await;
+    assert!(line.contains(SERVER_NAME), "{line}");
+    assert!(line.contains("root-cert.pem: invalid peer certificate: "), "{line}");
+    assert!(control.streams().is_empty());
+
+    fs::write(control.root_file(), control.authority().root()).unwrap();
+    gateway.ready().await;
+    answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_accepted_is_said_with_its_file() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    control.accept_token("another");
+    let mut gateway = Launch::controlled(config, &control).spawn().await;
+    let line = gateway.log_line("does not accept the token at").await;
+    assert!(line.contains("istio-token"), "{line}");
+    assert!(line.contains("the token was not issued for this controller"), "{line}");
+
+    fs::write(control.token_file(), "another\n").unwrap();
+    gateway.ready().await;
+    answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_missing_token_is_said_with_its_file() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    fs::remove_file(control.token_file()).unwrap();
+    let gateway = Launch::controlled(config, &control).spawn().await;
+    let line = gateway.log_line("there is neither a token at").await;
+    assert!(line.contains("istio-token"), "{line}");
+}
+
+#[tokio::test]
+async fn the_same_problem_is_said_once() {
+    let mut config = Config::new();
+    let mut control = control(&mut config).await;
+    control.stop().await;
+    let gateway = Launch::controlled(config, &control).spawn().await;
+    gateway.log_line("connect to the controller at 127.0.0.1:").await;
+    control.restart().await;
+    acknowledged(&control, 1).await;
+    assert_eq!(
+        gateway.log().matches("connect to the controller at").count(),
+        1,
+        "{}",
+        gateway.log()
+    );
+}

@@ -1,0 +1,140 @@
+//! What the controller writes into the status of objects, and which replica does.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use weir_tests::{
+    client::discovery::{Hello, Proxy},
+    controller::Controller,
+    eventually::{eventually, eventually_eq},
+    kube::ApiServer,
+};
+
+fn gateway() -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+        "metadata": {"name": "public", "namespace": "ingress", "generation": 1},
+        "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
+            {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}})
+}
+
+fn virtual_service(generation: u64, spec: Value) -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "shop", "namespace": "shop", "generation": generation},
+        "spec": spec, "status": {"addresses": "someone else's"}})
+}
+
+fn good() -> Value {
+    json!({"hosts": ["a.com"], "gateways": ["ingress/public"],
+        "http": [{"route": [{"destination": {"host": "web"}}]}]})
+}
+
+/// The conditions of the VirtualService for this generation: type, status, reason.
+async fn conditions(server: &ApiServer, generation: u64) -> Vec<(String, String, String)> {
+    eventually(&format!("a status of generation {generation}"), async || {
+        let status = server.find("VirtualService", "shop", "shop")?["status"].clone();
+        assert_eq!(status["addresses"], "someone else's");
+        (status["observedGeneration"] == json!(generation)).then(|| shown(&status))
+    })
+    .await
+}
+
+fn shown(status: &Value) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().map(|c| (text(&c["type"]), text(&c["status"]), text(&c["reason"]))).collect()
+}
+
+fn condition(r#type: &str, status: &str, reason: &str) -> (String, String, String) {
+    (r#type.to_owned(), status.to_owned(), reason.to_owned())
+}
+
+fn writes(server: &ApiServer) -> usize {
+    server.requests().iter().filter(|request| request.starts_with("PATCH ")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_says_whether_it_is_accepted_and_what_is_wrong() {
+    let server = ApiServer::start().await;
+    server.apply([virtual_service(1, good())]);
+    let _controller = Controller::start(&server).await;
+    assert_eq!(conditions(&server, 1).await, [condition("Accepted", "True", "Accepted")]);
+
+    let mut wrong = good();
+    wrong["http"][0]["timeout"] = json!("1");
+    server.apply([virtual_service(2, wrong)]);
+    assert_eq!(conditions(&server, 2).await, [condition("Accepted", "False", "Invalid")]);
+    let found = server.find("VirtualService", "shop", "shop").expect("the object");
+    let message = found["status"]["conditions"][0]["message"].as_str().expect("a message");
+    assert!(message.contains("spec.http[0].timeout"), "{message}");
+
+    server.apply([virtual_service(3, json!({"hosts": 7}))]);
+    assert_eq!(conditions(&server, 3).await, [condition("Accepted", "False", "Invalid")]);
+    server.apply([virtual_service(4, good())]);
+    assert_eq!(conditions(&server, 4).await, [condition("Accepted", "True", "Accepted")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_refuses_is_in_the_status_until_it_takes_it() {
+    let server = ApiServer::start().await;
+    server.apply([gateway(), virtual_service(1, good())]);
+    let controller = Controller::start(&server).await;
+    conditions(&server, 1).await;
+    let hello = Hello {
+        token: Some(server.token("istio-ca", "ingress", "gateway", None)),
+        labels: vec![("istio", "ingressgateway")],
+        known: BTreeMap::new(),
+    };
+    let tls = controller.authority().client_config(None, &["h2"]);
+    let mut proxy = Proxy::connect(controller.discovery_port(), &tls, hello).await.expect("connect");
+    let push = proxy.next().await.expect("a push");
+    let name = "networking.istio.io/VirtualService/shop/shop";
+    assert!(push.changed.contains(&name.to_owned()), "{push:?}");
+    proxy.reject(&push, name, "no such thing");
+    let status = async || {
+        server.find("VirtualService", "shop", "shop").map(|found| shown(&found["status"]))
+    };
+    let accepted = condition("Accepted", "True", "Accepted");
+    let refused = condition("Programmed", "False", "Rejected");
+    eventually_eq(Some(vec![accepted.clone(), refused]), status).await;
+    drop(proxy);
+    eventually_eq(Some(vec![accepted]), status).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_starts_writes_nothing_that_is_there() {
+    let server = ApiServer::start().await;
+    server.apply([gateway(), virtual_service(1, good())]);
+    let mut first = Controller::start(&server).await;
+    conditions(&server, 1).await;
+    eventually_eq(2, async || writes(&server)).await;
+    first.ask_to_end().await;
+    first.exited().await;
+    let second = Controller::start(&server).await;
+    second.log_line("is_leader=true").await;
+    // Whatever it would write of the old objects, it would write before this.
+    server.apply([virtual_service(2, good())]);
+    conditions(&server, 2).await;
+    assert_eq!(writes(&server), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_replicas_writes_and_the_other_takes_over() {
+    let server = ApiServer::start().await;
+    let mut first = Controller::start(&server).await;
+    first.log_line("is_leader=true").await;
+    let second = Controller::start(&server).await;
+    server.apply([virtual_service(1, good())]);
+    conditions(&server, 1).await;
+    let wrote = async |controller: &Controller| {
+        controller.metrics().await.sum("weir_controller_status_writes_total", &[])
+    };
+    eventually_eq(1.0, async || wrote(&first).await).await;
+    assert_eq!(wrote(&second).await, 0.0);
+
+    first.ask_to_end().await;
+    first.exited().await;
+    second.log_line("is_leader=true").await;
+    server.apply([virtual_service(2, good())]);
+    conditions(&server, 2).await;
+    eventually_eq(1.0, async || wrote(&second).await).await;
+}
