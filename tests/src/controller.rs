@@ -33,7 +33,7 @@ pub struct Controller {
     webhook: u16,
     log: Lines,
     authority: Authority,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Controller {
@@ -79,7 +79,7 @@ impl Controller {
             .spawn()
             .expect("start the controller");
         let log = Lines::capture(child.stderr.take().expect("standard error is piped"));
-        Self { child, discovery, monitoring, webhook, log, authority, _folder: folder }
+        Self { child, discovery, monitoring, webhook, log, authority, folder }
     }
 
     /// Waits until `/ready` says so.
@@ -103,6 +103,23 @@ impl Controller {
     #[must_use]
     pub fn webhook_port(&self) -> u16 {
         self.webhook
+    }
+
+    /// What a gateway with that token has to be told to follow this controller.
+    #[must_use]
+    pub fn gateway_arguments(&self, token: &str) -> Vec<String> {
+        let write = |name: &str, text: &str| {
+            let path = self.folder.path().join(name);
+            fs::write(&path, text).expect("write a file");
+            path.to_str().expect("paths are text").to_owned()
+        };
+        let pairs = [
+            ("--discovery", format!("127.0.0.1:{}", self.discovery)),
+            ("--discovery-name", NAME.to_owned()),
+            ("--discovery-root", write("root.pem", &self.authority.root())),
+            ("--discovery-token", write("token", token)),
+        ];
+        pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
     }
 
     /// Signs for everybody in the mesh.

@@ -20,6 +20,7 @@ use crate::{
     },
     config::Config,
     control::Control,
+    controller::Controller,
     eventually::eventually,
     metrics::Metrics,
     objects::LABELS,
@@ -70,6 +71,13 @@ impl Launch {
     #[must_use]
     pub fn controlled(config: Config, control: &Control) -> Self {
         Self::from_source(config, control.arguments().into_iter().map(Into::into).collect())
+    }
+
+    /// Configured by the real controller, as a service account with that token.
+    #[must_use]
+    pub fn follows(config: Config, controller: &Controller, token: &str) -> Self {
+        let arguments = controller.gateway_arguments(token);
+        Self::from_source(config, arguments.into_iter().map(Into::into).collect())
     }
 
     fn from_source(config: Config, source: Vec<OsString>) -> Self {

@@ -6,9 +6,12 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 use weir_tests::{
+    backend::echo::Echo,
     client::discovery::{Hello, Proxy, Push},
+    config::Config,
     controller::Controller,
     eventually::{eventually, eventually_eq},
+    gateway::Launch,
     kube::ApiServer,
 };
 
@@ -466,4 +469,54 @@ async fn connected_proxies_are_counted_and_shown() {
     assert!(!objects.text().contains("a2V5"), "a key is shown");
     drop(proxy);
     eventually_eq(0.0, count).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_serves_what_is_in_kubernetes_and_finds_versions_by_the_labels_of_pods() {
+    let server = ApiServer::start().await;
+    let backends = [Echo::start("v1").await, Echo::start("v2").await];
+    for (index, (backend, version)) in backends.iter().zip(["v1", "v2"]).enumerate() {
+        let pod = format!("web-{version}");
+        server.apply([
+            json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": pod, "namespace": "shop", "labels": {"version": version}}}),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {"name": format!("web-{index}"), "namespace": "shop",
+                    "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": "IPv4", "ports": [{"name": "http", "port": backend.port()}],
+                "endpoints": [{"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": pod}}]}),
+        ]);
+    }
+    let mut config = Config::new();
+    let port = config.port("http");
+    let subset = |version: &str| json!({"name": version, "labels": {"version": version}});
+    let route = |version: &str| json!([{"destination": {"host": "web", "subset": version}}]);
+    server.apply([
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+            "metadata": {"name": "public", "namespace": "default"},
+            "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
+                {"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}}),
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "shop", "namespace": "shop"},
+            "spec": {"hosts": ["shop.example.com"], "gateways": ["default/public"], "http": [
+                {"match": [{"uri": {"prefix": "/new"}}], "route": route("v2")},
+                {"route": route("v1")}]}}),
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"host": "web", "subsets": [subset("v1"), subset("v2")]}}),
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80, "name": "http"}]}}),
+    ]);
+    let controller = Controller::start(&server).await;
+    let token = server.token("istio-ca", "default", "gateway", None);
+    let mut gateway = Launch::follows(config, &controller, &token).start().await;
+    for _ in 0..4 {
+        assert_eq!(gateway.get("shop.example.com", "/").await.backend(), "v1");
+        assert_eq!(gateway.get("shop.example.com", "/new").await.backend(), "v2");
+    }
+    // The pod becomes another version: its traffic follows.
+    server.apply([json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web-v1", "namespace": "shop", "labels": {"version": "v2"}}})]);
+    eventually_eq(503, async || gateway.get("shop.example.com", "/").await.status).await;
 }
