@@ -46,7 +46,7 @@ func remove(c *Cluster) error {
 			return err
 		}
 	}
-	machines, err := machine.Recorded(c.machineFolder())
+	machines, err := machine.Find(c.machineFolder())
 	if err != nil {
 		return err
 	}
