@@ -144,7 +144,7 @@ async fn down_leaves_no_process_mount_or_namespace(_: Arc<Cluster>) {
     let cluster = own_cluster("down").await;
     let test = deployed(&cluster, "left", "").await;
     test.rolled_out("echo-v1").await;
-    let machines = machines(&cluster);
+    let machines = machines(&cluster).await;
     assert_eq!(machines.len(), 2, "a control plane and a node");
     let namespaces: BTreeSet<_> = machines.iter().flat_map(|pid| namespaces(*pid)).collect();
     assert!(in_namespaces(&namespaces) > 10, "the programs of a cluster and the pods");
@@ -225,14 +225,10 @@ async fn answering(address: SocketAddr, expected: usize) -> BTreeSet<String> {
 }
 
 /// The first processes of a cluster's machines.
-fn machines(cluster: &Cluster) -> Vec<u32> {
-    let folder = Path::new("/var/lib/weir-cluster").join(cluster.name()).join("machines");
-    let read = |machine: fs::DirEntry| fs::read(machine.path().join("machine.json")).unwrap();
-    let pid = |record: Vec<u8>| {
-        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
-        u32::try_from(record["Pid"].as_u64().unwrap()).unwrap()
-    };
-    fs::read_dir(folder).unwrap().map(|machine| pid(read(machine.unwrap()))).collect()
+async fn machines(cluster: &Cluster) -> Vec<u32> {
+    let status = cluster.status().await;
+    let processes = status.lines().filter_map(|line| line.split_once(", process "));
+    processes.map(|(_, pid)| pid.parse().unwrap()).collect()
 }
 
 /// The namespaces of a process that are not the host's.

@@ -101,6 +101,12 @@ impl Cluster {
         self.weir_cluster(&["resume", "--name", &self.name, machine, program]).await;
     }
 
+    /// What runs of it, for a reader.
+    pub async fn status(&self) -> String {
+        let output = self.weir_cluster(&["status", "--name", &self.name]).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Makes an image of programs of this host and gives it to every node. The first program is the
     /// entry point; manifests name the image with `imagePullPolicy: Never`.
     pub async fn load_image(&self, image: &str, programs: &[&Path]) {

@@ -81,7 +81,7 @@ func Load(name string) (*Cluster, error) {
 
 // Machine is the one of that name.
 func (c *Cluster) Machine(name string) (*machine.Machine, error) {
-	machines, err := machine.Recorded(c.machineFolder())
+	machines, err := machine.Find(c.machineFolder())
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (c *Cluster) Machine(name string) (*machine.Machine, error) {
 			return m, nil
 		}
 	}
-	return nil, fmt.Errorf("cluster %s has no machine %s", c.Name, name)
+	return nil, fmt.Errorf("no machine %s runs in cluster %s", name, c.Name)
 }
 
 // addresses of a cluster. All are in 198.18.0.0/15, which is reserved for tests of networks: nobody's

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -48,7 +46,7 @@ func remove(c *Cluster) error {
 			return err
 		}
 	}
-	machines, err := machine.Recorded(c.machineFolder())
+	machines, err := machine.Find(c.machineFolder())
 	if err != nil {
 		return err
 	}
@@ -92,92 +90,6 @@ func unmountBelow(folder string) error {
 		}
 	}
 	return lines.Err()
-}
-
-// hierarchies are where control groups are mounted: one place on hosts with version 2, one for each
-// controller with version 1.
-func hierarchies() ([]string, error) {
-	file, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	var places []string
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		mount, kind, _ := strings.Cut(lines.Text(), " - ")
-		if fields := strings.Fields(mount); strings.HasPrefix(kind, "cgroup") {
-			places = append(places, fields[4])
-		}
-	}
-	return places, lines.Err()
-}
-
-// makeCgroups adds what a kubelet wants to find: the root of its pods in every hierarchy.
-func (c *Cluster) makeCgroups() error {
-	places, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	for _, place := range places {
-		for number := 1; number <= c.Nodes; number++ {
-			if err := os.MkdirAll(filepath.Join(place, c.nodeCgroup(number)), 0o755); err != nil {
-				return fmt.Errorf("control group: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// removeCgroups removes them, the inner ones first. A group can be busy for a moment after its last
-// process.
-func (c *Cluster) removeCgroups() error {
-	places, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	for _, place := range places {
-		root := filepath.Join(place, c.cgroup())
-		var groups []string
-		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-			if err == nil && entry.IsDir() {
-				groups = append(groups, path)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		slices.Reverse(groups)
-		for _, group := range groups {
-			if err := removeCgroup(group); err != nil {
-				return err
-			}
-		}
-		// Another cluster's groups are beside them.
-		if err := syscall.Rmdir(filepath.Dir(root)); err != nil && !gone(err) && !occupied(err) {
-			return fmt.Errorf("control group %s: %w", filepath.Dir(root), err)
-		}
-	}
-	return nil
-}
-
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
-
-func occupied(err error) bool {
-	return errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY)
-}
-
-func removeCgroup(group string) error {
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		err := syscall.Rmdir(group)
-		if err == nil || gone(err) {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("control group %s: %w", group, err)
-		}
-	}
 }
 
 // watchOwner starts the process that takes the cluster away when its owner has ended, however it did.

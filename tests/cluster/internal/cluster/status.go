@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-
-	"weir-cluster/internal/machine"
 )
 
 // Names of the clusters there are.
@@ -23,14 +21,15 @@ func Names() ([]string, error) {
 
 // Describe writes what runs of a cluster.
 func (c *Cluster) Describe(to io.Writer) error {
-	machines, err := machine.Recorded(c.machineFolder())
-	if err != nil {
-		return err
-	}
 	fmt.Fprintf(to, "cluster %s, KUBECONFIG=%s\n", c.Name, c.Kubeconfig())
-	for _, m := range machines {
-		if !m.Running() {
-			fmt.Fprintf(to, "  %s is not running\n", m.Name)
+	names := []string{Control}
+	for number := 1; number <= c.Nodes; number++ {
+		names = append(names, c.machineName(number))
+	}
+	for _, name := range names {
+		m, err := c.Machine(name)
+		if err != nil {
+			fmt.Fprintf(to, "  %s is not running\n", name)
 			continue
 		}
 		programs, err := m.Programs()

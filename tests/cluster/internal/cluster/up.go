@@ -247,7 +247,7 @@ func (c *Cluster) finish(options Options) error {
 // logsOfFailed is the end of the log of each program that did not stay alive, and of those that are
 // asked for when nothing else tells what is wrong.
 func (c *Cluster) logsOfFailed() error {
-	machines, err := machine.Recorded(c.machineFolder())
+	machines, err := machine.Find(c.machineFolder())
 	if err != nil {
 		return err
 	}

@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/rpc"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,9 +46,8 @@ type Spec struct {
 	Shared string
 }
 
-func (spec Spec) socket() string      { return filepath.Join(spec.Folder, "supervisor.sock") }
-func (m *Machine) socket() string     { return Spec{Folder: m.Folder}.socket() }
-func (m *Machine) recordedAt() string { return filepath.Join(m.Folder, "machine.json") }
+func (spec Spec) socket() string  { return filepath.Join(spec.Folder, "supervisor.sock") }
+func (m *Machine) socket() string { return Spec{Folder: m.Folder}.socket() }
 
 // Log is where a program's output goes.
 func (m *Machine) Log(program string) string {
@@ -83,11 +82,8 @@ func Boot(spec Spec) (*Machine, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- first.Wait() }()
 	m := &Machine{Name: spec.Name, Folder: spec.Folder, Pid: first.Process.Pid}
-	if m.Started, err = startedAt(m.Pid); err != nil {
+	if m.Started, err = Identity(m.Pid); err != nil {
 		return nil, fmt.Errorf("machine %s ended at once: %w", spec.Name, err)
-	}
-	if err := m.record(); err != nil {
-		return m, err
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		if _, err = m.Programs(); err == nil {
@@ -104,42 +100,35 @@ func Boot(spec Spec) (*Machine, error) {
 	}
 }
 
-func (m *Machine) record() error {
-	recorded, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(m.recordedAt(), recorded, 0o644)
-}
-
-// Recorded are the machines that were booted in these folders' parent, running or not.
-func Recorded(parent string) ([]*Machine, error) {
-	records, err := filepath.Glob(filepath.Join(parent, "*", "machine.json"))
+// Find returns the machines that run with their folders in `parent`. They are found by what their first
+// processes were told, so those of an `up` that was interrupted anywhere are among them.
+func Find(parent string) ([]*Machine, error) {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
 	}
 	var machines []*Machine
-	for _, record := range records {
-		content, err := os.ReadFile(record)
-		if errors.Is(err, fs.ErrNotExist) {
+	for _, path := range lines {
+		// Processes end while they are looked at.
+		line, err := os.ReadFile(path)
+		if err != nil {
 			continue
 		}
-		if err != nil {
-			return nil, err
+		arguments := strings.Split(string(line), "\x00")
+		var spec Spec
+		if len(arguments) < 3 || arguments[1] != InitArgument || json.Unmarshal([]byte(arguments[2]), &spec) != nil {
+			continue
 		}
-		m := new(Machine)
-		// Half a record is of an interrupted boot; its first process is found by the caller's sweep.
-		if json.Unmarshal(content, m) == nil {
-			machines = append(machines, m)
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil || filepath.Dir(spec.Folder) != parent {
+			continue
+		}
+		if started, err := Identity(pid); err == nil {
+			machines = append(machines, &Machine{Name: spec.Name, Folder: spec.Folder, Pid: pid, Started: started})
 		}
 	}
+	slices.SortFunc(machines, func(a, b *Machine) int { return strings.Compare(a.Name, b.Name) })
 	return machines, nil
-}
-
-// Running tells whether its first process lives.
-func (m *Machine) Running() bool {
-	started, err := startedAt(m.Pid)
-	return err == nil && started == m.Started
 }
 
 // Halt ends everything that runs in it and returns when it has ended.
@@ -150,7 +139,7 @@ func (m *Machine) Halt() error {
 // End kills a process, if it is still the one that started then, and waits until it is gone.
 func End(pid int, started uint64) error {
 	for deadline := time.Now().Add(30 * time.Second); ; {
-		if now, err := startedAt(pid); err != nil || now != started {
+		if now, err := Identity(pid); err != nil || now != started {
 			return nil
 		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -163,11 +152,9 @@ func End(pid int, started uint64) error {
 	}
 }
 
-// Identity of a process: its pid and when it started.
-func Identity(pid int) (uint64, error) { return startedAt(pid) }
-
-// startedAt fails for a process that is not there, or is only not reaped yet.
-func startedAt(pid int) (uint64, error) {
+// Identity of a process beside its pid: when it started. Fails for one that is not there, or is only not
+// reaped yet.
+func Identity(pid int) (uint64, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
