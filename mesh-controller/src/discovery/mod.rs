@@ -2,7 +2,9 @@
 
 mod auth;
 mod codec;
+mod hello;
 mod identity;
+mod in_flight;
 mod mailbox;
 mod proxies;
 pub mod push;
