@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -18,6 +18,7 @@ use tracing::info;
 use crate::{
     admin::{self, Admin},
     args::Arguments,
+    ca,
     discovery::{
         Proxies, push,
         server::{self, Parts, Server},
@@ -79,9 +80,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     let serving = Arc::new(Serving::default());
     let ending = CancellationToken::new();
     let replica: Arc<str> = replica(arguments).into();
-    if !tls::from_files(arguments, &serving)? {
-        bail!("there is no certificate for the servers: name one with --tls-cert-file");
-    }
+    let has_certificate = tls::from_files(arguments, &serving)?;
 
     let timing = watch::Timing::default();
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
@@ -104,6 +103,10 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         Arc::clone(&metrics),
         ending.clone(),
     );
+    // A certificate from elsewhere is shown in the place of one of our own.
+    let own = (!has_certificate).then(|| Arc::clone(&serving));
+    let ca = ca::start(&client, ca_options(arguments), own, &metrics, is_leader.clone())
+        .context("start the certificate authority")?;
     if arguments.status {
         status::start(status::Parts {
             client: client.clone(),
@@ -123,6 +126,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         metrics,
         replica,
         own_gateways_only: arguments.scope_gateway_to_namespace,
+        authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;
     Ok(Running { ending, discovery, leadership })
@@ -141,6 +145,18 @@ async fn admission(
     let name = arguments.webhook_configuration();
     tokio::spawn(webhook::keep_registered(client.clone(), name, serving, is_leader));
     Ok(())
+}
+
+fn ca_options(arguments: &Arguments) -> ca::Options {
+    let max = arguments.max_workload_cert_ttl;
+    ca::Options {
+        namespace: arguments.namespace.clone(),
+        domain: arguments.domain.clone(),
+        trust_domain: arguments.trust_domain.clone(),
+        hosts: arguments.hosts.iter().filter(|host| !host.is_empty()).cloned().collect(),
+        limits: ca::Limits { default: arguments.workload_cert_ttl.min(max), max },
+        root_lifetime: arguments.root_cert_ttl,
+    }
 }
 
 /// Names this process in what it sends. Part of it is made up, so that no push of an earlier process

@@ -68,6 +68,44 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     pub tls_key_file: Option<PathBuf>,
 
+    /// Trust domain of our own certificate, and the organisation of a root made here.
+    #[arg(long, value_name = "DOMAIN", env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+
+    /// More host names that gateways reach this controller by.
+    #[arg(long, value_name = "NAME,...", env = "ISTIOD_CUSTOM_HOST", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+
+    /// How long certificates live that nobody asked another lifetime for.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "DEFAULT_WORKLOAD_CERT_TTL",
+        default_value = "24h",
+        value_parser = duration
+    )]
+    pub workload_cert_ttl: Duration,
+
+    /// How long certificates live at most.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "MAX_WORKLOAD_CERT_TTL",
+        default_value = "24h",
+        value_parser = duration
+    )]
+    pub max_workload_cert_ttl: Duration,
+
+    /// How long a root made here lives. Its successor is introduced after two thirds.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "CITADEL_SELF_SIGNED_CA_CERT_TTL",
+        default_value = "8760h",
+        value_parser = duration
+    )]
+    pub root_cert_ttl: Duration,
+
     /// Authorities (PEM) that certificates of gateways are verified with.
     #[arg(long, value_name = "FILE")]
     pub ca_cert_file: Option<PathBuf>,
@@ -108,6 +146,12 @@ pub enum LogFormat {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = weir_config::api::Duration::parse(text).map(|duration| duration.0);
+    let duration = duration.filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "a time is a number and a unit, `24h` or `90m`".to_owned())
 }
 
 impl Arguments {

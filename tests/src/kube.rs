@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -307,7 +307,9 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<B
             state.list(&path, &query)
         };
     }
-    state.single(&parts.method, &path, body)
+    let content_type = parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let is_apply = content_type == Some(b"application/apply-patch+yaml");
+    state.single(&parts.method, &path, body, is_apply)
 }
 
 impl State {
@@ -358,8 +360,14 @@ impl State {
     }
 
     /// Requests about one object: `GET`, `POST` into the collection, `PUT`, and `PATCH`, which
-    /// replaces the fields it names.
-    fn single(&mut self, method: &Method, path: &str, body: Value) -> Response<Body> {
+    /// replaces the fields it names; one that is to be applied need not be there.
+    fn single(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Value,
+        is_apply: bool,
+    ) -> Response<Body> {
         let Some((collection, key)) = split(path) else {
             return failed(StatusCode::NOT_FOUND, "NotFound");
         };
@@ -368,6 +376,7 @@ impl State {
         let object = match (method.as_str(), known) {
             ("GET", Some(object)) => return answer(StatusCode::OK, object),
             ("POST", _) => body,
+            ("PATCH", None) if is_apply && !path.ends_with("/status") => body,
             ("PUT", Some(known)) => {
                 let given = &body["metadata"]["resourceVersion"];
                 if !given.is_null() && *given != known["metadata"]["resourceVersion"] {

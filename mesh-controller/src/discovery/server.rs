@@ -21,9 +21,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, Streaming, body::Body, server::Grpc};
+use tonic_prost::ProstCodec;
 use tracing::{debug, info, warn};
-use weir_config::wire::discovery::{
-    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, MAX_MESSAGE_SIZE,
+use weir_config::wire::{
+    certificate::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse},
+    discovery::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, MAX_MESSAGE_SIZE},
 };
 
 use super::{
@@ -33,7 +35,12 @@ use super::{
     push::Writer,
     session::Sessions,
 };
-use crate::{metrics::Metrics, review::Reviews, tls::Serving};
+use crate::{
+    ca::Authorities,
+    metrics::Metrics,
+    review::{Reviews, ServiceAccount},
+    tls::Serving,
+};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -43,6 +50,9 @@ const MAX_STREAMS: u32 = 16;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A request names what the proxy has, of as many objects as there may be.
 const MAX_REQUEST: usize = 4 * MAX_MESSAGE_SIZE;
+
+/// A request for a certificate: a key, and what proxies of Istio say about themselves.
+const MAX_SIGNING_REQUEST: usize = 256 * 1024;
 
 /// What the server needs of the others.
 #[derive(Debug)]
@@ -55,6 +65,7 @@ pub struct Parts {
     /// Names this replica.
     pub replica: Arc<str>,
     pub own_gateways_only: bool,
+    pub authorities: Arc<Authorities>,
 }
 
 /// The running server.
@@ -71,6 +82,7 @@ pub struct Server {
 struct Shared {
     sessions: Sessions,
     serving: Arc<Serving>,
+    authorities: Arc<Authorities>,
     streams: TaskTracker,
     closed: CancellationToken,
     ended: CancellationToken,
@@ -90,7 +102,16 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         .with_context(|| format!("listen on {address} for discovery"))?;
     let address = listener.local_addr().context("find out where discovery listens")?;
     info!(%address, "discovery");
-    let Parts { serving, writer, reviews, proxies, metrics, replica, own_gateways_only } = parts;
+    let Parts {
+        serving,
+        writer,
+        reviews,
+        proxies,
+        metrics,
+        replica,
+        own_gateways_only,
+        authorities,
+    } = parts;
     let (streams, drain) = (TaskTracker::new(), Arc::new(DrainTime::new()));
     let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
@@ -104,6 +125,7 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
             pushes: AtomicU64::new(1),
         },
         serving,
+        authorities,
         streams: streams.clone(),
         closed: closed.clone(),
         ended: ended.clone(),
@@ -184,7 +206,9 @@ impl Shared {
         request: Request<Incoming>,
         certificate: Option<Arc<CertificateDer<'static>>>,
     ) -> HttpResponse<Body> {
-        if request.uri().path() != DELTA_AGGREGATED_RESOURCES {
+        let path = request.uri().path();
+        let is_signing = path == CREATE_CERTIFICATE;
+        if !is_signing && path != DELTA_AGGREGATED_RESOURCES {
             return Status::unimplemented("no such method").into_http();
         }
         let writer = &self.sessions.writer;
@@ -195,6 +219,13 @@ impl Shared {
         let (headers, certificate) = (request.headers(), certificate.as_deref());
         let reviews = &self.sessions.reviews;
         match authenticate(headers, certificate, &trust_domain, reviews).await {
+            Ok(identity) if is_signing => {
+                let authorities = Arc::clone(&self.authorities);
+                let service = Certificates { authorities, trust_domain, identity };
+                let codec = ProstCodec::default();
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_SIGNING_REQUEST);
+                grpc.unary(service, request).await
+            }
             Ok(identity) => {
                 let service = Delta { shared: self, identity };
                 let mut grpc =
@@ -214,6 +245,25 @@ impl Shared {
         let time = self.drain.get().copied().unwrap_or_default();
         tokio::time::sleep(time.mul_f64(fastrand::f64())).await;
         turn.cancel();
+    }
+}
+
+/// One certificate to be.
+struct Certificates {
+    authorities: Arc<Authorities>,
+    trust_domain: Arc<str>,
+    identity: Identity,
+}
+
+impl tonic::server::UnaryService<IstioCertificateRequest> for Certificates {
+    type Response = IstioCertificateResponse;
+    type Future = std::future::Ready<Result<tonic::Response<IstioCertificateResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<IstioCertificateRequest>) -> Self::Future {
+        let ServiceAccount { namespace, name, .. } = &self.identity.account;
+        let request = request.into_inner();
+        let created = self.authorities.create(&self.trust_domain, (namespace, name), &request);
+        std::future::ready(created.map(tonic::Response::new))
     }
 }
 
