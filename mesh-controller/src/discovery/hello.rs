@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tonic::{Status, Streaming};
+use hyper::body::Incoming;
+use tonic::Status;
 use tracing::debug;
 use weir_config::wire::{
-    discovery::{DeltaDiscoveryRequest, Node},
+    discovery::Node,
     google::{Kind, Struct},
     resource::{SYNC_NAME, SYNC_TYPE, TYPES},
 };
 
+use super::requests::Requests;
 use crate::store::Labels;
 
 /// What a proxy says first.
@@ -23,7 +25,7 @@ pub(super) struct Hello {
 /// Reads up to the first request for the end of pushes, with which all is said. `None` if the proxy
 /// leaves before.
 pub(super) async fn first_requests(
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
+    requests: &mut Requests<Incoming>,
 ) -> Result<Option<Hello>, Status> {
     let mut hello = Hello { node: Node::default(), known: BTreeMap::new() };
     let mut subscribed = BTreeSet::new();

@@ -8,7 +8,9 @@ mod in_flight;
 mod mailbox;
 mod proxies;
 pub mod push;
+mod requests;
 pub mod server;
+mod services;
 mod session;
 
 pub use self::{

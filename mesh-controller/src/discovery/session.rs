@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
+use hyper::body::Incoming;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, info, warn};
 use weir_config::wire::discovery::DeltaDiscoveryRequest;
 
@@ -26,6 +27,7 @@ use super::{
     mailbox::{Mailbox, Pending},
     proxies::Connected,
     push::{Subscription, Writer},
+    requests::Requests,
 };
 use crate::{metrics::Metrics, review::Reviews, translate::Audience};
 
@@ -52,7 +54,7 @@ impl Sessions {
     pub(super) async fn serve(
         &self,
         identity: Identity,
-        mut requests: Streaming<DeltaDiscoveryRequest>,
+        mut requests: Requests<Incoming>,
         responses: mpsc::Sender<Result<Response, Status>>,
         ended: CancellationToken,
     ) {
@@ -73,7 +75,7 @@ impl Sessions {
     async fn converse(
         &self,
         identity: &Identity,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        requests: &mut Requests<Incoming>,
         responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> Result<(), Status> {
         let first = timeout(FIRST_REQUESTS, first_requests(requests))
@@ -112,7 +114,7 @@ impl Sessions {
         &self,
         mailbox: &Mailbox,
         connected: &Connected,
-        requests: &mut Streaming<DeltaDiscoveryRequest>,
+        requests: &mut Requests<Incoming>,
         responses: &mpsc::Sender<Result<Response, Status>>,
     ) -> Result<(), Status> {
         let mut push: Option<Push> = None;
