@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -32,6 +33,8 @@ const MAX_CONNECTIONS: usize = 20_000;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Streams of one connection: a proxy needs one, and another for its certificate.
 const MAX_STREAMS: u32 = 16;
+/// How long the end of what is served may take.
+const FLUSH: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// What the server needs of the others.
@@ -54,6 +57,7 @@ pub struct Server {
     pub address: SocketAddr,
     closed: CancellationToken,
     streams: TaskTracker,
+    connections: TaskTracker,
     ended: CancellationToken,
     drain: Arc<DrainTime>,
 }
@@ -78,7 +82,8 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         own_gateways_only,
         authorities,
     } = parts;
-    let (streams, drain) = (TaskTracker::new(), Arc::new(DrainTime::new()));
+    let (streams, connections) = (TaskTracker::new(), TaskTracker::new());
+    let drain = Arc::new(DrainTime::new());
     let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
         sessions: Sessions {
@@ -97,8 +102,8 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         ended: ended.clone(),
         drain: Arc::clone(&drain),
     });
-    tokio::spawn(accept(listener, shared));
-    Ok(Server { address, closed, streams, ended, drain })
+    tokio::spawn(accept(listener, shared, connections.clone()));
+    Ok(Server { address, closed, streams, connections, ended, drain })
 }
 
 impl Server {
@@ -109,13 +114,18 @@ impl Server {
         let _ = self.drain.set(time);
         self.closed.cancel();
         self.streams.close();
-        if timeout(time + Duration::from_secs(1), self.streams.wait()).await.is_err() {
-            self.ended.cancel();
+        let streams_end = timeout(time + FLUSH, self.streams.wait()).await;
+        if streams_end.is_err() {
+            warn!("streams are cut off");
         }
+        // How a stream ended is still to be written.
+        self.ended.cancel();
+        self.connections.close();
+        let _ = timeout(FLUSH, self.connections.wait()).await;
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTracker) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -132,7 +142,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         };
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             if let Err(error) = connection(socket, shared).await {
                 debug!(%peer, "a connection ended: {error:#}");
             }
@@ -160,8 +170,11 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
         // What waits for a slow proxy: one response, not all of them.
         .max_send_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
     tokio::select! {
-        result = connection => result.context("serve"),
-        () = ended.cancelled() => Ok(()),
+        result = &mut connection => return result.context("serve"),
+        () = ended.cancelled() => {}
     }
+    connection.as_mut().graceful_shutdown();
+    connection.await.context("serve to the end")
 }

@@ -33,6 +33,8 @@ use crate::{metrics::Metrics, review::Reviews, translate::Audience};
 
 /// How long a proxy may take to say what it wants.
 const FIRST_REQUESTS: Duration = Duration::from_secs(30);
+/// How long it may take to take note of how the stream ends.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// How often it is asked whether it may still read Secrets.
 const PERMISSION: Duration = Duration::from_secs(60);
 
@@ -66,8 +68,8 @@ impl Sessions {
             Ok(()) => debug!(%identity, "a proxy left"),
             Err(status) => {
                 info!(%identity, code = ?status.code(), "a stream ends: {}", status.message());
-                // It may be gone already.
-                let _ = responses.try_send(Err(status));
+                // It may be gone already, or not be reading.
+                let _ = timeout(LAST_WORD, responses.send(Err(status))).await;
             }
         }
     }
