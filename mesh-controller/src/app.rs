@@ -1,6 +1,6 @@
 //! Builds every part once, in start order.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::{
@@ -10,6 +10,7 @@ use kube::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -20,7 +21,7 @@ use crate::{
     ca,
     discovery::{
         Proxies, push,
-        server::{self, Parts},
+        server::{self, Parts, Server},
     },
     leader,
     metrics::Metrics,
@@ -46,10 +47,40 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    let client = client(&arguments).await?;
+    let running = start(&arguments).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
+    running.end(arguments.drain_time).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What has to be ended in order.
+struct Running {
+    ending: CancellationToken,
+    discovery: Server,
+    leadership: JoinHandle<()>,
+}
+
+impl Running {
+    async fn end(self, drain_time: Duration) -> anyhow::Result<()> {
+        self.ending.cancel();
+        self.discovery.drain(drain_time).await;
+        // The next replica need not wait for the Lease to run out.
+        self.leadership.await.context("let the Lease go")
+    }
+}
+
+async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
+    let client = client(arguments).await?;
     let metrics = Arc::new(Metrics::new().context("set up metrics")?);
+    let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(Serving::default());
-    let has_certificate = tls::from_files(&arguments, &serving)?;
+    let ending = CancellationToken::new();
+    let replica: Arc<str> = replica(arguments).into();
+    let has_certificate = tls::from_files(arguments, &serving)?;
 
     let timing = watch::Timing::default();
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
@@ -57,8 +88,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (touched, touches) = mpsc::unbounded_channel();
     let writer = push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
 
-    let proxies = Arc::new(Proxies::default());
-    let ending = CancellationToken::new();
     let admin = Admin {
         metrics: Arc::clone(&metrics),
         proxies: Arc::clone(&proxies),
@@ -67,7 +96,6 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         ending: ending.clone(),
     };
     admin::start(arguments.monitoring_addr, admin).await?;
-    let replica: Arc<str> = replica(&arguments).into();
     let (is_leader, leadership) = leader::start(
         client.clone(),
         &arguments.namespace,
@@ -77,17 +105,8 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     );
     // A certificate from elsewhere is shown in the place of one of our own.
     let own = (!has_certificate).then(|| Arc::clone(&serving));
-    let ca = ca::start(&client, ca_options(&arguments), own, &metrics, is_leader.clone())
+    let ca = ca::start(&client, ca_options(arguments), own, &metrics, is_leader.clone())
         .context("start the certificate authority")?;
-    webhook::server::start(arguments.webhook_addr, Arc::clone(&serving), Arc::clone(&metrics))
-        .await?;
-    let registered = webhook::keep_registered(
-        client.clone(),
-        arguments.webhook_configuration(),
-        Arc::clone(&serving),
-        is_leader.clone(),
-    );
-    tokio::spawn(registered);
     if arguments.status {
         status::start(status::Parts {
             client: client.clone(),
@@ -95,11 +114,12 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
             proxies: Arc::clone(&proxies),
             metrics: Arc::clone(&metrics),
             touched: touches,
-            is_leader,
+            is_leader: is_leader.clone(),
         });
     }
+    admission(arguments, &client, &serving, &metrics, is_leader).await?;
     let parts = Parts {
-        serving: Arc::clone(&serving),
+        serving,
         writer,
         reviews: Arc::new(Reviews::new(client, arguments.token_audiences.clone())),
         proxies,
@@ -108,18 +128,23 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
         own_gateways_only: arguments.scope_gateway_to_namespace,
         authorities: Arc::clone(&ca.authorities),
     };
-    let server = server::start(arguments.discovery_addr, parts).await?;
+    let discovery = server::start(arguments.discovery_addr, parts).await?;
+    Ok(Running { ending, discovery, leadership })
+}
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
-    ending.cancel();
-    server.drain(arguments.drain_time).await;
-    // The next replica need not wait for the Lease to run out.
-    leadership.await.context("let the Lease go")?;
-    Ok(ExitCode::SUCCESS)
+/// The webhook, and that the API server knows of it.
+async fn admission(
+    arguments: &Arguments,
+    client: &Client,
+    serving: &Arc<Serving>,
+    metrics: &Arc<Metrics>,
+    is_leader: tokio::sync::watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let (address, serving) = (arguments.webhook_addr, Arc::clone(serving));
+    webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics)).await?;
+    let name = arguments.webhook_configuration();
+    tokio::spawn(webhook::keep_registered(client.clone(), name, serving, is_leader));
+    Ok(())
 }
 
 fn ca_options(arguments: &Arguments) -> ca::Options {

@@ -1,18 +1,14 @@
 //! Responses on the wire. Resources are encoded once, when they change; a response only strings them
 //! together.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
-use prost::{
-    Message,
-    encoding::{WireType, encode_key, encode_varint},
-};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{EncodeBuf, Encoder},
 };
-use weir_config::wire::discovery::DeltaDiscoveryRequest;
 
 /// A `DeltaDiscoveryResponse` whose resources are encoded already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,26 +48,11 @@ fn length_delimited(field: u32, bytes: &[u8], buffer: &mut impl BufMut) {
     buffer.put_slice(bytes);
 }
 
-/// Requests in, responses out.
-#[derive(Debug, Default)]
-pub(super) struct DeltaCodec(PhantomData<()>);
+/// Writes responses.
+#[derive(Debug)]
+pub(super) struct ResponseEncoder;
 
-impl Codec for DeltaCodec {
-    type Encode = Response;
-    type Decode = DeltaDiscoveryRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self::default()
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self::default()
-    }
-}
-
-impl Encoder for DeltaCodec {
+impl Encoder for ResponseEncoder {
     type Item = Response;
     type Error = Status;
 
@@ -81,19 +62,9 @@ impl Encoder for DeltaCodec {
     }
 }
 
-impl Decoder for DeltaCodec {
-    type Item = DeltaDiscoveryRequest;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        DeltaDiscoveryRequest::decode(buffer)
-            .map(Some)
-            .map_err(|error| Status::invalid_argument(format!("not a discovery request: {error}")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use weir_config::wire::{
         discovery::{DeltaDiscoveryResponse, Resource},
         resource::OBJECT_TYPE,

@@ -1,13 +1,13 @@
 //! What a proxy has yet to be told: one entry for each resource, the latest.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::translate::Delta;
+use crate::{store::Encoded, translate::Delta};
 
 /// Filled by the writer, emptied by the session. However slow the proxy is, there is never more in it
 /// than there are resources.
@@ -62,20 +62,24 @@ impl Mailbox {
     }
 }
 
-/// The first push for a proxy that has `known`: what differs, and what is not in `wanted` any more.
-pub(super) fn difference(
+/// The first push for a proxy that has `known`: what differs from `wanted`, and what is not in there
+/// any more, unless it `is_kept`.
+pub(super) fn difference<'a>(
     known: &BTreeMap<String, String>,
-    wanted: &Delta,
+    wanted: impl Iterator<Item = &'a Arc<Encoded>> + Clone,
     is_kept: impl Fn(&str) -> bool,
 ) -> Delta {
-    let is_new = |name: &str, version: &str| known.get(name).is_none_or(|had| had != version);
-    let changed = wanted.iter().filter(|(name, resource)| {
-        resource.as_ref().is_some_and(|resource| is_new(name, &resource.version))
-    });
+    let version_had = |resource: &Encoded| known.get(&*resource.name).map(String::as_str);
+    let changed =
+        wanted.clone().filter(|resource| version_had(resource) != Some(&*resource.version));
     let mut delta: Delta =
-        changed.map(|(name, change)| (Arc::clone(name), change.clone())).collect();
-    let gone = known.keys().filter(|name| !wanted.contains_key(name.as_str()) && !is_kept(name));
-    delta.extend(gone.map(|name| (name.as_str().into(), None)));
+        changed.map(|resource| (Arc::clone(&resource.name), Some(Arc::clone(resource)))).collect();
+    let still_there = wanted.clone().filter(|resource| version_had(resource).is_some()).count();
+    if still_there < known.len() {
+        let wanted: HashSet<&str> = wanted.map(|resource| &*resource.name).collect();
+        let gone = known.keys().filter(|name| !wanted.contains(name.as_str()) && !is_kept(name));
+        delta.extend(gone.map(|name| (name.as_str().into(), None)));
+    }
     delta
 }
 
@@ -84,26 +88,26 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::{Encoded, Section};
+    use crate::store::Section;
+
+    fn encoded(name: &str, version: &str) -> Arc<Encoded> {
+        Arc::new(Encoded {
+            name: name.into(),
+            version: version.into(),
+            section: Section::Object,
+            bytes: Bytes::new(),
+        })
+    }
 
     fn delta(changes: &[(&str, Option<&str>)]) -> Delta {
-        let encoded = |name: &str, version: &str| {
-            Arc::new(Encoded {
-                name: name.into(),
-                version: version.into(),
-                section: Section::Object,
-                bytes: Bytes::new(),
-            })
-        };
         let changes = changes.iter();
         changes
             .map(|(name, version)| ((*name).into(), version.map(|version| encoded(name, version))))
             .collect()
     }
 
-    fn shown(delta: &Delta) -> Vec<(String, Option<String>)> {
-        let change = |change: &Option<Arc<Encoded>>| change.as_ref().map(|c| c.version.to_string());
-        delta.iter().map(|(name, c)| (name.to_string(), change(c))).collect()
+    fn shown(delta: &Delta) -> Vec<(&str, Option<&str>)> {
+        delta.iter().map(|(name, change)| (&**name, change.as_ref().map(|c| &*c.version))).collect()
     }
 
     #[tokio::test]
@@ -115,18 +119,18 @@ mod tests {
         }
         mailbox.post(&delta(&[("b", None)]), Instant::now());
         let pending = mailbox.take().await;
-        let expected = [("a".to_owned(), Some("3".to_owned())), ("b".to_owned(), None)];
-        assert_eq!(shown(&pending.changes), expected);
+        assert_eq!(shown(&pending.changes), [("a", Some("3")), ("b", None)]);
     }
 
     #[test]
     fn a_proxy_that_comes_back_gets_only_what_differs() {
         let known = [("same", "1"), ("changed", "1"), ("gone", "1"), ("unreadable", "1")];
         let known = known.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
-        let wanted = delta(&[("same", Some("1")), ("changed", Some("2")), ("new", Some("1"))]);
-        let difference = difference(&known, &wanted, |name| name == "unreadable");
-        let expected = [("changed", Some("2")), ("gone", None), ("new", Some("1"))]
-            .map(|(name, version)| (name.to_owned(), version.map(str::to_owned)));
-        assert_eq!(shown(&difference), expected);
+        let wanted = [encoded("same", "1"), encoded("changed", "2"), encoded("new", "1")];
+        let difference = difference(&known, wanted.iter(), |name| name == "unreadable");
+        assert_eq!(
+            shown(&difference),
+            [("changed", Some("2")), ("gone", None), ("new", Some("1"))]
+        );
     }
 }

@@ -2,11 +2,15 @@
 
 mod auth;
 mod codec;
+mod hello;
 mod identity;
+mod in_flight;
 mod mailbox;
 mod proxies;
 pub mod push;
+mod requests;
 pub mod server;
+mod services;
 mod session;
 
 pub use self::{

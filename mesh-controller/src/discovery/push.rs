@@ -115,6 +115,10 @@ async fn run(
                 let dirty = state.round(batch);
                 // Nobody may be interested in status.
                 let _ = touched.send(dirty);
+                // In a storm of changes there are always more.
+                while is_complete && let Ok(visit) = visits.try_recv() {
+                    visit(&mut state);
+                }
             }
             visit = visits.recv(), if is_complete => {
                 let Some(visit) = visit else { return };
@@ -185,16 +189,11 @@ impl State {
             scope: Scope::new(audience, store),
             mailboxes: Vec::new(),
         });
-        let mut wanted: Delta = served
-            .scope
-            .resources()
-            .map(|resource| (Arc::clone(&resource.name), Some(Arc::clone(resource))))
-            .collect();
-        add_mesh(&mut wanted, store);
+        let wanted = served.scope.resources().chain([&store.mesh().resource]);
         let unreadable: HashSet<String> =
             store.unreadable().map(|(key, _)| ResourceName::from(key).to_string()).collect();
         // What cannot be read is not gone: the proxy has its last good version.
-        let first = difference(&known, &wanted, |name| unreadable.contains(name));
+        let first = difference(&known, wanted, |name| unreadable.contains(name));
         let mailbox = Arc::new(Mailbox::new(first));
         served.mailboxes.push(Arc::downgrade(&mailbox));
         self.metrics.scopes.set(self.scopes.len() as i64);

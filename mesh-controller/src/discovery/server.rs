@@ -1,58 +1,41 @@
-//! Port 15012: TLS, HTTP/2, and the two services on it.
+//! Port 15012: TLS and HTTP/2.
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use anyhow::Context;
-use futures_util::{Stream, stream};
-use http::{Request, Response as HttpResponse};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls_pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, Streaming, body::Body, server::Grpc};
-use tonic_prost::ProstCodec;
 use tracing::{debug, info, warn};
-use weir_config::wire::{
-    certificate::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse},
-    discovery::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, MAX_MESSAGE_SIZE},
-};
 
 use super::{
-    Identity, Proxies,
-    auth::authenticate,
-    codec::{DeltaCodec, Response},
+    Proxies,
     push::Writer,
+    services::{DrainTime, Shared},
     session::Sessions,
 };
-use crate::{
-    ca::Authorities,
-    metrics::Metrics,
-    review::{Reviews, ServiceAccount},
-    tls::Serving,
-};
+use crate::{ca::Authorities, metrics::Metrics, review::Reviews, tls::Serving};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 20_000;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Streams of one connection: a proxy needs one, and another for its certificate.
 const MAX_STREAMS: u32 = 16;
+/// How long the end of what is served may take.
+const FLUSH: Duration = Duration::from_secs(1);
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// A request names what the proxy has, of as many objects as there may be.
-const MAX_REQUEST: usize = 4 * MAX_MESSAGE_SIZE;
-
-/// A request for a certificate: a key, and what proxies of Istio say about themselves.
-const MAX_SIGNING_REQUEST: usize = 256 * 1024;
 
 /// What the server needs of the others.
 #[derive(Debug)]
@@ -74,23 +57,10 @@ pub struct Server {
     pub address: SocketAddr,
     closed: CancellationToken,
     streams: TaskTracker,
+    connections: TaskTracker,
     ended: CancellationToken,
     drain: Arc<DrainTime>,
 }
-
-#[derive(Debug)]
-struct Shared {
-    sessions: Sessions,
-    serving: Arc<Serving>,
-    authorities: Arc<Authorities>,
-    streams: TaskTracker,
-    closed: CancellationToken,
-    ended: CancellationToken,
-    drain: Arc<DrainTime>,
-}
-
-/// Over how long streams end, once that is known.
-type DrainTime = std::sync::OnceLock<Duration>;
 
 /// Starts to serve.
 ///
@@ -112,7 +82,8 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         own_gateways_only,
         authorities,
     } = parts;
-    let (streams, drain) = (TaskTracker::new(), Arc::new(DrainTime::new()));
+    let (streams, connections) = (TaskTracker::new(), TaskTracker::new());
+    let drain = Arc::new(DrainTime::new());
     let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
         sessions: Sessions {
@@ -131,8 +102,8 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         ended: ended.clone(),
         drain: Arc::clone(&drain),
     });
-    tokio::spawn(accept(listener, shared));
-    Ok(Server { address, closed, streams, ended, drain })
+    tokio::spawn(accept(listener, shared, connections.clone()));
+    Ok(Server { address, closed, streams, connections, ended, drain })
 }
 
 impl Server {
@@ -143,13 +114,18 @@ impl Server {
         let _ = self.drain.set(time);
         self.closed.cancel();
         self.streams.close();
-        if timeout(time + Duration::from_secs(1), self.streams.wait()).await.is_err() {
-            self.ended.cancel();
+        let streams_end = timeout(time + FLUSH, self.streams.wait()).await;
+        if streams_end.is_err() {
+            warn!("streams are cut off");
         }
+        // How a stream ended is still to be written.
+        self.ended.cancel();
+        self.connections.close();
+        let _ = timeout(FLUSH, self.connections.wait()).await;
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: TaskTracker) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -166,7 +142,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         };
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
+        connections.spawn(async move {
             if let Err(error) = connection(socket, shared).await {
                 debug!(%peer, "a connection ended: {error:#}");
             }
@@ -194,110 +170,11 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
         // What waits for a slow proxy: one response, not all of them.
         .max_send_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
     tokio::select! {
-        result = connection => result.context("serve"),
-        () = ended.cancelled() => Ok(()),
+        result = &mut connection => return result.context("serve"),
+        () = ended.cancelled() => {}
     }
-}
-
-impl Shared {
-    async fn route(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        certificate: Option<Arc<CertificateDer<'static>>>,
-    ) -> HttpResponse<Body> {
-        let path = request.uri().path();
-        let is_signing = path == CREATE_CERTIFICATE;
-        if !is_signing && path != DELTA_AGGREGATED_RESOURCES {
-            return Status::unimplemented("no such method").into_http();
-        }
-        let writer = &self.sessions.writer;
-        let trust_domain = writer.visit(|state| Arc::clone(&state.store.mesh().trust_domain)).await;
-        let Some(trust_domain) = trust_domain else {
-            return Status::unavailable("this replica is ending").into_http();
-        };
-        let (headers, certificate) = (request.headers(), certificate.as_deref());
-        let reviews = &self.sessions.reviews;
-        match authenticate(headers, certificate, &trust_domain, reviews).await {
-            Ok(identity) if is_signing => {
-                let authorities = Arc::clone(&self.authorities);
-                let service = Certificates { authorities, trust_domain, identity };
-                let codec = ProstCodec::default();
-                let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_SIGNING_REQUEST);
-                grpc.unary(service, request).await
-            }
-            Ok(identity) => {
-                let service = Delta { shared: self, identity };
-                let mut grpc =
-                    Grpc::new(DeltaCodec::default()).max_decoding_message_size(MAX_REQUEST);
-                grpc.streaming(service, request).await
-            }
-            Err(status) => {
-                self.sessions.metrics.unauthenticated.inc();
-                status.into_http()
-            }
-        }
-    }
-
-    /// Ends some time in the drain, if there is one.
-    async fn turn_comes(self: Arc<Self>, turn: CancellationToken) {
-        self.closed.cancelled().await;
-        let time = self.drain.get().copied().unwrap_or_default();
-        tokio::time::sleep(time.mul_f64(fastrand::f64())).await;
-        turn.cancel();
-    }
-}
-
-/// One certificate to be.
-struct Certificates {
-    authorities: Arc<Authorities>,
-    trust_domain: Arc<str>,
-    identity: Identity,
-}
-
-impl tonic::server::UnaryService<IstioCertificateRequest> for Certificates {
-    type Response = IstioCertificateResponse;
-    type Future = std::future::Ready<Result<tonic::Response<IstioCertificateResponse>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<IstioCertificateRequest>) -> Self::Future {
-        let ServiceAccount { namespace, name, .. } = &self.identity.account;
-        let request = request.into_inner();
-        let created = self.authorities.create(&self.trust_domain, (namespace, name), &request);
-        std::future::ready(created.map(tonic::Response::new))
-    }
-}
-
-/// One stream to be.
-struct Delta {
-    shared: Arc<Shared>,
-    identity: Identity,
-}
-
-type Responses = stream::BoxStream<'static, Result<Response, Status>>;
-
-impl tonic::server::StreamingService<DeltaDiscoveryRequest> for Delta {
-    type Response = Response;
-    type ResponseStream = Responses;
-    type Future = std::future::Ready<Result<tonic::Response<Responses>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        // One that is being written and one that waits: what else is to be sent stays shared.
-        let (sender, receiver) = mpsc::channel(1);
-        let (shared, identity) = (Arc::clone(&self.shared), self.identity.clone());
-        let ended = CancellationToken::new();
-        let turn = tokio::spawn(Arc::clone(&shared).turn_comes(ended.clone()));
-        let streams = shared.streams.clone();
-        streams.spawn(async move {
-            shared.sessions.serve(identity, request.into_inner(), sender, ended).await;
-            turn.abort();
-        });
-        std::future::ready(Ok(tonic::Response::new(Box::pin(received(receiver)))))
-    }
-}
-
-fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
-    stream::unfold(receiver, |mut receiver| async {
-        let item = receiver.recv().await?;
-        Some((item, receiver))
-    })
+    connection.as_mut().graceful_shutdown();
+    connection.await.context("serve to the end")
 }

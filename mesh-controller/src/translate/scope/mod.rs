@@ -79,7 +79,7 @@ impl Scope {
         self.members.is_empty()
     }
 
-    pub fn resources(&self) -> impl Iterator<Item = &Arc<Encoded>> {
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Encoded>> + Clone {
         self.members.values().map(|entry| &entry.resource)
     }
 
