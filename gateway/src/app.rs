@@ -8,6 +8,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tokio_util::task::AbortOnDropHandle;
 use weir_config::compile::{Change, Proxy};
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
         file::{self, FileSource},
     },
     engine::Engine,
+    identity,
     limits::Limits,
     listener::{ListenerManager, raise_open_file_limit},
     telemetry::{Telemetry, discovery::DiscoveryStatus, labels::Reporter, log},
@@ -76,6 +78,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     let proxy = Proxy {
         namespace: bootstrap.namespace.as_str().into(),
         labels: bootstrap.labels.clone(),
+        has_identity: matches!(bootstrap.source, ConfigSource::Discovery(_)),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()
     };
@@ -171,14 +174,18 @@ async fn follow_controller(
     status: Arc<DiscoveryStatus>,
     ready: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
-    let (_certificate, is_certificate) = watch::channel(None);
+    let (issued, mut workload) = watch::channel(None);
     let control_plane = ControlPlane {
         address: discovery.address.clone(),
         server_name: discovery.server_name.clone(),
         root: discovery.root.clone(),
         token: discovery.token.clone(),
-        certificate: is_certificate,
+        workload: workload.clone(),
     };
+    let authority = discovery.authority(&control_plane);
+    let files = discovery.identity_files.clone();
+    let identity = identity::Options { authority, identity: discovery.identity(), files };
+    let _identity = AbortOnDropHandle::new(tokio::spawn(identity::keep(identity, issued)));
     let (source, saved) = AdsSource::open(ads::Options {
         control_plane,
         proxy: discovery.proxy.clone(),
@@ -203,6 +210,12 @@ async fn follow_controller(
                 }
                 None => anyhow::bail!("the task that follows the controller ended"),
             },
+            Ok(()) = workload.changed() => {
+                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+                if let Some(secret) = secret {
+                    applier.set_identity(secret).await;
+                }
+            }
             _ = files.tick() => applier.refresh_files().await,
         }
     }

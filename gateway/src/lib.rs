@@ -43,6 +43,7 @@ pub mod demo;
 pub mod discovery;
 pub mod filter;
 pub mod http;
+pub mod identity;
 pub mod listener;
 pub mod route;
 pub mod tcp;

@@ -47,6 +47,17 @@ impl Controller {
     /// Starts the binary without waiting for anything.
     #[must_use]
     pub fn spawn(server: &ApiServer) -> Self {
+        Self::launch(server, true)
+    }
+
+    /// Starts the binary as its own certificate authority, and waits until it is ready.
+    pub async fn start_with_own_authority(server: &ApiServer) -> Self {
+        let mut controller = Self::launch(server, false);
+        controller.ready().await;
+        controller
+    }
+
+    fn launch(server: &ApiServer, has_certificate: bool) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
         let authority = Authority::new("mesh");
         let Identity { certificate, key } = authority.server(&[NAME]);
@@ -57,19 +68,23 @@ impl Controller {
         };
         let [discovery, monitoring, webhook] = [(); 3].map(|()| ports::free());
         let address = |port: u16| format!("127.0.0.1:{port}");
-        let mut child = Command::new(built("weir-controller"))
+        let mut command = Command::new(built("weir-controller"));
+        if has_certificate {
+            command
+                .arg("--tls-cert-file")
+                .arg(write("tls.crt", &certificate))
+                .arg("--tls-key-file")
+                .arg(write("tls.key", &key))
+                .arg("--ca-cert-file")
+                .arg(write("ca.crt", &authority.root()));
+        }
+        let mut child = command
             .arg("--kubeconfig")
             .arg(write("kubeconfig", &server.kubeconfig()))
             .args(["--namespace", "weir-system", "--pod-name", "controller-0"])
             .args(["--discovery-addr", &address(discovery)])
             .args(["--monitoring-addr", &address(monitoring)])
             .args(["--webhook-addr", &address(webhook)])
-            .arg("--tls-cert-file")
-            .arg(write("tls.crt", &certificate))
-            .arg("--tls-key-file")
-            .arg(write("tls.key", &key))
-            .arg("--ca-cert-file")
-            .arg(write("ca.crt", &authority.root()))
             .args(["--drain-time", "1"])
             .env_remove("KUBECONFIG")
             .kill_on_drop(true)

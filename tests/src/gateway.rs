@@ -80,7 +80,9 @@ impl Launch {
         Self::from_source(config, arguments.into_iter().map(Into::into).collect())
     }
 
-    fn from_source(config: Config, source: Vec<OsString>) -> Self {
+    /// With these arguments in the place of a folder.
+    #[must_use]
+    pub fn from_source(config: Config, source: Vec<OsString>) -> Self {
         Self { config, source, labels: LABELS.into(), args: Vec::new(), open_files: None }
     }
 

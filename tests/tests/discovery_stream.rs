@@ -7,12 +7,13 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use serde_json::{Value, json};
 use weir_config::wire::discovery::Resource;
 use weir_tests::{
+    backend::echo::Echo,
     certs::Authority,
     config::Config,
     control::{Control, SERVER_NAME},
     eventually::{eventually, eventually_eq},
     gateway::{Gateway, Launch},
-    objects::{HTTP_GATEWAY, respond, tls_secret},
+    objects::{HTTP_GATEWAY, forward, respond, service_entry, tls_secret},
 };
 
 const A: &str = "networking.istio.io/VirtualService/default/a";
@@ -361,4 +362,84 @@ async fn the_same_problem_is_said_once() {
         "{}",
         gateway.log()
     );
+}
+
+const IDENTITY: &str = "spiffe://cluster.local/ns/default/sa/default";
+
+#[tokio::test]
+async fn the_gateway_has_a_certificate_of_the_mesh_and_renews_it_in_time() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    control.certificate_seconds(4);
+    let gateway = Launch::controlled(config, &control).start().await;
+    eventually("it is renewed", async || (control.signed().len() >= 2).then_some(())).await;
+    let signed = control.signed();
+    assert!(signed[0].authorization.starts_with("Bearer token-of-the-gateway"));
+    assert_eq!(signed[0].names, [IDENTITY]);
+    assert_eq!(signed[1].names, [IDENTITY]);
+    gateway.log_line("the workload has a new certificate").await;
+}
+
+/// A workload of the mesh with this identity behind route `up`; what a request to it gets.
+async fn through_the_mesh(
+    control: &Control,
+    workload: &Authority,
+    identity: &str,
+    tls: &str,
+) -> u16 {
+    let identity = workload.server(&[identity]);
+    let server = control.authority().server_config(&identity, &["istio-http/1.1"], true);
+    let upstream = Echo::start_tls("workload", server).await;
+    let mut config = Config::new();
+    control.apply(&config.fill(HTTP_GATEWAY));
+    control.apply(&service_entry("up.test", "HTTP", &[upstream.port()]));
+    control.apply(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: up}}\nspec:\n  \
+         host: up.test\n  trafficPolicy:\n    tls: {tls}\n"
+    ));
+    control.apply(&forward("up", "*", "up.test"));
+    let mut gateway = Launch::controlled(config, control).start().await;
+    gateway.log_line("the workload has a new certificate").await;
+    let reply = eventually("an answer that is no accident of the start", async || {
+        let reply = gateway.get("up.test", "/").await;
+        let is_early = reply.status == 503 && upstream.connections() == 0;
+        (!is_early).then_some(reply)
+    })
+    .await;
+    if reply.status == 200 {
+        assert_eq!(upstream.requests().len(), 1);
+    }
+    reply.status
+}
+
+#[tokio::test]
+async fn workloads_are_reached_with_the_gateways_certificate() {
+    let control = Control::start().await;
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let status = through_the_mesh(&control, control.authority(), web, "{mode: ISTIO_MUTUAL}").await;
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn a_workload_with_another_identity_than_the_rules_is_refused() {
+    let control = Control::start().await;
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let tls = "{mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/other]}";
+    assert_eq!(through_the_mesh(&control, control.authority(), web, tls).await, 503);
+}
+
+#[tokio::test]
+async fn a_workload_that_another_root_vouches_for_is_refused() {
+    let control = Control::start().await;
+    let web = "spiffe://cluster.local/ns/shop/sa/web";
+    let other = Authority::new("another mesh");
+    assert_eq!(through_the_mesh(&control, &other, web, "{mode: ISTIO_MUTUAL}").await, 503);
+}
+
+#[tokio::test]
+async fn a_server_without_an_identity_of_the_mesh_is_refused() {
+    let control = Control::start().await;
+    let status =
+        through_the_mesh(&control, control.authority(), "up.test", "{mode: ISTIO_MUTUAL}").await;
+    assert_eq!(status, 503);
 }

@@ -49,7 +49,11 @@ fn condition(r#type: &str, status: &str, reason: &str) -> (String, String, Strin
 }
 
 fn writes(server: &ApiServer) -> usize {
-    server.requests().iter().filter(|request| request.starts_with("PATCH ")).count()
+    server
+        .requests()
+        .iter()
+        .filter(|request| request.starts_with("PATCH ") && request.contains("/status"))
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread")]

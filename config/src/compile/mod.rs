@@ -71,6 +71,8 @@ pub struct Proxy {
     pub cluster_domain: Arc<str>,
     /// The process may not bind ports below 1024.
     pub unprivileged: bool,
+    /// The proxy has a certificate of the mesh, or will.
+    pub has_identity: bool,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -82,6 +84,7 @@ impl Default for Proxy {
             labels: BTreeMap::new(),
             cluster_domain: "cluster.local".into(),
             unprivileged: false,
+            has_identity: false,
             stands_alone: false,
         }
     }

@@ -167,6 +167,8 @@ pub struct UpstreamTls {
 pub enum UpstreamTrust {
     /// `None`: the operating system's roots. Names empty: the SNI's host is verified.
     Verify { trust_bundle: Option<SecretName>, subject_alt_names: Arc<[Arc<str>]> },
+    /// The mesh's roots, and one of these identities; empty: any of the mesh.
+    Mesh { trust_bundle: SecretName, identities: Arc<[Arc<str>]> },
     /// `insecureSkipVerify`.
     Insecure,
 }

@@ -57,3 +57,12 @@ names! {
     /// `kubernetes://namespace/name` or `file-cert:CERT~KEY` / `file-root:PATH`.
     SecretName;
 }
+
+impl SecretName {
+    /// The proxy's own certificate in the mesh, with the mesh's roots. Not configured: the proxy has
+    /// it from its authority. Named as Istio's proxies name it.
+    #[must_use]
+    pub fn workload() -> Self {
+        Self::new("default")
+    }
+}

@@ -10,7 +10,10 @@ use std::{
 use clap::Args;
 use rustls::pki_types::ServerName;
 
-use crate::{control_plane::Address, discovery::ads};
+use crate::{
+    control_plane::{Address, ControlPlane},
+    discovery::ads,
+};
 
 /// Where the downward API mounts the pod's labels, as Istio's charts have it.
 const POD_LABELS: &str = "/etc/istio/pod/labels";
@@ -56,6 +59,16 @@ pub(super) struct DiscoveryArguments {
     #[arg(long, value_name = "NAME", env = "WEIR_SERVICE_ACCOUNT")]
     service_account: Option<String>,
 
+    /// Folder with a certificate for this gateway (cert-chain.pem, key.pem, root-cert.pem) that
+    /// somebody else renews; without one, the controller signs.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WEIR_IDENTITY_FILES",
+        default_value = "/var/run/secrets/workload-spiffe-credentials"
+    )]
+    identity_files: PathBuf,
+
     /// What its identity begins with [default: cluster.local; Istio: TRUST_DOMAIN]
     #[arg(long, value_name = "DOMAIN", env = "WEIR_TRUST_DOMAIN")]
     trust_domain: Option<String>,
@@ -72,6 +85,26 @@ pub struct Discovery {
     pub state_dir: Option<PathBuf>,
     pub proxy: ads::Proxy,
     pub trust_domain: String,
+    pub identity_files: PathBuf,
+}
+
+impl Discovery {
+    /// Who this gateway is in the mesh.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let ads::Proxy { namespace, service_account, .. } = &self.proxy;
+        format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.trust_domain)
+    }
+
+    /// Who signs for it: the controller, unless another was named.
+    #[must_use]
+    pub fn authority(&self, controller: &ControlPlane) -> ControlPlane {
+        if self.ca == self.address {
+            return controller.clone();
+        }
+        let server_name = server_name(&self.ca.host).unwrap_or_else(|_| self.server_name.clone());
+        ControlPlane { address: self.ca.clone(), server_name, ..controller.clone() }
+    }
 }
 
 /// The process's environment, or a test's.
@@ -157,6 +190,7 @@ impl DiscoveryArguments {
             ca,
             state_dir: self.state_dir,
             proxy,
+            identity_files: self.identity_files,
             trust_domain: or_default(self.trust_domain, "TRUST_DOMAIN", "cluster.local"),
         })
     }

@@ -27,7 +27,8 @@ impl Credentials {
         let (authorization, certificate) = match token(control_plane) {
             Ok(authorization) => (Some(authorization), None),
             Err(Error::NoCredential { path, source }) => {
-                let certificate = control_plane.certificate.borrow().clone();
+                let workload = control_plane.workload.borrow();
+                let certificate = workload.as_ref().map(|workload| Arc::clone(&workload.key));
                 let missing = Error::NoCredential { path, source };
                 (None, Some(certificate.ok_or(missing)?))
             }

@@ -19,7 +19,7 @@ use std::{
 use http::{HeaderValue, Request, Response, Uri, header::AUTHORIZATION};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{pki_types::ServerName, sign::CertifiedKey};
+use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,9 +28,13 @@ use tonic::{
     client::{Grpc, GrpcService},
 };
 
+mod backoff;
 mod credentials;
 
+pub use self::backoff::Backoff;
+
 use self::credentials::Credentials;
+use crate::tls::Workload;
 
 /// For one address, from the first packet to the end of the handshakes.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -58,7 +62,7 @@ pub struct ControlPlane {
     /// File of the service account token; read for every connection, because it expires.
     pub token: PathBuf,
     /// Shown where there is no token.
-    pub certificate: watch::Receiver<Option<Arc<CertifiedKey>>>,
+    pub workload: watch::Receiver<Option<Arc<Workload>>>,
 }
 
 /// Why there is no connection.

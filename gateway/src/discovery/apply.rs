@@ -12,7 +12,7 @@ use weir_config::{
     api::{MeshConfig, ObjectKey},
     compile::{Change, Compiler, Proxy},
     diagnostic::{Diagnostic, Severity},
-    model::{Delta, Resources},
+    model::{Delta, Resources, Secret},
 };
 
 use crate::{
@@ -134,6 +134,21 @@ impl Applier {
             self.publish(snapshot).await;
         }
         self.report(started.elapsed());
+    }
+
+    /// The proxy's own certificate is this from now on.
+    pub async fn set_identity(&mut self, secret: Arc<Secret>) {
+        let snapshot = {
+            let mut state = lock(&self.state);
+            let mut delta = Delta::default();
+            delta.secrets.insert(secret.name.clone(), Some(secret));
+            state.secrets = Secrets::next(&state.secrets, &delta);
+            // Before there is a configuration, nothing uses it.
+            self.warm.then(|| self.build(&state, &Delta::default()))
+        };
+        if let Some(snapshot) = snapshot {
+            self.publish(snapshot).await;
+        }
     }
 
     /// Certificates and keys in files may have changed.

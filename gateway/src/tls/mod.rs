@@ -71,6 +71,15 @@ pub struct Validity {
     pub not_after: i64,
 }
 
+/// The certificate this process has in the mesh, its key, and whom to believe there.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// For the configuration, under [`SecretName::workload`].
+    pub secret: Arc<Secret>,
+    pub key: Arc<CertifiedKey>,
+    pub validity: Validity,
+}
+
 /// Something an operator should know about a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretProblem {
@@ -218,6 +227,13 @@ impl LoadedSecret {
         });
         broken.into_iter().chain(expiry.map(|message| (Severity::Warning, message.to_owned())))
     }
+}
+
+/// Parses a secret that is not part of a configuration. What is wrong is in
+/// [`LoadedSecret::problem`].
+#[must_use]
+pub fn load(secret: &Secret) -> LoadedSecret {
+    secret::load(secret, None).0
 }
 
 /// The one source of cryptography, shared by everything that speaks TLS.

@@ -21,7 +21,7 @@ use weir_config::model::{
 use super::{
     Protocol,
     error::TlsFailure,
-    verify::{IdentityVerifier, NoVerifier},
+    verify::{IdentityVerifier, Names, NoVerifier},
 };
 use crate::tls::{LoadedSecret, Secrets, provider};
 
@@ -54,8 +54,10 @@ impl TlsContext {
         let used = |name: &SecretName| (name.clone(), secrets.find(name).cloned());
         let trust_bundle = match &tls.trust {
             UpstreamTrust::Verify { trust_bundle, .. } => trust_bundle.as_ref(),
+            UpstreamTrust::Mesh { trust_bundle, .. } => Some(trust_bundle),
             UpstreamTrust::Insecure => None,
         };
+        let is_mesh = matches!(tls.trust, UpstreamTrust::Mesh { .. });
         let server_name = tls.sni.as_deref().map(parse_server_name).transpose();
         let config = client_config(tls, protocol, secrets);
         let (config, server_name) = match server_name {
@@ -65,7 +67,8 @@ impl TlsContext {
         Self {
             config: config.map(Arc::new),
             server_name,
-            requires_h2: protocol == Protocol::Http2,
+            // Sidecars know by our names for protocols what is spoken, and may select none of them.
+            requires_h2: protocol == Protocol::Http2 && !is_mesh,
             secrets: tls.certificate.iter().chain(trust_bundle).map(used).collect(),
         }
     }
@@ -146,8 +149,9 @@ fn verifier(
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsFailure> {
     let (trust_bundle, names) = match trust {
         UpstreamTrust::Verify { trust_bundle, subject_alt_names } => {
-            (trust_bundle, subject_alt_names)
+            (trust_bundle.as_ref(), subject_alt_names)
         }
+        UpstreamTrust::Mesh { trust_bundle, identities } => (Some(trust_bundle), identities),
         UpstreamTrust::Insecure => return Ok(Arc::new(NoVerifier::new())),
     };
     let (roots, crls) = match trust_bundle {
@@ -163,14 +167,25 @@ fn verifier(
         .only_check_end_entity_revocation()
         .build()
         .map_err(|_no_anchor| TlsFailure::NoRoots)?;
-    if names.is_empty() {
-        return Ok(webpki);
-    }
+    let names = match trust {
+        UpstreamTrust::Mesh { .. } if names.is_empty() => Names::AnyWorkload,
+        UpstreamTrust::Verify { .. } if names.is_empty() => return Ok(webpki),
+        _ => Names::of(names),
+    };
     Ok(Arc::new(IdentityVerifier::new(webpki, roots, !crls.is_empty(), names)))
 }
 
 /// What is offered: of the configured protocols those that fit what will be spoken.
 fn alpn(tls: &UpstreamTls, protocol: Protocol) -> Vec<Vec<u8>> {
+    if matches!(tls.trust, UpstreamTrust::Mesh { .. }) {
+        let offers: &[&str] = match protocol {
+            Protocol::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
+            Protocol::Http2 => &["istio-h2", "istio", "h2"],
+            // Not `istio-peer-exchange`: whoever selects it waits for a message of its own.
+            Protocol::Tcp => &["istio"],
+        };
+        return offers.iter().map(|offer| offer.as_bytes().to_vec()).collect();
+    }
     let fits = |offer: &&Arc<str>| match protocol {
         Protocol::Http1 => &***offer != "h2",
         Protocol::Http2 => &***offer == "h2",

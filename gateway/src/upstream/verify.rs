@@ -27,25 +27,28 @@ pub(super) struct IdentityVerifier {
     webpki: Arc<WebPkiServerVerifier>,
     roots: Arc<RootCertStore>,
     has_crls: bool,
-    names: Vec<Identity>,
+    names: Names,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
+/// Who is meant.
 #[derive(Debug)]
-enum Identity {
+pub(super) enum Names {
+    OneOf(Vec<Identity>),
+    /// Whoever has an identity (SPIFFE) that the roots vouch for.
+    AnyWorkload,
+}
+
+#[derive(Debug)]
+pub(super) enum Identity {
     /// Compared byte by byte.
     Uri(Arc<str>),
     /// A DNS name, which a wildcard of the certificate may cover, or an address.
     Host(ServerName<'static>),
 }
 
-impl IdentityVerifier {
-    pub(super) fn new(
-        webpki: Arc<WebPkiServerVerifier>,
-        roots: Arc<RootCertStore>,
-        has_crls: bool,
-        names: &[Arc<str>],
-    ) -> Self {
+impl Names {
+    pub(super) fn of(names: &[Arc<str>]) -> Self {
         let identity = |name: &Arc<str>| {
             if name.contains("://") {
                 return Some(Identity::Uri(Arc::clone(name)));
@@ -53,14 +56,28 @@ impl IdentityVerifier {
             // Anything else no certificate can carry: it matches none.
             ServerName::try_from(&**name).ok().map(|name| Identity::Host(name.to_owned()))
         };
-        let names = names.iter().filter_map(identity).collect();
+        Self::OneOf(names.iter().filter_map(identity).collect())
+    }
+}
+
+impl IdentityVerifier {
+    pub(super) fn new(
+        webpki: Arc<WebPkiServerVerifier>,
+        roots: Arc<RootCertStore>,
+        has_crls: bool,
+        names: Names,
+    ) -> Self {
         let algorithms = provider().signature_verification_algorithms;
         Self { webpki, roots, has_crls, names, algorithms }
     }
 
     fn carries_a_name(&self, leaf: &CertificateDer<'_>, parsed: &ParsedCertificate<'_>) -> bool {
         let uri = single_uri(leaf);
-        self.names.iter().any(|name| match name {
+        let names = match &self.names {
+            Names::OneOf(names) => names,
+            Names::AnyWorkload => return uri.is_some_and(|uri| uri.starts_with("spiffe://")),
+        };
+        names.iter().any(|name| match name {
             Identity::Uri(wanted) => uri.as_deref() == Some(&**wanted),
             Identity::Host(wanted) => verify_server_name(parsed, wanted).is_ok(),
         })

@@ -44,6 +44,9 @@ impl Origination<'_> {
     ) -> Result<Option<UpstreamTls>, Unavailable> {
         match settings.mode {
             ClientTlsMode::Disable => return Ok(None),
+            ClientTlsMode::IstioMutual if self.view.proxy.has_identity => {
+                return Ok(Some(self.mesh(settings)));
+            }
             ClientTlsMode::IstioMutual => {
                 let message = format!(
                     "ISTIO_MUTUAL is not available without a mesh certificate; requests to {} are \
@@ -84,6 +87,24 @@ impl Origination<'_> {
         };
         let sni = Some(settings.sni.as_str()).filter(|sni| !sni.is_empty());
         Ok(Some(UpstreamTls { sni: sni.map(Into::into), certificate, trust, alpn: self.alpn() }))
+    }
+
+    /// With the proxy's own certificate, to a workload of the mesh.
+    fn mesh(&self, settings: &ClientTlsSettings) -> UpstreamTls {
+        let sni = match settings.sni.as_str() {
+            "" => format!("outbound_.{}_._.{}", self.port.number, self.service.host).into(),
+            sni => sni.into(),
+        };
+        UpstreamTls {
+            sni: Some(sni),
+            certificate: Some(SecretName::workload()),
+            trust: UpstreamTrust::Mesh {
+                trust_bundle: SecretName::workload(),
+                identities: self.names(settings),
+            },
+            // What is offered says that the mesh is spoken, and is the proxy's to know.
+            alpn: Arc::default(),
+        }
     }
 
     /// The rule's names, else the ServiceEntry's.

@@ -15,7 +15,6 @@ use weir_config::{
     wire::{discovery::Node, resource::Rejection},
 };
 
-mod backoff;
 mod copy;
 mod held;
 mod node;

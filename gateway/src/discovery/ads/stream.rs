@@ -21,10 +21,9 @@ use weir_config::wire::{
 
 use super::{
     AdsSource, Answer, Push, Translated,
-    backoff::Backoff,
     push::{Collected, Complete, Name},
 };
-use crate::control_plane;
+use crate::control_plane::{self, Backoff};
 
 /// Requests that wait for the connection: more than a stream begins with.
 const REQUESTS: usize = 16;

@@ -8,7 +8,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// Twice as long after each failure, and never exactly as long as others wait: when a controller
 /// comes back, its proxies do not all come at once.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     next: Duration,
 }
 
@@ -20,7 +20,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Between half and all of the time that is due.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next(&mut self) -> Duration {
         let due = self.next;
         self.next = (due * 2).min(LONGEST);
         due.mul_f64(0.5 + 0.5 * fastrand::f64())

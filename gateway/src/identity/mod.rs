@@ -1,0 +1,167 @@
+//! Who this workload is to others: a certificate with its SPIFFE identity, renewed in time.
+//!
+//! It comes from files that something else looks after (as SPIRE's agent does), else from the
+//! controller: the key is made here and never leaves the process, the pod's token says whose it is.
+//! What is in use stays until its successor is valid; so nothing is refused because the authority is
+//! away, until the certificate ends.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::watch;
+use weir_config::model::{Secret, SecretName, secret::SecretMaterial};
+
+mod client;
+mod schedule;
+
+use self::client::Error;
+use crate::{
+    control_plane::{Backoff, ControlPlane},
+    tls::{self, LoadedSecret, Workload},
+};
+
+/// Between two looks at them.
+const FILES_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whose certificate, and who signs it.
+#[derive(Debug)]
+pub struct Options {
+    pub authority: ControlPlane,
+    /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
+    pub identity: String,
+    /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem` that somebody else looks after; if
+    /// they are there at the start, nobody is asked to sign.
+    pub files: PathBuf,
+}
+
+/// Keeps `current` current. Never ends by itself.
+pub async fn keep(options: Options, current: watch::Sender<Option<Arc<Workload>>>) {
+    if options.files.join(CERTIFICATE).exists() {
+        follow_files(&options.files, &current).await;
+    } else {
+        renew(&options, &current).await;
+    }
+}
+
+/// Asks for a certificate, and for the next when half of its life is over.
+async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>) {
+    let mut backoff = Backoff::default();
+    let mut said = String::new();
+    loop {
+        match client::request(options).await {
+            Ok(workload) => {
+                let wait = schedule::until_renewal(workload.validity, now(), fastrand::f64());
+                tracing::info!(
+                    identity = options.identity,
+                    renewed_in_seconds = wait.as_secs(),
+                    "the workload has a new certificate"
+                );
+                current.send_replace(Some(Arc::new(workload)));
+                (backoff, said) = (Backoff::default(), String::new());
+                tokio::time::sleep(wait).await;
+            }
+            Err(error) => {
+                let left = current.borrow().as_ref().map(|it| it.validity.not_after - now());
+                said = say(error, left, said);
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// Once per problem, not once per try. Returns the problem.
+fn say(error: Error, seconds_left: Option<i64>, said: String) -> String {
+    let problem = format!("{:#}", anyhow::Error::from(error));
+    if problem != said {
+        match seconds_left {
+            Some(left) => tracing::warn!(
+                seconds_left = left,
+                "the workload's certificate is not renewed yet: {problem}"
+            ),
+            None => tracing::warn!("the workload has no certificate yet: {problem}"),
+        }
+    }
+    problem
+}
+
+const CERTIFICATE: &str = "cert-chain.pem";
+const KEY: &str = "key.pem";
+const ROOTS: &str = "root-cert.pem";
+
+async fn follow_files(folder: &Path, current: &watch::Sender<Option<Arc<Workload>>>) {
+    let mut known = None;
+    let mut said = String::new();
+    loop {
+        match read(folder) {
+            Ok(material) if known.as_ref() == Some(&material) => {}
+            // All three are replaced one after the other: what does not fit together is not used.
+            read => match read.and_then(|material| Ok((material.clone(), usable(material)?))) {
+                Ok((material, workload)) => {
+                    tracing::info!(folder = %folder.display(), "the workload has a new certificate");
+                    current.send_replace(Some(Arc::new(workload)));
+                    (known, said) = (Some(material), String::new());
+                }
+                Err(problem) => {
+                    if problem != said {
+                        tracing::warn!("the certificate in {}: {problem}", folder.display());
+                    }
+                    said = problem;
+                }
+            },
+        }
+        tokio::time::sleep(FILES_INTERVAL).await;
+    }
+}
+
+fn read(folder: &Path) -> Result<SecretMaterial, String> {
+    let file = |name: &str| {
+        let read = std::fs::read(folder.join(name));
+        read.map(|bytes| Some(bytes.into())).map_err(|error| format!("read {name}: {error}"))
+    };
+    Ok(material(file(CERTIFICATE)?, file(KEY)?, file(ROOTS)?))
+}
+
+fn material(
+    certificate_chain: Option<Arc<[u8]>>,
+    private_key: Option<Arc<[u8]>>,
+    trust_bundle: Option<Arc<[u8]>>,
+) -> SecretMaterial {
+    SecretMaterial::Inline {
+        certificate_chain,
+        private_key,
+        trust_bundle,
+        revocation_list: None,
+        ocsp_staple: None,
+    }
+}
+
+/// What others can believe from now on, or what is wrong with it.
+fn usable(material: SecretMaterial) -> Result<Workload, String> {
+    let secret = Secret { name: SecretName::workload(), material };
+    let LoadedSecret { key, roots, validity, problem, .. } = tls::load(&secret);
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    let (Some(key), Some(validity), Some(_)) = (key, validity, roots) else {
+        return Err("it has no certificate, key or root".to_owned());
+    };
+    let now = now();
+    if now > validity.not_after {
+        return Err("it has expired".to_owned());
+    }
+    if now < validity.not_before {
+        return Err(format!("it is valid only in {} s", validity.not_before - now));
+    }
+    Ok(Workload { secret: Arc::new(secret), key, validity })
+}
+
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
