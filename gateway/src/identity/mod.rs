@@ -66,7 +66,7 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
             Err(error) => {
                 let left = current.borrow().as_ref().map(|it| it.validity.not_after - now());
                 said = say(error, left, said);
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next_wait()).await;
             }
         }
     }

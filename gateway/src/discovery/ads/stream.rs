@@ -63,7 +63,7 @@ pub(super) async fn follow(mut source: AdsSource, pushes: mpsc::Sender<Push>) {
         }
         source.status.disconnected(problem.clone());
         said = problem;
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 
