@@ -62,6 +62,8 @@ struct Running {
     ending: CancellationToken,
     discovery: Server,
     leadership: JoinHandle<()>,
+    /// Ends when it is dropped.
+    _authority: ca::Ca,
 }
 
 impl Running {
@@ -129,7 +131,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;
-    Ok(Running { ending, discovery, leadership })
+    Ok(Running { ending, discovery, leadership, _authority: ca })
 }
 
 /// The webhook, and that the API server knows of it.

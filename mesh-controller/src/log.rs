@@ -31,7 +31,9 @@ pub enum Error {
 /// # Errors
 /// The level is none, or this was called before.
 pub fn init(level: &str, json: bool) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(level)
+    // It says every failed request as an error; whoever made the request says so better.
+    let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{level}{quiet}"))
         .map_err(|source| Error::Level { level: level.to_owned(), source })?;
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = if json {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use weir_config::api::Kind;
 
 mod known;
@@ -176,6 +176,7 @@ pub fn start(
     let (sender, changes) = mpsc::channel(64);
     let (listed, is_listed) = watch::channel([false; WATCHED.len()]);
     let listed = Arc::new(listed);
+    let reachable = Arc::new(Notify::new());
     for (index, watched) in WATCHED.iter().enumerate() {
         let reflector = Reflector {
             watched,
@@ -184,6 +185,7 @@ pub fn start(
             timing,
             metrics: Arc::clone(metrics),
             changes: sender.clone(),
+            reachable: Arc::clone(&reachable),
         };
         let listed = Arc::clone(&listed);
         let done = move || {

@@ -9,7 +9,7 @@ use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 use kube::Client;
 use rustc_hash::FxBuildHasher;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -27,6 +27,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// How long a watch goes on, at least; some more each time, so that they do not all end at once.
 const WATCH_SECONDS: u32 = 300;
 
+/// Failures in a row that are worth a warning.
+const NOTEWORTHY: u32 = 2;
+
 /// One kind's.
 pub(super) struct Reflector {
     pub(super) watched: &'static Watched,
@@ -35,6 +38,8 @@ pub(super) struct Reflector {
     pub(super) timing: Timing,
     pub(super) metrics: Arc<Metrics>,
     pub(super) changes: mpsc::Sender<Vec<Change>>,
+    /// Told when the API server answers one of the kinds again.
+    pub(super) reachable: Arc<Notify>,
 }
 
 /// Where it stands.
@@ -98,10 +103,7 @@ impl Reflector {
         let kind = self.watched.kind.name();
         match result {
             Ok(()) => {
-                if state.failures > 0 {
-                    info!(kind, "the API server answers again");
-                }
-                state.failures = 0;
+                self.succeeded(state);
             }
             Err(Error::Expired) => {
                 debug!(kind, "the version to go on from is no longer kept; listing again");
@@ -115,16 +117,37 @@ impl Reflector {
                 sleep(jitter(self.timing.not_installed)).await;
             }
             Err(Error::Failed(error)) => {
-                if state.failures == 0 {
-                    warn!(kind, "cannot be watched; what is known stays in force: {error:#}");
-                }
-                self.metrics.watch_failures.with_label_values(&[kind]).inc();
                 state.failures = state.failures.saturating_add(1);
                 state.after_failure = true;
+                self.metrics.watch_failures.with_label_values(&[kind]).inc();
+                // Connections end for many reasons; the next attempt tells.
+                if state.failures == NOTEWORTHY {
+                    warn!(kind, "cannot be watched; what is known stays in force: {error:#}");
+                } else {
+                    debug!(kind, "a request of the watch failed: {error:#}");
+                }
                 let doubled = self.timing.first_retry * 2_u32.pow(state.failures.min(16) - 1);
-                sleep(jitter(doubled.min(self.timing.longest_retry))).await;
+                let wait = jitter(doubled.min(self.timing.longest_retry));
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    // Another kind has got through: so that they do not all come at once.
+                    () = self.reachable.notified() => {
+                        sleep(jitter(self.timing.first_retry).min(wait)).await;
+                    }
+                }
             }
         }
+    }
+
+    fn succeeded(&self, state: &mut State) {
+        if state.failures == 0 {
+            return;
+        }
+        if state.failures >= NOTEWORTHY {
+            info!(kind = self.watched.kind.name(), "the API server answers again");
+        }
+        state.failures = 0;
+        self.reachable.notify_waiters();
     }
 
     /// Everything there is, page by page, and what is no more.
@@ -208,6 +231,7 @@ impl Reflector {
         let list_at = state.list_at.unwrap_or(now + silence);
         let events = request::watch(&self.client, self.watched, version, &position, seconds);
         let mut events = answer(events).await?;
+        self.succeeded(state);
         loop {
             let event = tokio::select! {
                 event = timeout(silence, events.next()) => event,
@@ -220,7 +244,6 @@ impl Reflector {
                 event.unwrap_or_else(|_| Err(anyhow::anyhow!("the watch is silent").into()))?;
             let Some(event) = event else { return Ok(()) };
             let change = self.follow(state, event);
-            state.failures = 0;
             state.after_failure = false;
             if let Some(change) = change {
                 self.send(vec![change]).await;

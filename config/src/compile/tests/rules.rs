@@ -390,6 +390,48 @@ ports: [{{name: http, port: 8080}}]
 }
 
 #[test]
+fn subsets_are_chosen_by_the_labels_of_endpoints_and_without_them_by_the_slices() {
+    let endpoints = |labels: &str, subset: &str| -> Vec<(String, String)> {
+        let resources = resources(&format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: a}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: a}}
+spec:
+  host: a
+  subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: a-1, labels: {{kubernetes.io/service-name: a, version: v2}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.0.0.1], zone: z, region: r, {labels}}}]
+ports: [{{name: http, port: 8080}}]
+"
+        ));
+        let cluster = ClusterName::new(format!("outbound|80|{subset}|a.default.svc.cluster.local"));
+        let endpoints = &resources.endpoints[&cluster].endpoints;
+        let shown = |endpoint: &crate::model::cluster::Endpoint| {
+            let locality = &endpoint.locality;
+            (
+                endpoint.workload.version.to_string(),
+                format!("{}/{}", locality.region, locality.zone),
+            )
+        };
+        endpoints.iter().map(shown).collect()
+    };
+    let found = |version: &str| vec![(version.to_owned(), "r/z".to_owned())];
+    assert_eq!(endpoints("labels: {version: v1}", "v1"), found("v1"));
+    assert_eq!(endpoints("labels: {version: v1}", "v2"), []);
+    assert_eq!(endpoints("", "v2"), found("v2"));
+}
+
+#[test]
 fn the_cacert_companion_comes_before_the_authority_in_the_same_secret() {
     let gateway = "
 apiVersion: networking.istio.io/v1
