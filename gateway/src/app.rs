@@ -159,7 +159,8 @@ impl<'a> Source<'a> {
         match self {
             Self::Files(options) => follow_files(applier, options, ready).await,
             Self::Controller(discovery, status) => {
-                follow_controller(applier, discovery, status, ready).await
+                // Large, and there is one.
+                Box::pin(follow_controller(applier, discovery, status, ready)).await
             }
         }
     }

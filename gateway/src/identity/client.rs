@@ -43,7 +43,8 @@ pub(super) async fn request(options: &Options) -> Result<Workload, Error> {
     let key = KeyPair::generate().map_err(failed)?;
     let csr = signing_request(identity, &key).map_err(failed)?;
     let mut grpc = authority.connect().await?;
-    let request = IstioCertificateRequest { csr, validity_duration: LIFETIME_SECONDS, metadata: None };
+    let request =
+        IstioCertificateRequest { csr, validity_duration: LIFETIME_SECONDS, metadata: None };
     let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
     let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
     let answer = grpc.unary(Request::new(request), path, codec).await;

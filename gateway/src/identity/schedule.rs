@@ -34,7 +34,11 @@ mod tests {
         assert_eq!(hours(0, 0.5), 12.0);
         assert_eq!(hours(0, 0.0), 10.8);
         assert_eq!(hours(0, 1.0), 13.2);
-        assert_eq!(hours(6 * 3600, 0.5), 6.0, "the life begins with its issue, not with its arrival");
+        assert_eq!(
+            hours(6 * 3600, 0.5),
+            6.0,
+            "the life begins with its issue, not with its arrival"
+        );
     }
 
     #[test]

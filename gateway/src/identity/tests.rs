@@ -1,8 +1,6 @@
 use std::fs;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 use weir_config::wire::certificate::IstioCertificateResponse;
 

@@ -27,7 +27,7 @@ use weir_config::{wire::discovery::Resource, xxh64::xxh64};
 
 mod record;
 
-use self::record::{Commit, Owner, Put, Record, Remove, record::Kind};
+use self::record::{Commit, Kind, Owner, Put, Record, Remove};
 use super::push::Name;
 
 const FILE: &str = "last-good";

@@ -9,25 +9,21 @@ use super::{Identity, Name};
 /// One frame.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Record {
-    #[prost(oneof = "record::Kind", tags = "1, 2, 3, 4")]
-    pub(super) kind: Option<record::Kind>,
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+    pub(super) kind: Option<Kind>,
 }
 
 /// The kinds of frames.
-pub(super) mod record {
-    use super::{Commit, Owner, Put, Remove};
-
-    #[derive(Clone, PartialEq, prost::Oneof)]
-    pub(in super::super) enum Kind {
-        #[prost(message, tag = "1")]
-        Owner(Owner),
-        #[prost(message, tag = "2")]
-        Put(Put),
-        #[prost(message, tag = "3")]
-        Remove(Remove),
-        #[prost(message, tag = "4")]
-        Commit(Commit),
-    }
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Kind {
+    #[prost(message, tag = "1")]
+    Owner(Owner),
+    #[prost(message, tag = "2")]
+    Put(Put),
+    #[prost(message, tag = "3")]
+    Remove(Remove),
+    #[prost(message, tag = "4")]
+    Commit(Commit),
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
