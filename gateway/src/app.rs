@@ -159,7 +159,7 @@ impl<'a> Source<'a> {
         match self {
             Self::Files(options) => follow_files(applier, options, ready).await,
             Self::Controller(discovery, status) => {
-                // It holds what connects, which is large.
+                // Large, and there is one.
                 Box::pin(follow_controller(applier, discovery, status, ready)).await
             }
         }

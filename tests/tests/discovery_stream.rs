@@ -353,15 +353,17 @@ async fn the_same_problem_is_said_once() {
     let mut control = control(&mut config).await;
     control.stop().await;
     let gateway = Launch::controlled(config, &control).spawn().await;
-    gateway.log_line("connect to the controller at 127.0.0.1:").await;
+    gateway.log_line("what is in force stays").await;
+    let tries = metric(&gateway, "weir_discovery_failures_total").await;
+    eventually("two more tries", async || {
+        let now = metric(&gateway, "weir_discovery_failures_total").await;
+        (now >= tries + 2.0).then_some(())
+    })
+    .await;
     control.restart().await;
     acknowledged(&control, 1).await;
-    assert_eq!(
-        gateway.log().matches("connect to the controller at").count(),
-        1,
-        "{}",
-        gateway.log()
-    );
+    let log = gateway.log();
+    assert_eq!(log.matches("what is in force stays").count(), 1, "{log}");
 }
 
 const IDENTITY: &str = "spiffe://cluster.local/ns/default/sa/default";

@@ -20,7 +20,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// Between half and all of the time that is due.
-    pub fn next_wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let due = self.next;
         self.next = (due * 2).min(LONGEST);
         due.mul_f64(0.5 + 0.5 * fastrand::f64())
@@ -35,7 +35,7 @@ mod tests {
     fn waits_grow_to_a_limit_and_vary() {
         let waits = || {
             let mut backoff = Backoff::default();
-            (0..12).map(|_| backoff.next_wait()).collect::<Vec<_>>()
+            (0..12).map(|_| backoff.wait()).collect::<Vec<_>>()
         };
         let some = waits();
         let mut due = FIRST;

@@ -6,6 +6,7 @@
 //! away, until the certificate ends.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,7 +18,6 @@ use weir_config::model::{Secret, SecretName, secret::SecretMaterial};
 mod client;
 mod schedule;
 
-use self::client::Error;
 use crate::{
     control_plane::{Backoff, ControlPlane},
     tls::{self, LoadedSecret, Workload},
@@ -49,7 +49,7 @@ pub async fn keep(options: Options, current: watch::Sender<Option<Arc<Workload>>
 /// Asks for a certificate, and for the next when half of its life is over.
 async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>) {
     let mut backoff = Backoff::default();
-    let mut said = String::new();
+    let mut said = BTreeSet::new();
     loop {
         match client::request(options).await {
             Ok(workload) => {
@@ -60,31 +60,29 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
                     "the workload has a new certificate"
                 );
                 current.send_replace(Some(Arc::new(workload)));
-                (backoff, said) = (Backoff::default(), String::new());
+                (backoff, said) = (Backoff::default(), BTreeSet::new());
                 tokio::time::sleep(wait).await;
             }
             Err(error) => {
                 let left = current.borrow().as_ref().map(|it| it.validity.not_after - now());
-                said = say(error, left, said);
-                tokio::time::sleep(backoff.next_wait()).await;
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                if said.insert(problem.clone()) {
+                    say(&problem, left);
+                }
+                tokio::time::sleep(backoff.wait()).await;
             }
         }
     }
 }
 
-/// Once per problem, not once per try. Returns the problem.
-fn say(error: Error, seconds_left: Option<i64>, said: String) -> String {
-    let problem = format!("{:#}", anyhow::Error::from(error));
-    if problem != said {
-        match seconds_left {
-            Some(left) => tracing::warn!(
-                seconds_left = left,
-                "the workload's certificate is not renewed yet: {problem}"
-            ),
-            None => tracing::warn!("the workload has no certificate yet: {problem}"),
-        }
+fn say(problem: &str, seconds_left: Option<i64>) {
+    match seconds_left {
+        Some(left) => tracing::warn!(
+            seconds_left = left,
+            "the workload's certificate is not renewed yet: {problem}"
+        ),
+        None => tracing::warn!("the workload has no certificate yet: {problem}"),
     }
-    problem
 }
 
 const CERTIFICATE: &str = "cert-chain.pem";

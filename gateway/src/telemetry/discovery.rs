@@ -28,6 +28,11 @@ const REJECTIONS: Family = Family::counter(
     "Resources of pushes that were refused; their last good versions stay in force.",
 );
 
+const FAILURES: Family = Family::counter(
+    "weir_discovery_failures_total",
+    "Streams that broke or could not be opened.",
+);
+
 /// What is known of the stream. Shared by whoever writes it and those who read.
 #[derive(Debug)]
 pub struct DiscoveryStatus {
@@ -35,6 +40,7 @@ pub struct DiscoveryStatus {
     state: Mutex<State>,
     pushes: AtomicU64,
     rejections: AtomicU64,
+    failures: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -67,10 +73,11 @@ impl DiscoveryStatus {
     /// Names that are none, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         Ok(Self {
-            families: describe(&[CONNECTED, STALE, PUSHES, REJECTIONS])?,
+            families: describe(&[CONNECTED, STALE, PUSHES, REJECTIONS, FAILURES])?,
             state: Mutex::default(),
             pushes: AtomicU64::default(),
             rejections: AtomicU64::default(),
+            failures: AtomicU64::default(),
         })
     }
 
@@ -93,6 +100,7 @@ impl DiscoveryStatus {
     }
 
     pub fn disconnected(&self, problem: String) {
+        self.failures.fetch_add(1, Relaxed);
         let mut state = self.state();
         state.is_connected = false;
         state.problem = Some(problem);
@@ -134,6 +142,7 @@ impl Collector for Shared {
             (STALE, stale.map_or(0.0, |stale| stale.age.as_secs_f64().max(0.001))),
             (PUSHES, self.0.pushes.load(Relaxed) as f64),
             (REJECTIONS, self.0.rejections.load(Relaxed) as f64),
+            (FAILURES, self.0.failures.load(Relaxed) as f64),
         ];
         values
             .into_iter()
@@ -167,7 +176,7 @@ mod tests {
         assert_eq!(status.stale(), None, "nothing is in force");
         status.connected();
         status.synced(2);
-        assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0]);
+        assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0, 0.0]);
 
         status.disconnected("gone".to_owned());
         assert_eq!(status.stale().unwrap().problem, "gone");
@@ -178,7 +187,7 @@ mod tests {
         status.connected();
         assert!(status.stale().is_some(), "a stream alone says nothing of the configuration");
         status.synced(0);
-        assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0]);
+        assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0, 1.0]);
     }
 
     #[test]

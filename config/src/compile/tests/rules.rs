@@ -1,11 +1,11 @@
 //! Rules that decide compatibility, one test each (istio-compat Appendix A).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Change, Compiler, Proxy, compile, findings, objects, proxy, resources, texts};
 use crate::model::{
-    ClusterName, Resources, Route, VirtualHost,
-    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy, Warmup},
+    ClusterName, Resources, Route, SecretName, VirtualHost,
+    cluster::{EndpointAddress, HashCookie, HashKey, LbPolicy, UpstreamTrust, Warmup},
     listener::{BindAddress, ListenerKind},
     matcher::HostPattern,
     route::{Forward, PathMatch, RouteAction},
@@ -341,6 +341,40 @@ fn an_unprivileged_proxy_leaves_low_ports_and_says_so() {
     assert_eq!(resources.listeners.len(), 0);
     assert_eq!(diagnostics.len(), 1);
     assert_eq!(diagnostics[0].field, "spec.servers[0].port.number");
+}
+
+#[test]
+fn a_proxy_with_an_identity_uses_it_where_a_rule_says_istio_mutual() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: up}
+spec:
+  hosts: [up.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 10.0.0.1}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: up}
+spec:
+  host: up.example.com
+  trafficPolicy:
+    tls: {mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/web]}
+";
+    let member = Proxy { has_identity: true, ..proxy() };
+    let (resources, diagnostics) = compile(member, None, objects(yaml));
+    assert_eq!(diagnostics, []);
+    let tls = resources.clusters.values().next().unwrap().tls.clone().unwrap();
+    assert_eq!(tls.sni.as_deref(), Some("outbound_.80_._.up.example.com"));
+    assert_eq!(tls.certificate, Some(SecretName::workload()));
+    let identities: Arc<[Arc<str>]> = ["spiffe://cluster.local/ns/shop/sa/web".into()].into();
+    let trust_bundle = SecretName::workload();
+    assert_eq!(tls.trust, UpstreamTrust::Mesh { trust_bundle, identities });
+
+    let (_, diagnostics) = compile(proxy(), None, objects(yaml));
+    assert_eq!(diagnostics[0].field, "spec.trafficPolicy.tls.mode", "who has none is told");
 }
 
 #[test]

@@ -50,20 +50,19 @@ enum End {
 /// Follows the controller until nobody wants its pushes.
 pub(super) async fn follow(mut source: AdsSource, pushes: mpsc::Sender<Push>) {
     let mut backoff = Backoff::default();
-    let mut said = String::new();
+    // Each once until there is a push again: several controllers may fail for several reasons.
+    let mut said = BTreeSet::new();
     loop {
         let Err(end) = source.session(&pushes, &mut backoff, &mut said).await;
         if matches!(end, End::Unwanted) {
             return;
         }
         let problem = format!("{:#}", anyhow::Error::from(end));
-        // Once per change, not once per try.
-        if problem != said {
+        if said.insert(problem.clone()) {
             tracing::warn!("{problem}; what is in force stays, and the controller is tried again");
         }
-        source.status.disconnected(problem.clone());
-        said = problem;
-        tokio::time::sleep(backoff.next_wait()).await;
+        source.status.disconnected(problem);
+        tokio::time::sleep(backoff.wait()).await;
     }
 }
 
@@ -72,7 +71,7 @@ impl AdsSource {
         &mut self,
         pushes: &mpsc::Sender<Push>,
         backoff: &mut Backoff,
-        said: &mut String,
+        said: &mut BTreeSet<String>,
     ) -> Result<Infallible, End> {
         let mut grpc =
             self.control_plane.connect().await?.max_decoding_message_size(MAX_MESSAGE_SIZE);
