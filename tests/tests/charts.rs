@@ -54,8 +54,7 @@ async fn a_gateway_with_everything_set_renders_as_reviewed(cluster: Arc<Cluster>
 
 async fn a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler(cluster: Arc<Cluster>) {
     let rendered = render(&cluster, "gateway", &["--set", "kind=DaemonSet"]).await;
-    let kinds: Vec<_> =
-        rendered.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    let kinds: Vec<_> = rendered.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
     assert!(kinds.contains(&"DaemonSet"), "{kinds:?}");
     assert!(!kinds.contains(&"Deployment"), "{kinds:?}");
     assert!(!kinds.contains(&"HorizontalPodAutoscaler"), "{kinds:?}");

@@ -62,9 +62,7 @@ async fn a_load_balancer_that_keeps_client_addresses_is_routed_to_a_node_that_an
     assert_eq!(answering(address, 2).await, BTreeSet::from_iter(test.pods("echo").await));
 }
 
-async fn a_service_that_is_no_load_balancer_any_more_gives_its_address_back(
-    cluster: Arc<Cluster>,
-) {
+async fn a_service_that_is_no_load_balancer_any_more_gives_its_address_back(cluster: Arc<Cluster>) {
     let test = cluster.namespace("given-back").await;
     test.apply(&service("type: LoadBalancer")).await;
     test.balanced("echo", app::PORT).await;

@@ -153,7 +153,8 @@ async fn an_upgrade_of_the_charts_keeps_the_webhook_in_force(cluster: Arc<Cluste
     installed(&cluster).await;
     asked_first(&cluster).await;
     let before = webhook(&cluster).await;
-    helm(&cluster, &["upgrade", "controller", &chart("controller"), "--reuse-values"], SYSTEM).await;
+    helm(&cluster, &["upgrade", "controller", &chart("controller"), "--reuse-values"], SYSTEM)
+        .await;
     assert_eq!(webhook(&cluster).await, before);
 }
 

@@ -51,16 +51,14 @@ pub fn run(nodes: u8, tests: &[(&'static str, Test)]) -> ExitCode {
         .iter()
         .map(|&(name, test)| {
             let (bed, runtime) = (Arc::clone(&bed), Arc::clone(&runtime));
-            Trial::ignorable_test(name, move || {
-                match bed.get_or_init(|| Bed::prepare(nodes)) {
-                    Bed::Ready(cluster) => {
-                        let cluster = Arc::clone(cluster);
-                        runtime.block_on(test(cluster));
-                        Ok(Completion::Completed)
-                    }
-                    Bed::Missing(why) => Ok(skip(name, why)),
-                    Bed::Broken(why) => Err(Failed::from(why)),
+            Trial::ignorable_test(name, move || match bed.get_or_init(|| Bed::prepare(nodes)) {
+                Bed::Ready(cluster) => {
+                    let cluster = Arc::clone(cluster);
+                    runtime.block_on(test(cluster));
+                    Ok(Completion::Completed)
                 }
+                Bed::Missing(why) => Ok(skip(name, why)),
+                Bed::Broken(why) => Err(Failed::from(why)),
             })
         })
         .collect();
