@@ -87,8 +87,7 @@ impl ApiServer {
                     let shared = Arc::clone(&shared);
                     async move { Ok::<_, Infallible>(respond(&shared, request).await) }
                 });
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+                let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
                 tokio::spawn(connection);
             }
         });
@@ -119,8 +118,7 @@ impl ApiServer {
         let mut state = self.lock();
         let collection = collection_of(kind);
         let object = state.collections.entry(collection.clone()).or_default();
-        let mut object =
-            object.remove(&format!("{namespace}/{name}")).expect("the object is there");
+        let mut object = object.remove(&format!("{namespace}/{name}")).expect("the object is there");
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.announce(collection, "DELETED", object);
@@ -172,13 +170,7 @@ impl ApiServer {
 
     /// A token of a service account for an audience, perhaps bound to a pod.
     #[must_use]
-    pub fn token(
-        &self,
-        audience: &str,
-        namespace: &str,
-        account: &str,
-        pod: Option<&str>,
-    ) -> String {
+    pub fn token(&self, audience: &str, namespace: &str, account: &str, pod: Option<&str>) -> String {
         let mut state = self.lock();
         let token = format!("token-{}", state.tokens.len());
         let extra = pod.map(|pod| json!({"authentication.kubernetes.io/pod-name": [pod]}));
@@ -285,12 +277,9 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<B
         return answer(StatusCode::CREATED, state.review_access(body));
     }
     if path == "/version" {
-        return answer(
-            StatusCode::OK,
-            json!({"major": "1", "minor": "36", "gitVersion": "v1.36.3",
+        return answer(StatusCode::OK, json!({"major": "1", "minor": "36", "gitVersion": "v1.36.3",
             "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "",
-            "platform": ""}),
-        );
+            "platform": ""}));
     }
     let served = KINDS.iter().map(|(_, base, plural)| format!("{base}/{plural}"));
     let is_collection = served.into_iter().any(|collection| collection == path);
@@ -328,11 +317,8 @@ impl State {
         let items: Vec<Value> = page.into_iter().map(|(_, object)| object.clone()).collect();
         let kind = format!("{}List", kind_of(collection));
         let metadata = json!({"resourceVersion": self.version.to_string(), "continue": next});
-        answer(
-            StatusCode::OK,
-            json!({"kind": kind, "apiVersion": "v1", "metadata": metadata,
-            "items": items}),
-        )
+        answer(StatusCode::OK, json!({"kind": kind, "apiVersion": "v1", "metadata": metadata,
+            "items": items}))
     }
 
     fn watch(&mut self, collection: &str, query: &BTreeMap<String, String>) -> Response<Body> {
@@ -371,8 +357,7 @@ impl State {
         let Some((collection, key)) = split(path) else {
             return failed(StatusCode::NOT_FOUND, "NotFound");
         };
-        let known =
-            self.collections.get(&collection).and_then(|objects| objects.get(&key)).cloned();
+        let known = self.collections.get(&collection).and_then(|objects| objects.get(&key)).cloned();
         let object = match (method.as_str(), known) {
             ("GET", Some(object)) => return answer(StatusCode::OK, object),
             ("POST", _) => body,
@@ -393,17 +378,13 @@ impl State {
         };
         let mut object = object;
         object["kind"] = json!(kind_of(&collection));
-        if let Some((namespace, _)) =
-            key.split_once('/').filter(|(namespace, _)| !namespace.is_empty())
-        {
+        if let Some((namespace, _)) = key.split_once('/').filter(|(namespace, _)| !namespace.is_empty()) {
             object["metadata"]["namespace"] = json!(namespace);
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
         let key = format!("{namespace}/{name}");
-        if *method == Method::POST
-            && self.collections.get(&collection).is_some_and(|o| o.contains_key(&key))
-        {
+        if *method == Method::POST && self.collections.get(&collection).is_some_and(|o| o.contains_key(&key)) {
             return failed(StatusCode::CONFLICT, "AlreadyExists");
         }
         self.write(object);

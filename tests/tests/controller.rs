@@ -269,7 +269,8 @@ async fn another_controller_sends_nothing_to_a_proxy_that_has_everything() {
     let known = gateway(&server, &controller).await.versions;
     drop(controller);
     let controller = Controller::start(&server).await;
-    let mut proxy = connect(&controller, Hello { known, ..hello(&server) }).await.expect("connect");
+    let mut proxy =
+        connect(&controller, Hello { known, ..hello(&server) }).await.expect("connect");
     assert_eq!(changes(&proxy.push().await), (vec![], vec![]));
 }
 
@@ -303,10 +304,7 @@ async fn a_list_after_an_expired_watch_is_a_difference() {
     // Away from the API server, one is deleted, one is new, and the rest stays.
     server.fail(Some(StatusCode::SERVICE_UNAVAILABLE));
     server.delete("VirtualService", "shop", "second");
-    server.apply([
-        virtual_service("third", "third.example.com"),
-        virtual_service("fourth", "4.example.com"),
-    ]);
+    server.apply([virtual_service("third", "third.example.com"), virtual_service("fourth", "4.example.com")]);
     server.apply((5..20).map(|n| virtual_service(&format!("v{n}"), &format!("{n}.example.com"))));
     server.expire();
     server.fail(None);
@@ -401,9 +399,9 @@ async fn long_lists_come_in_pages() {
     let routes = proxy.versions.keys().filter(|name| name.contains("/VirtualService/"));
     assert_eq!(routes.count(), 1201);
     let requests = server.requests();
-    let pages = requests
-        .iter()
-        .filter(|request| request.contains("virtualservices?") && request.contains("limit=500"));
+    let pages = requests.iter().filter(|request| {
+        request.contains("virtualservices?") && request.contains("limit=500")
+    });
     assert_eq!(pages.count(), 3);
 }
 

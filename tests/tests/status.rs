@@ -85,14 +85,14 @@ async fn what_a_gateway_refuses_is_in_the_status_until_it_takes_it() {
         known: BTreeMap::new(),
     };
     let tls = controller.authority().client_config(None, &["h2"]);
-    let mut proxy =
-        Proxy::connect(controller.discovery_port(), &tls, hello).await.expect("connect");
+    let mut proxy = Proxy::connect(controller.discovery_port(), &tls, hello).await.expect("connect");
     let push = proxy.next().await.expect("a push");
     let name = "networking.istio.io/VirtualService/shop/shop";
     assert!(push.changed.contains(&name.to_owned()), "{push:?}");
     proxy.reject(&push, name, "no such thing");
-    let status =
-        async || server.find("VirtualService", "shop", "shop").map(|found| shown(&found["status"]));
+    let status = async || {
+        server.find("VirtualService", "shop", "shop").map(|found| shown(&found["status"]))
+    };
     let accepted = condition("Accepted", "True", "Accepted");
     let refused = condition("Programmed", "False", "Rejected");
     eventually_eq(Some(vec![accepted.clone(), refused]), status).await;

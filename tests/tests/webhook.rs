@@ -1,10 +1,7 @@
 //! Admission, as the API server asks for it.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+use rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, pem::PemObject as _}};
 use serde_json::{Value, json};
 use weir_tests::{
     client::http::{Connection, Reply, Request},
@@ -33,9 +30,7 @@ async fn registered() -> (ApiServer, Controller, ClientConfig) {
     let webhook = eventually("the webhook is registered", async || {
         let kind = "ValidatingWebhookConfiguration";
         let found = server.find(kind, "", "weir-controller-weir-system")?;
-        found["webhooks"][0]["clientConfig"]["caBundle"]
-            .is_string()
-            .then(|| found["webhooks"][0].clone())
+        found["webhooks"][0]["clientConfig"]["caBundle"].is_string().then(|| found["webhooks"][0].clone())
     })
     .await;
     assert_eq!(webhook["failurePolicy"], "Fail");

@@ -19,8 +19,8 @@ use tonic::{
 use tonic_prost::ProstCodec;
 use weir_config::wire::{
     discovery::{
-        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        MAX_MESSAGE_SIZE, Node,
+        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_MESSAGE_SIZE,
+        Node,
     },
     google,
     resource::{Document, Rejection, Rejections, SYNC_TYPE, TYPES},
@@ -79,11 +79,7 @@ impl Proxy {
             let request = DeltaDiscoveryRequest {
                 node: (index == 0).then(|| node(&hello.labels)),
                 type_url: (*type_url).to_owned(),
-                initial_resource_versions: if index == 2 {
-                    hello.known.clone()
-                } else {
-                    BTreeMap::new()
-                },
+                initial_resource_versions: if index == 2 { hello.known.clone() } else { BTreeMap::new() },
                 ..DeltaDiscoveryRequest::default()
             };
             requests.send(request).expect("the stream is open");
