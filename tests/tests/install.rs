@@ -2,8 +2,9 @@
 //! address of the gateway's load balancer.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, sync::Arc};
 
+use http::Version;
 use tokio::sync::{OnceCell, RwLock};
 use weir_tests::{
     binaries,
@@ -11,6 +12,7 @@ use weir_tests::{
     client::{
         curl::curl,
         http::{Connection, Reply, Request},
+        load::Load,
         tools,
     },
     cluster::{Cluster, Namespace, app},
@@ -25,6 +27,7 @@ weir_tests::cluster_suite! {
     a_certificate_is_served_from_a_secret_and_its_successor_after_it,
     a_wrong_object_is_refused_when_it_is_written,
     what_became_of_an_object_is_in_its_status,
+    no_request_fails_while_everything_is_replaced,
     an_upgrade_of_the_charts_keeps_the_webhook_in_force,
     a_gateway_restarts_without_a_controller,
 }
@@ -146,6 +149,49 @@ async fn what_became_of_an_object_is_in_its_status(cluster: Arc<Cluster>) {
         Some(())
     })
     .await;
+}
+
+async fn no_request_fails_while_everything_is_replaced(cluster: Arc<Cluster>) {
+    let _undisturbed = DISTURBANCE.write().await;
+    let gateway = installed(&cluster).await;
+    scale_gateways(&cluster, 3).await;
+    let shop = shop(&cluster, "replaced", &["v1"]).await;
+    let routes = "  - route: [{destination: {host: echo}}]\n";
+    shop.apply(&virtual_service("replaced.test", routes)).await;
+    served(gateway, "replaced.test", "/").await;
+    // Each of the gateways has to know it.
+    for _ in 0..30 {
+        served(gateway, "replaced.test", "/").await;
+    }
+
+    let request = Request::get("replaced.test", "/");
+    let loads = [(Version::HTTP_11, 3), (Version::HTTP_2, 1)]
+        .map(|(version, connections)| Load::start_to(gateway, version, connections, &request));
+    for (namespace, deployment) in
+        [(shop.name(), "echo-v1"), (INGRESS, GATEWAY), (SYSTEM, "weir-controller")]
+    {
+        let deployment = format!("deployment/{deployment}");
+        for verb in ["restart", "status"] {
+            cluster.kubectl(&["rollout", verb, &deployment, "--namespace", namespace]).await;
+        }
+    }
+    let upgrade = ["upgrade", GATEWAY, &chart("gateway"), "--reuse-values"];
+    helm(&cluster, &[&upgrade[..], &["--set", "podAnnotations.edition=next"]].concat(), INGRESS)
+        .await;
+    for load in loads {
+        let tally = load.stop().await;
+        assert_eq!(tally.failures, BTreeMap::new(), "of {}", tally.succeeded);
+        assert!(tally.succeeded > 100, "{tally:?}");
+    }
+    scale_gateways(&cluster, 1).await;
+}
+
+async fn scale_gateways(cluster: &Cluster, replicas: u32) {
+    let values = format!("autoscaling.enabled=false,replicaCount={replicas}");
+    let upgrade = ["upgrade", GATEWAY, &chart("gateway"), "--reuse-values", "--set", &values];
+    helm(cluster, &upgrade, INGRESS).await;
+    // Those that are going would be taken for gateways by whoever looks for one.
+    eventually_eq(replicas as usize, async || ingress_pods(cluster).await.len()).await;
 }
 
 async fn an_upgrade_of_the_charts_keeps_the_webhook_in_force(cluster: Arc<Cluster>) {

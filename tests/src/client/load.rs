@@ -1,6 +1,9 @@
 //! Requests one after another over kept connections, until told to stop.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use http::Version;
 use tokio::{sync::watch, task::JoinSet};
@@ -31,10 +34,21 @@ impl Load {
     /// servers drain. Anything that fails a request is a failure.
     #[must_use]
     pub fn start(port: u16, version: Version, connections: usize, request: &Request) -> Self {
+        Self::start_to((Ipv4Addr::LOCALHOST, port).into(), version, connections, request)
+    }
+
+    /// The same to that address.
+    #[must_use]
+    pub fn start_to(
+        address: SocketAddr,
+        version: Version,
+        connections: usize,
+        request: &Request,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut workers = JoinSet::new();
         for _ in 0..connections {
-            workers.spawn(work(port, version, request.clone(), stopped.clone()));
+            workers.spawn(work(address, version, request.clone(), stopped.clone()));
         }
         Self { stop, workers }
     }
@@ -55,7 +69,7 @@ impl Load {
 }
 
 async fn work(
-    port: u16,
+    address: SocketAddr,
     version: Version,
     request: Request,
     stopped: watch::Receiver<bool>,
@@ -63,7 +77,7 @@ async fn work(
     let mut tally = Tally::default();
     let mut connection = None;
     while !*stopped.borrow() {
-        let outcome = exchange(port, version, &request, &mut connection, &mut tally).await;
+        let outcome = exchange(address, version, &request, &mut connection, &mut tally).await;
         match outcome {
             Ok(200) => tally.succeeded += 1,
             Ok(status) => *tally.failures.entry(format!("status {status}")).or_default() += 1,
@@ -79,19 +93,31 @@ async fn work(
 }
 
 async fn exchange(
-    port: u16,
+    address: SocketAddr,
     version: Version,
     request: &Request,
     connection: &mut Option<Connection>,
     tally: &mut Tally,
 ) -> anyhow::Result<u16> {
-    if connection.as_ref().is_none_or(Connection::is_closed) {
-        tally.connections += 1;
-        *connection = Some(match version {
-            Version::HTTP_2 => Connection::http2(port).await?,
-            _ => Connection::http1(port).await?,
-        });
+    loop {
+        if connection.as_ref().is_none_or(Connection::is_closed) {
+            tally.connections += 1;
+            *connection = Some(match version {
+                Version::HTTP_2 => Connection::http2_to(address).await?,
+                _ => Connection::http1_to(address).await?,
+            });
+        }
+        match connection.as_mut().expect("just connected").send(request).await {
+            Ok(reply) => return Ok(reply.status),
+            // The server closed it at the same moment.
+            Err(error) if was_not_sent(&error) => *connection = None,
+            Err(error) => return Err(error),
+        }
     }
-    let connection = connection.as_mut().expect("just connected");
-    Ok(connection.send(request).await?.status)
+}
+
+/// Whether nothing of the request has left: it waited for a connection that ended.
+fn was_not_sent(error: &anyhow::Error) -> bool {
+    let is_canceled = |cause: &hyper::Error| cause.is_canceled();
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_canceled)
 }
