@@ -1,0 +1,228 @@
+//! Several tenants and gateways in a real cluster: who is served what.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::Version;
+use serde_json::json;
+use tokio::sync::OnceCell;
+use weir_tests::{
+    certs::Authority,
+    client::http::{Connection, Reply, Request},
+    cluster::{
+        Cluster, Namespace, app,
+        weir::INGRESS,
+    },
+    eventually::{eventually, eventually_eq},
+    jwt::Issuer,
+};
+
+weir_tests::cluster_suite! {
+    nodes: 1;
+    requests_are_routed_by_header,
+    a_secret_of_another_namespace_is_not_served,
+    a_token_is_required_where_the_policy_says_so,
+    a_gateway_serves_what_selects_it_and_no_other,
+    a_virtual_service_of_another_namespace_needs_permission,
+}
+
+/// The installation all tests share, and the Gateway most of them use: port 80, every host.
+async fn installed(cluster: &Cluster) {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    INSTALLED
+        .get_or_init(async || {
+            cluster.load_app().await;
+            cluster.install_weir().await;
+            let gateway = gateway("public", "ingressgateway", "*");
+            eventually("the webhook lets a Gateway pass", async || {
+                let output = cluster.existing(INGRESS).try_apply(&gateway).await;
+                output.status.success().then_some(())
+            })
+            .await;
+        })
+        .await;
+}
+
+/// A Gateway for plain HTTP.
+fn gateway(name: &str, selected: &str, host: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: {name} }}\nspec:\n  \
+         selector: {{ istio: {selected} }}\n  servers:\n  \
+         - {{ port: {{ number: 80, name: http, protocol: HTTP }}, hosts: ['{host}'] }}\n"
+    )
+}
+
+/// A VirtualService of the shared Gateway.
+fn virtual_service(host: &str, gateway: &str, http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: web }}\nspec:\n  \
+         hosts: [{host}]\n  gateways: [{gateway}]\n  http: {http}\n"
+    )
+}
+
+fn shared() -> String {
+    format!("{INGRESS}/public")
+}
+
+fn to_web() -> &'static str {
+    "[{ route: [{ destination: { host: web } }] }]"
+}
+
+/// A namespace with the application `web` in these versions.
+async fn shop<'c>(cluster: &'c Cluster, name: &str, versions: &[&str]) -> Namespace<'c> {
+    installed(cluster).await;
+    let namespace = cluster.namespace(name).await;
+    for version in versions {
+        namespace.apply(&app::manifest("web", version, 1)).await;
+    }
+    for version in versions {
+        namespace.rolled_out(&format!("web-{version}")).await;
+    }
+    namespace
+}
+
+/// A `web` that is divided into the subsets v1 and v2.
+async fn divided<'c>(cluster: &'c Cluster, name: &str) -> Namespace<'c> {
+    let shop = shop(cluster, name, &["v1", "v2"]).await;
+    shop.apply(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: web }\n\
+         spec: { host: web, subsets: [{ name: v1, labels: { version: v1 } }, \
+         { name: v2, labels: { version: v2 } }] }\n",
+    )
+    .await;
+    shop
+}
+
+async fn ask(address: SocketAddr, request: &Request) -> anyhow::Result<Reply> {
+    Connection::http1_to(address).await?.send(request).await
+}
+
+async fn status(address: SocketAddr, host: &str) -> Option<u16> {
+    ask(address, &Request::get(host, "/")).await.ok().map(|reply| reply.status)
+}
+
+async fn served(address: SocketAddr, host: &str) {
+    eventually(&format!("{host} is served"), async || {
+        (status(address, host).await == Some(200)).then_some(())
+    })
+    .await;
+}
+
+async fn requests_are_routed_by_header(cluster: Arc<Cluster>) {
+    let shop = divided(&cluster, "header").await;
+    let http = "[{ match: [{ headers: { x-group: { exact: beta } } }], \
+                route: [{ destination: { host: web, subset: v2 } }] }, \
+                { route: [{ destination: { host: web, subset: v1 } }] }]";
+    shop.apply(&virtual_service("header.test", &shared(), http)).await;
+    let address = cluster.ingress(80).await;
+    served(address, "header.test").await;
+    for _ in 0..10 {
+        let plain = ask(address, &Request::get("header.test", "/")).await.unwrap();
+        assert_eq!(plain.backend(), "v1");
+        let beta = Request::get("header.test", "/").header("x-group", "beta");
+        assert_eq!(ask(address, &beta).await.unwrap().backend(), "v2");
+    }
+    let mut http2 = Connection::http2_to(address).await.unwrap();
+    let message = b"\0\0\0\0\x05hello".to_vec();
+    let call = Request::post("header.test", "/any.Service/Method", message.clone())
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let reply = http2.send(&call).await.unwrap();
+    assert_eq!((reply.version, &reply.body[..]), (Version::HTTP_2, &message[..]));
+    assert_eq!(reply.trailers.unwrap()["grpc-status"], "0");
+}
+
+fn tls_gateway(name: &str, host: &str, credential: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: {name} }}\nspec:\n  \
+         selector: {{ istio: ingressgateway }}\n  servers:\n  \
+         - port: {{ number: 443, name: https-{name}, protocol: HTTPS }}\n    hosts: [{host}]\n    \
+         tls: {{ mode: SIMPLE, credentialName: {credential} }}\n"
+    )
+}
+
+fn secret(name: &str, authority: &Authority, host: &str) -> String {
+    let identity = authority.server(&[host]);
+    let data = json!({"tls.crt": identity.certificate, "tls.key": identity.key});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+        "metadata": {"name": name}, "stringData": data});
+    secret.to_string()
+}
+
+async fn a_secret_of_another_namespace_is_not_served(cluster: Arc<Cluster>) {
+    let tenant = shop(&cluster, "tenant", &["v1"]).await;
+    let ingress = cluster.existing(INGRESS);
+    let (own, others) = (Authority::new("own"), Authority::new("others"));
+    // The tenant asks the shared gateway for a certificate by a name that the ingress namespace has not.
+    tenant.apply(&secret("stolen", &others, "stolen.test")).await;
+    tenant.apply(&tls_gateway("stolen", "stolen.test", "stolen")).await;
+    ingress.apply(&secret("own", &own, "own.test")).await;
+    ingress.apply(&tls_gateway("own", "own.test", "own")).await;
+    tenant.apply(&virtual_service("own.test", &format!("{INGRESS}/own"), to_web())).await;
+    let address = cluster.ingress(443).await;
+    let connect = async |authority: &Authority, name: &str| {
+        let tls = authority.client_config(None, &["http/1.1"]);
+        Connection::tls_to(address, &tls, name).await.is_ok()
+    };
+    eventually_eq(true, async || connect(&own, "own.test").await).await;
+    assert!(!connect(&others, "stolen.test").await);
+}
+
+async fn a_token_is_required_where_the_policy_says_so(cluster: Arc<Cluster>) {
+    let shop = shop(&cluster, "token", &["v1"]).await;
+    let issuer = Issuer::new("https://issuer.test", "k1");
+    let selector = json!({"matchLabels": {"istio": "ingressgateway"}});
+    let authentication = json!({"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+        "metadata": {"name": "token"}, "spec": {"selector": selector,
+            "jwtRules": [{"issuer": "https://issuer.test", "jwks": issuer.jwks()}]}});
+    let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "token"}, "spec": {"selector": selector, "action": "DENY",
+            "rules": [{"from": [{"source": {"notRequestPrincipals": ["*"]}}],
+                "to": [{"operation": {"hosts": ["token.test"]}}]}]}});
+    let ingress = cluster.existing(INGRESS);
+    ingress.apply(&authentication.to_string()).await;
+    ingress.apply(&policy.to_string()).await;
+    shop.apply(&virtual_service("token.test", &shared(), to_web())).await;
+    let address = cluster.ingress(80).await;
+    eventually_eq(Some(403), async || status(address, "token.test").await).await;
+    let with = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let request = Request::get("token.test", "/").header("authorization", &bearer);
+        ask(address, &request).await.unwrap().status
+    };
+    assert_eq!(with(&issuer.token("alice", json!({}))).await, 200);
+    assert_eq!(with(&issuer.token("alice", json!({"exp": 1}))).await, 401);
+    let other = Issuer::new("https://issuer.test", "k1");
+    assert_eq!(with(&other.token("alice", json!({}))).await, 401);
+}
+
+async fn a_gateway_serves_what_selects_it_and_no_other(cluster: Arc<Cluster>) {
+    let shop = shop(&cluster, "second", &["v1"]).await;
+    cluster.install_gateway("istio-second", "second-ingress", &[]).await;
+    let second = cluster.existing("second-ingress");
+    second.apply(&gateway("second", "second", "*")).await;
+    shop.apply(&virtual_service("second.test", "second-ingress/second", to_web())).await;
+    let address = second.balanced("istio-second", 80).await;
+    served(address, "second.test").await;
+    let first = cluster.ingress(80).await;
+    assert_eq!(status(first, "second.test").await, Some(404));
+}
+
+async fn a_virtual_service_of_another_namespace_needs_permission(cluster: Arc<Cluster>) {
+    let (allowed, denied) =
+        tokio::join!(shop(&cluster, "allowed", &["v1"]), shop(&cluster, "denied", &["v1"]));
+    let ingress = cluster.existing(INGRESS);
+    let only = gateway("only", "ingressgateway", "allowed/*.only.test");
+    ingress.apply(&only.replace("number: 80, name: http", "number: 80, name: http-only")).await;
+    let only = format!("{INGRESS}/only");
+    denied.apply(&virtual_service("denied.only.test", &only, to_web())).await;
+    allowed.apply(&virtual_service("allowed.only.test", &only, to_web())).await;
+    let address = cluster.ingress(80).await;
+    served(address, "allowed.only.test").await;
+    assert_eq!(status(address, "denied.only.test").await, Some(404));
+    // Nor may it be sent to what is exported to its own namespace alone.
+    let borrowed = "[{ route: [{ destination: { host: web.denied.svc.cluster.local } }] }]";
+    denied.kubectl(&["annotate", "service", "web", "networking.istio.io/exportTo=."]).await;
+    allowed.apply(&virtual_service("allowed.only.test", &only, borrowed)).await;
+    eventually_eq(Some(503), async || status(address, "allowed.only.test").await).await;
+}
