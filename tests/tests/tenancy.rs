@@ -9,10 +9,7 @@ use tokio::sync::OnceCell;
 use weir_tests::{
     certs::Authority,
     client::http::{Connection, Reply, Request},
-    cluster::{
-        Cluster, Namespace, app,
-        weir::INGRESS,
-    },
+    cluster::{Cluster, Namespace, app, weir::INGRESS},
     eventually::{eventually, eventually_eq},
     jwt::Issuer,
 };

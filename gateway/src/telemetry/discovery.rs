@@ -28,10 +28,8 @@ const REJECTIONS: Family = Family::counter(
     "Resources of pushes that were refused; their last good versions stay in force.",
 );
 
-const FAILURES: Family = Family::counter(
-    "weir_discovery_failures_total",
-    "Streams that broke or could not be opened.",
-);
+const FAILURES: Family =
+    Family::counter("weir_discovery_failures_total", "Streams that broke or could not be opened.");
 
 /// What is known of the stream. Shared by whoever writes it and those who read.
 #[derive(Debug)]
