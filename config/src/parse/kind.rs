@@ -116,9 +116,9 @@ mod tests {
         let mut read: Vec<Installed> = SERVED
             .into_iter()
             // The others are Kubernetes' own.
-            .filter(|(_, group, _)| group.ends_with(".istio.io"))
-            .map(|(kind, group, versions)| Installed {
-                group: group.to_owned(),
+            .filter(|(kind, _)| kind.group().ends_with(".istio.io"))
+            .map(|(kind, versions)| Installed {
+                group: kind.group().to_owned(),
                 kind: kind.name().to_owned(),
                 versions: versions.iter().map(ToString::to_string).collect(),
             })
