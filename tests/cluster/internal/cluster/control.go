@@ -104,6 +104,10 @@ func (c *Cluster) controllers() []machine.Program {
 			"--cluster-signing-key-file=" + c.pki("ca.key"),
 			"--service-account-private-key-file=" + c.pki("service-accounts.key"),
 			"--use-service-account-credentials=true",
+			// Its dozens of controllers start at once, each with a token to fetch; one API server and one
+			// small cluster need no protection from that.
+			"--kube-api-qps=500",
+			"--kube-api-burst=1000",
 			"--leader-elect=false",
 			"--bind-address=127.0.0.1",
 			"--profiling=false",
