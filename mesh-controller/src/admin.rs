@@ -58,14 +58,15 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>) {
     loop {
         // The semaphore is never closed.
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let admin = Arc::clone(&admin);
+        let is_local = peer.ip().to_canonical().is_loopback();
         let service = service_fn(move |request| {
             let admin = Arc::clone(&admin);
-            async move { Ok::<_, Infallible>(admin.respond(&request).await) }
+            async move { Ok::<_, Infallible>(admin.respond(&request, is_local).await) }
         });
         tokio::spawn(async move {
             let connection = http1::Builder::new()
@@ -82,11 +83,16 @@ async fn accept(listener: TcpListener, admin: Arc<Admin>) {
 type Page = Response<Full<Bytes>>;
 
 impl Admin {
-    async fn respond(&self, request: &Request<Incoming>) -> Page {
+    /// The debug pages show what all tenants wrote, so they are for who can reach the pod's loopback,
+    /// as `kubectl port-forward` does.
+    async fn respond(&self, request: &Request<Incoming>, is_local: bool) -> Page {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
+            path if path.starts_with("/debug/") && !is_local => {
+                text(StatusCode::FORBIDDEN, "only from loopback; use kubectl port-forward\n")
+            }
             "/metrics" => {
                 if self.is_listed() {
                     self.writer.visit(|state| state.count_objects()).await;

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -47,10 +47,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-    let running = start(&arguments).await?;
+    let mut running = start(&arguments).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        end = &mut running.writer => {
+            end.context("the writer failed; this is a bug, please report it")?;
+            bail!("the watches have ended");
+        }
     }
     info!(time = ?arguments.drain_time, "ending; streams are ended one after another");
     running.end(arguments.drain_time).await?;
@@ -59,6 +63,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 /// What has to be ended in order.
 struct Running {
+    writer: JoinHandle<()>,
     ending: CancellationToken,
     discovery: Server,
     leadership: JoinHandle<()>,
@@ -88,7 +93,8 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
     let store = Store::new(&arguments.namespace, &arguments.domain);
     let (touched, touches) = mpsc::unbounded_channel();
-    let writer = push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
+    let (writer, writer_task) =
+        push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
 
     let admin = Admin {
         metrics: Arc::clone(&metrics),
@@ -131,7 +137,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;
-    Ok(Running { ending, discovery, leadership, _authority: ca })
+    Ok(Running { writer: writer_task, ending, discovery, leadership, _authority: ca })
 }
 
 /// The webhook, and that the API server knows of it.

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub push_time: Histogram,
     pub push_size: Histogram,
     pub objects: IntGaugeVec,
+    pub services: IntGauge,
+    pub virtual_services: IntGauge,
     pub scopes: IntGauge,
     pub is_leader: IntGauge,
     /// Admission requests, by their outcome.
@@ -110,6 +112,8 @@ impl Metrics {
                 "Objects of Kubernetes that are known.",
                 &["type"],
             )?,
+            services: gauge("pilot_services", "Services and ServiceEntries that are known.")?,
+            virtual_services: gauge("pilot_virt_services", "VirtualServices that are known.")?,
             scopes: gauge("weir_controller_scopes", "Sets of objects that proxies share.")?,
             is_leader: gauge("weir_controller_leader", "Whether this replica writes.")?,
             validation_passed: counters(

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::Instant,
 };
 use tracing::info;
@@ -81,18 +82,18 @@ impl Writer {
     }
 }
 
-/// Starts the writer. `touched` hears which objects every round touched.
+/// Starts the writer; nothing goes on without it, so the process is to end with its task. `touched` hears which objects every round touched.
 pub fn start(
     store: Store,
     changes: mpsc::Receiver<Vec<Change>>,
     listed: Listed,
     metrics: Arc<Metrics>,
     touched: mpsc::UnboundedSender<Dirty>,
-) -> Writer {
+) -> (Writer, JoinHandle<()>) {
     let (sender, visits) = mpsc::channel(64);
     let state = State { store, scopes: BTreeMap::new(), metrics };
-    tokio::spawn(run(state, changes, listed, visits, touched));
-    Writer { visits: sender }
+    let task = tokio::spawn(run(state, changes, listed, visits, touched));
+    (Writer { visits: sender }, task)
 }
 
 async fn run(
@@ -206,6 +207,9 @@ impl State {
         for entry in self.store.entries() {
             *counts.entry(entry.key.kind).or_default() += 1;
         }
+        let count = |kind: Kind| counts.get(&kind).copied().unwrap_or_default();
+        self.metrics.services.set(count(Kind::Service) + count(Kind::ServiceEntry));
+        self.metrics.virtual_services.set(count(Kind::VirtualService));
         self.metrics.objects.reset();
         for (kind, count) in counts {
             self.metrics.objects.with_label_values(&[kind.name()]).set(count);

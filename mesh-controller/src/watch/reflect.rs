@@ -4,7 +4,13 @@
 //! that is too old for that (410) begins with a list again, and what the list lacks of what is known
 //! is gone. No failure is a deletion.
 
-use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::Client;
 use rustc_hash::FxBuildHasher;
@@ -12,7 +18,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     Timing, Watched,
@@ -280,7 +286,16 @@ impl Reflector {
         let identity = Identity::of(&object);
         let name = name(identity);
         let is_new = known.insert(&name, identity.resource_version);
-        (name, is_new.then(|| reduce::upsert(self.watched, object, &self.domain)))
+        if !is_new {
+            return (name, None);
+        }
+        // A bug that one object brings out must not stop all others of its kind.
+        let read = AssertUnwindSafe(|| reduce::upsert(self.watched, object, &self.domain));
+        let change = catch_unwind(read).ok();
+        if change.is_none() {
+            error!(%name, "cannot be read: this is a bug, please report it");
+        }
+        (name, change)
     }
 
     async fn forget(&self, known: &mut Known, names: &[Box<str>]) {
