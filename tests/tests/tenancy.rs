@@ -3,7 +3,6 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::Version;
 use serde_json::json;
 use tokio::sync::OnceCell;
 use weir_tests::{
@@ -17,6 +16,7 @@ use weir_tests::{
 weir_tests::cluster_suite! {
     nodes: 1;
     requests_are_routed_by_header,
+    the_port_of_a_service_says_that_it_speaks_grpc,
     a_secret_of_another_namespace_is_not_served,
     a_token_is_required_where_the_policy_says_so,
     a_gateway_serves_what_selects_it_and_no_other,
@@ -119,13 +119,26 @@ async fn requests_are_routed_by_header(cluster: Arc<Cluster>) {
         let beta = Request::get("header.test", "/").header("x-group", "beta");
         assert_eq!(ask(address, &beta).await.unwrap().backend(), "v2");
     }
-    let mut http2 = Connection::http2_to(address).await.unwrap();
+}
+
+async fn the_port_of_a_service_says_that_it_speaks_grpc(cluster: Arc<Cluster>) {
+    let shop = shop(&cluster, "grpc", &["v1"]).await;
+    shop.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: { name: calls }\nspec:\n  selector: { app: web }\n  \
+         ports: [{ name: grpc, port: 80, targetPort: http }]\n",
+    )
+    .await;
+    let calls = to_web().replace("web", "calls");
+    shop.apply(&virtual_service("grpc.test", &shared(), &calls)).await;
+    let address = cluster.ingress(80).await;
+    served(address, "grpc.test").await;
     let message = b"\0\0\0\0\x05hello".to_vec();
-    let call = Request::post("header.test", "/any.Service/Method", message.clone())
+    let call = Request::post("grpc.test", "/any.Service/Method", message.clone())
         .header("content-type", "application/grpc")
         .header("te", "trailers");
-    let reply = http2.send(&call).await.unwrap();
-    assert_eq!((reply.version, &reply.body[..]), (Version::HTTP_2, &message[..]));
+    let mut connection = Connection::http2_to(address).await.unwrap();
+    let reply = connection.send(&call).await.unwrap();
+    assert_eq!(reply.body, message);
     assert_eq!(reply.trailers.unwrap()["grpc-status"], "0");
 }
 
