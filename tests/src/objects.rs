@@ -60,6 +60,29 @@ spec:
     )
 }
 
+/// A Gateway and its VirtualService: TCP on `${PORT_tcp}` to `destination`.
+#[must_use]
+pub fn tcp_forward(destination: &str) -> String {
+    format!(
+        r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: tcp}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: ${{PORT_tcp}}, name: tcp, protocol: TCP}}, hosts: ["*"]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: tcp}}
+spec:
+  hosts: ["*"]
+  gateways: [tcp]
+  tcp: [{{route: [{{destination: {{host: {destination}}}}}]}}]
+"#
+    )
+}
+
 /// A VirtualService that sends everything for `host` to `destination`.
 #[must_use]
 pub fn forward(name: &str, host: &str, destination: &str) -> String {

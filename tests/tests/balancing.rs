@@ -8,7 +8,7 @@ use weir_tests::{
     client::http::Request,
     config::Config,
     gateway::{Gateway, Launch},
-    objects::{HTTP_GATEWAY, forward, service_entry},
+    objects::{HTTP_GATEWAY, forward, service_entry, tcp_forward},
     ports,
 };
 
@@ -167,24 +167,7 @@ async fn tcp_connections_of_one_client_go_to_one_endpoint() {
     let greeters = [tcp::greeter("a").await, tcp::greeter("b").await, tcp::greeter("c").await];
     let ports: Vec<u16> = greeters.iter().map(|greeter| greeter.port()).collect();
     let config = Config::new()
-        .with(
-            r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: gw}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: ${PORT_tcp}, name: tcp, protocol: TCP}, hosts: ["*"]}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: tcp}
-spec:
-  hosts: ["*"]
-  gateways: [gw]
-  tcp: [{route: [{destination: {host: web.test}}]}]
-"#,
-        )
+        .with(tcp_forward("web.test"))
         .with(service_entry("web.test", "TCP", &ports))
         .with(rule("{consistentHash: {useSourceIp: true}}"));
     let mut gateway = Gateway::start(config).await;

@@ -18,7 +18,7 @@ use weir_tests::{
     eventually::eventually_eq,
     gateway::{self, Gateway},
     jwt::{Issuer, now},
-    objects::{HTTP_GATEWAY, forward, indent, service_entry, virtual_service},
+    objects::{HTTP_GATEWAY, forward, indent, service_entry, tcp_forward, virtual_service},
 };
 
 const ISSUER: &str = "https://issuer.test";
@@ -345,24 +345,6 @@ async fn a_policy_that_cannot_be_enforced_fails_closed_and_says_so() {
     assert_eq!(echo.requests().len(), 0);
 }
 
-/// TCP on `${PORT_tcp}` to `tcp.test`.
-const TCP_GATEWAY: &str = r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: tcp}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: ${PORT_tcp}, name: tcp, protocol: TCP}, hosts: ["*"]}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: tcp}
-spec:
-  hosts: ["*"]
-  gateways: [tcp]
-  tcp: [{route: [{destination: {host: tcp.test}}]}]
-"#;
-
 #[tokio::test]
 async fn policies_hold_for_tcp_connections_as_far_as_they_are_not_about_http() {
     let server = tcp::greeter("220 ready\r\n").await;
@@ -381,7 +363,7 @@ async fn policies_hold_for_tcp_connections_as_far_as_they_are_not_about_http() {
     ] {
         let before = server.connections();
         let config = Config::new()
-            .with(TCP_GATEWAY)
+            .with(tcp_forward("tcp.test"))
             .with(service_entry("tcp.test", "TCP", &[server.port()]))
             .with(policy("tcp", &spec));
         let mut gateway = Gateway::start(config).await;

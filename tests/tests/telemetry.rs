@@ -19,7 +19,7 @@ use weir_tests::{
     eventually::{eventually, eventually_eq},
     gateway::{Gateway, Launch},
     metrics::Metrics,
-    objects::{HTTP_GATEWAY, forward, respond, service_entry, virtual_service},
+    objects::{HTTP_GATEWAY, forward, respond, service_entry, tcp_forward, virtual_service},
 };
 
 /// `shop.test` goes to `up.test` by a route with a name; `answer.test` is answered here.
@@ -180,24 +180,11 @@ spec:
 #[tokio::test]
 async fn tcp_connections_and_bytes_are_counted() {
     let server = tcp::echo().await;
-    let objects = r#"
-apiVersion: networking.istio.io/v1
-kind: Gateway
-metadata: {name: tcp}
-spec:
-  selector: {istio: ingressgateway}
-  servers: [{port: {number: ${PORT_tcp}, name: tcp, protocol: TCP}, hosts: ["*"]}]
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: tcp}
-spec:
-  hosts: ["*"]
-  gateways: [tcp]
-  tcp: [{route: [{destination: {host: tcp.test}}]}]
-"#;
-    let config =
-        Config::new().with(objects).with(service_entry("tcp.test", "TCP", &[server.port()]));
+    let config = Config::new().with(tcp_forward("tcp.test")).with(service_entry(
+        "tcp.test",
+        "TCP",
+        &[server.port()],
+    ));
     let mut gateway = Gateway::start(config).await;
     let mut stream = connect(gateway.port("tcp")).await.unwrap();
     stream.write_all(b"hello").await.unwrap();
