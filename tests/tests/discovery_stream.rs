@@ -271,7 +271,8 @@ async fn a_gateway_starts_with_its_copy_while_the_controller_is_down() {
     answers(&mut gateway, "a.test", "after").await;
     let streams = control.streams();
     assert_eq!(streams.last().unwrap().sent, [A], "only what changed since the copy");
-    assert_eq!(gateway.admin("/ready").await.text(), "LIVE\n");
+    eventually_eq("LIVE\n".to_owned(), async || gateway.admin("/ready").await.text().to_owned())
+        .await;
 }
 
 #[tokio::test]
