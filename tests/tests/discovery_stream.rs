@@ -74,6 +74,8 @@ async fn what_the_controller_sends_is_served_and_acknowledged() {
     assert_eq!(metric(&gateway, "weir_discovery_connected").await, 1.0);
     assert_eq!(metric(&gateway, "weir_discovery_stale_seconds").await, 0.0);
     assert_eq!(gateway.admin("/ready").await.text(), "LIVE\n");
+    let dump: Value = serde_json::from_str(gateway.admin("/config_dump").await.text()).unwrap();
+    assert_eq!(dump["push"], "2", "as the controller calls it");
 }
 
 #[tokio::test]

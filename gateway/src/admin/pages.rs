@@ -203,9 +203,20 @@ fn config_dump(shared: &Shared) -> Page {
     let version = shared.state.engine.snapshot().version;
     let problems = configured.secret_problems();
     match dump::json(version, &resources, &configured.diagnostics(), &problems) {
-        Ok(dump) => pretty(&dump),
+        Ok(mut dump) => {
+            // Which push of the controller it is: that is what its log and status name it by.
+            if let Some(push) = push(shared) {
+                dump["push"] = push.into();
+            }
+            pretty(&dump)
+        }
         Err(error) => failed(&error),
     }
+}
+
+/// `None`: the configuration comes from files.
+fn push(shared: &Shared) -> Option<String> {
+    shared.state.discovery.as_ref().map(|status| status.version())
 }
 
 async fn listeners(shared: &Shared, as_json: bool) -> Page {
@@ -247,6 +258,7 @@ fn server_info(shared: &Shared) -> Value {
         "state": state_name(shared),
         "startedAt": since_epoch.as_secs(),
         "uptimeSeconds": shared.started.elapsed().as_secs(),
+        "push": push(shared),
         "configVersion": shared.state.engine.snapshot().version,
         "openConnections": shared.state.listeners.open_connections(),
         "commandLineOptions": {

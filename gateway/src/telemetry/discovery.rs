@@ -47,6 +47,8 @@ struct State {
     freshness: Freshness,
     /// Why there is no stream.
     problem: Option<String>,
+    /// Of the push in force.
+    version: String,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -79,9 +81,11 @@ impl DiscoveryStatus {
         })
     }
 
-    /// What was written down at that time is in force.
-    pub fn restored(&self, as_of: SystemTime) {
-        self.state().freshness = Freshness::AsOf(as_of);
+    /// What was written down at that time, with the push `version`, is in force.
+    pub fn restored(&self, as_of: SystemTime, version: &str) {
+        let mut state = self.state();
+        state.freshness = Freshness::AsOf(as_of);
+        version.clone_into(&mut state.version);
     }
 
     pub fn connected(&self) {
@@ -90,9 +94,12 @@ impl DiscoveryStatus {
         state.problem = None;
     }
 
-    /// The configuration in force is the controller's.
-    pub fn synced(&self, rejections: usize) {
-        self.state().freshness = Freshness::Current;
+    /// The configuration in force is the controller's, with its push `version`.
+    pub fn synced(&self, version: &str, rejections: usize) {
+        let mut state = self.state();
+        state.freshness = Freshness::Current;
+        version.clone_into(&mut state.version);
+        drop(state);
         self.pushes.fetch_add(1, Relaxed);
         self.rejections.fetch_add(rejections as u64, Relaxed);
     }
@@ -115,6 +122,12 @@ impl DiscoveryStatus {
         // A clock that was put back makes it young, not current.
         let age = SystemTime::now().duration_since(then).unwrap_or_default();
         Some(Stale { age, problem: state.problem.clone().unwrap_or_default() })
+    }
+
+    /// The last push that is in force; empty: there is none.
+    #[must_use]
+    pub fn version(&self) -> String {
+        self.state().version.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -173,7 +186,8 @@ mod tests {
         let status = Arc::new(DiscoveryStatus::new().unwrap());
         assert_eq!(status.stale(), None, "nothing is in force");
         status.connected();
-        status.synced(2);
+        status.synced("push 1", 2);
+        assert_eq!(status.version(), "push 1");
         assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0, 0.0]);
 
         status.disconnected("gone".to_owned());
@@ -184,14 +198,15 @@ mod tests {
 
         status.connected();
         assert!(status.stale().is_some(), "a stream alone says nothing of the configuration");
-        status.synced(0);
+        status.synced("push 2", 0);
         assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0, 1.0]);
     }
 
     #[test]
     fn what_was_written_down_is_as_old_as_that() {
         let status = DiscoveryStatus::new().unwrap();
-        status.restored(SystemTime::now() - Duration::from_secs(3600));
+        status.restored(SystemTime::now() - Duration::from_secs(3600), "push 7");
+        assert_eq!(status.version(), "push 7");
         status.disconnected("gone".to_owned());
         assert!(status.stale().unwrap().age >= Duration::from_secs(3600));
     }

@@ -122,7 +122,7 @@ impl AdsSource {
             resources = self.held.len(),
             "starting with the copy on disk; the controller is asked for what changed since"
         );
-        self.status.restored(as_of);
+        self.status.restored(as_of, &saved.version);
         Some(update)
     }
 }

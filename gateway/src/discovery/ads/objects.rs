@@ -131,10 +131,8 @@ fn read_mesh(document: &Document) -> Result<Read, Vec<Diagnostic>> {
 }
 
 fn read_object(name: &Name, document: &Document) -> Result<Read, Vec<Diagnostic>> {
-    // Ends in `.json` so that it is read as nothing else.
-    let source = format!("{}.json", name.name);
     let Parsed { objects, diagnostics } =
-        parse::parse(&source, &document.json, &parse::Options::default());
+        parse::parse(&name.name, &document.json, &parse::Options::default());
     let is_valid = diagnostics.iter().all(|it| it.severity != Severity::Error);
     if !is_valid {
         return Err(diagnostics);

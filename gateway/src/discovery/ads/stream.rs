@@ -119,7 +119,7 @@ impl AdsSource {
         pushes.send(push).await.map_err(|_closed| End::Unwanted)?;
         rejections.extend(answered.await.map_err(|_closed| End::Unwanted)?);
 
-        self.status.synced(rejections.len());
+        self.status.synced(&version, rejections.len());
         for answer in unanswered.answers(&rejections) {
             send(requests, answer).await?;
         }
