@@ -42,6 +42,7 @@ pub mod control_plane;
 pub mod demo;
 pub mod discovery;
 pub mod filter;
+pub mod head;
 pub mod http;
 pub mod identity;
 pub mod listener;

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use pingora_http::ResponseHeader;
 use smallvec::SmallVec;
 
-use crate::telemetry::ResponseFlag;
+use crate::{
+    head::{Headers, ResponseHeader},
+    telemetry::ResponseFlag,
+};
 
 /// What the client gets and what is recorded. Not an error: an outcome.
 #[derive(Debug, Clone)]
@@ -60,33 +62,25 @@ impl LocalReply {
     /// trailers-only response.
     #[must_use]
     pub fn encode(&self, grpc: bool) -> (ResponseHeader, Bytes) {
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 4);
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
-        }
+        let mut headers: Headers = self.headers.iter().cloned().collect();
         let (status, body) = if grpc {
             self.encode_grpc(&mut headers);
             (StatusCode::OK, Bytes::new())
         } else {
             if !self.body.is_empty() {
-                headers
-                    .entry(header::CONTENT_TYPE)
-                    .or_insert(HeaderValue::from_static("text/plain"));
+                let text = || HeaderValue::from_static("text/plain");
+                headers.insert_if_absent(header::CONTENT_TYPE, text);
             }
             (self.status, self.body.clone())
         };
-        let (mut parts, ()) = http::Response::new(()).into_parts();
-        parts.status = status;
-        parts.headers = headers;
-        (ResponseHeader::from(parts), body)
+        (ResponseHeader { headers, ..ResponseHeader::new(status) }, body)
     }
 
-    fn encode_grpc(&self, headers: &mut HeaderMap) {
+    fn encode_grpc(&self, headers: &mut Headers) {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         // An injected fault names its own.
-        headers
-            .entry(HeaderName::from_static("grpc-status"))
-            .or_insert_with(|| HeaderValue::from(u16::from(grpc_status(self.status))));
+        let status = || HeaderValue::from(u16::from(grpc_status(self.status)));
+        headers.insert_if_absent(HeaderName::from_static("grpc-status"), status);
         let text = String::from_utf8_lossy(&self.body);
         let message = utf8_percent_encode(&text, NOT_IN_GRPC_MESSAGE).to_string();
         if let Ok(message) = HeaderValue::from_maybe_shared(Bytes::from(message))

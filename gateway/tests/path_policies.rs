@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use pingora_http::RequestHeader;
 use weir_config::model::{
     ListenerName, Settings, WorkloadPolicies,
     filter::{self, Attribute, AuthzPolicy, AuthzRule, Condition, ValueMatch},
     matcher::StringMatch,
     settings::PathNormalization,
 };
+use weir_gateway::head::RequestHeader;
 use weir_gateway::{
     connection::ConnectionInfo,
     filter::{HttpFilters, RouteFilters},
@@ -88,8 +88,8 @@ async fn through(
     target: &str,
     mode: PathNormalization,
 ) -> Result<String, StatusCode> {
-    let mut request = RequestHeader::build_no_case("GET", target.as_bytes(), None).unwrap();
-    request.insert_header("host", "a.example").unwrap();
+    let mut request = RequestHeader::build("GET", target).unwrap();
+    request.headers.try_insert("host", "a.example").unwrap();
     let settings = Settings { path_normalization: mode, ..Settings::default() };
     let connection = ConnectionInfo {
         peer_addr: "192.0.2.7:4711".parse().unwrap(),

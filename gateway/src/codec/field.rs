@@ -3,6 +3,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::head::Headers;
+
 /// Fields that speak of this connection only and are never forwarded as they came (RFC 9110 section
 /// 7.6.1, RFC 9113 section 8.2.2). `te` is treated apart.
 pub(super) fn is_connection_specific(name: &HeaderName) -> bool {
@@ -120,8 +122,8 @@ pub(super) fn clean_trailers(trailers: HeaderMap) -> HeaderMap {
 }
 
 /// HTTP/2 clients send a cookie in crumbs; everyone else expects one field (RFC 9113 section 8.2.3).
-pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
+pub(super) fn join_cookies(headers: &mut Headers) {
+    let mut crumbs = headers.get_all(header::COOKIE);
     let Some(first) = crumbs.next() else { return };
     let mut joined = match crumbs.next() {
         None => return,

@@ -14,9 +14,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::{limits::Limits, local_reply::LocalReply, telemetry::Protocol};
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    limits::Limits,
+    local_reply::LocalReply,
+    telemetry::Protocol,
+};
 
 pub mod h1;
 pub mod h2;

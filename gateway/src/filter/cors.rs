@@ -1,11 +1,13 @@
 //! Cross-origin resource sharing (`corsPolicy`; istio-compat 1.1).
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 use weir_config::model::{filter, matcher::StringMatch};
 
-use crate::local_reply::LocalReply;
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    local_reply::LocalReply,
+};
 
 /// A route's policy with its header values ready to be sent.
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl Cors {
     pub fn on_response(&self, origin: &HeaderValue, response: &mut ResponseHeader) {
         for (name, value) in self.grants(origin) {
             // Both are valid already.
-            let _ = response.insert_header(name, value);
+            let _ = response.headers.try_insert(name, value);
         }
     }
 
@@ -160,10 +162,10 @@ mod tests {
     }
 
     fn preflight(origin: &str) -> RequestHeader {
-        let mut request = RequestHeader::build_no_case("OPTIONS", b"/", None).unwrap();
-        request.insert_header("origin", origin).unwrap();
-        request.insert_header("access-control-request-method", "PUT").unwrap();
-        request.insert_header("access-control-request-headers", "x-a,x-b").unwrap();
+        let mut request = RequestHeader::build("OPTIONS", "/").unwrap();
+        request.headers.try_insert("origin", origin).unwrap();
+        request.headers.try_insert("access-control-request-method", "PUT").unwrap();
+        request.headers.try_insert("access-control-request-headers", "x-a,x-b").unwrap();
         request
     }
 
@@ -207,11 +209,11 @@ mod tests {
         let complete = preflight("https://shop.example");
         assert!(is_preflight(&complete));
         let mut get = complete.clone();
-        get.set_method(Method::GET);
+        get.method = Method::GET;
         assert!(!is_preflight(&get));
         for name in ["origin", "access-control-request-method"] {
             let mut partial = complete.clone();
-            partial.remove_header(name);
+            partial.headers.remove(name);
             assert!(!is_preflight(&partial), "without {name}");
         }
     }
@@ -241,8 +243,8 @@ mod tests {
 
     #[test]
     fn a_response_tells_what_may_be_read() {
-        let mut response = ResponseHeader::build_no_case(200, None).unwrap();
-        response.insert_header("access-control-allow-origin", "*").unwrap();
+        let mut response = ResponseHeader::new(StatusCode::OK);
+        response.headers.try_insert("access-control-allow-origin", "*").unwrap();
         Cors::new(&policy())
             .on_response(&HeaderValue::from_static("https://shop.example"), &mut response);
         assert_eq!(response.headers["access-control-allow-origin"], "https://shop.example");

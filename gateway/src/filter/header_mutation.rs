@@ -2,12 +2,15 @@
 //! "headers"). Removing comes first, so that a field can be removed and written anew.
 
 use http::{HeaderName, HeaderValue};
-use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 use weir_config::model::route::HeaderMutation;
 
 use super::template::{Source, evaluate};
-use crate::{local_reply::LocalReply, telemetry::StreamInfo};
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    local_reply::LocalReply,
+    telemetry::StreamInfo,
+};
 
 /// Applies `mutation` to a request on its way upstream.
 pub fn apply_to_request(mutation: &HeaderMutation, request: &mut RequestHeader, info: &StreamInfo) {
@@ -17,14 +20,14 @@ pub fn apply_to_request(mutation: &HeaderMutation, request: &mut RequestHeader, 
     // Operators see the fields as they were before this mutation.
     let written = evaluated(mutation, Source::of_request(request, info));
     for name in &*mutation.remove {
-        request.remove_header(name);
+        request.headers.remove(name);
     }
     for (name, value, append) in written {
         // Names and values are valid by their types.
         if append {
-            let _ = request.append_header(name, value);
+            request.headers.append(name, value);
         } else {
-            let _ = request.insert_header(name, value);
+            request.headers.insert(name, value);
         }
     }
 }
@@ -41,13 +44,13 @@ pub fn apply_to_response(
     }
     let written = evaluated(mutation, Source::of_response(request, response, info));
     for name in &*mutation.remove {
-        response.remove_header(name);
+        response.headers.remove(name);
     }
     for (name, value, append) in written {
         if append {
-            let _ = response.append_header(name, value);
+            response.headers.append(name, value);
         } else {
-            let _ = response.insert_header(name, value);
+            response.headers.insert(name, value);
         }
     }
 }
@@ -124,7 +127,7 @@ mod tests {
         }
     }
 
-    fn fields(headers: &http::HeaderMap) -> Vec<String> {
+    fn fields(headers: &crate::head::Headers) -> Vec<String> {
         let mut fields: Vec<_> = headers
             .iter()
             .filter(|(name, _)| name.as_str() != "host")
@@ -142,7 +145,7 @@ mod tests {
         for (name, value) in
             [("x-set", "a"), ("x-set", "b"), ("x-gone", "before"), ("x-add", "old")]
         {
-            request.append_header(name, value).unwrap();
+            request.headers.try_append(name, value).unwrap();
         }
         apply_to_request(&mutation(), &mut request, &info());
         assert_eq!(fields(&request.headers), EXPECTED);
@@ -151,10 +154,10 @@ mod tests {
     #[test]
     fn a_response_is_treated_the_same_way() {
         let mut request = request("GET", "a", "/");
-        request.insert_header("x-gone", "before").unwrap();
-        let mut response = ResponseHeader::build_no_case(200, None).unwrap();
+        request.headers.try_insert("x-gone", "before").unwrap();
+        let mut response = ResponseHeader::new(StatusCode::OK);
         for (name, value) in [("x-set", "a"), ("x-gone", "1"), ("x-add", "old")] {
-            response.append_header(name, value).unwrap();
+            response.headers.try_append(name, value).unwrap();
         }
         apply_to_response(&mutation(), &request, &mut response, &info());
         assert_eq!(fields(&response.headers), EXPECTED);
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn a_reply_is_treated_the_same_way() {
         let mut request = request("GET", "a", "/");
-        request.insert_header("x-gone", "before").unwrap();
+        request.headers.try_insert("x-gone", "before").unwrap();
         let mut reply = LocalReply {
             status: StatusCode::OK,
             headers: SmallVec::new(),
@@ -176,11 +179,6 @@ mod tests {
             reply.headers.push((HeaderName::from_static(name), HeaderValue::from_static("old")));
         }
         apply_to_reply(&mutation(), &request, &mut reply, &info());
-        let headers: http::HeaderMap = http::HeaderMap::from_iter([]);
-        let headers = reply.headers.iter().fold(headers, |mut headers, (name, value)| {
-            headers.append(name, value.clone());
-            headers
-        });
-        assert_eq!(fields(&headers), EXPECTED);
+        assert_eq!(fields(&reply.headers.into_iter().collect()), EXPECTED);
     }
 }

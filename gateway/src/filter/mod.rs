@@ -7,10 +7,14 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use pingora_http::{RequestHeader, ResponseHeader};
 use weir_config::model::{self, WorkloadPolicies, route::Scheme};
 
-use crate::{connection::ConnectionInfo, local_reply::LocalReply, telemetry::StreamInfo};
+use crate::{
+    connection::ConnectionInfo,
+    head::{RequestHeader, ResponseHeader},
+    local_reply::LocalReply,
+    telemetry::StreamInfo,
+};
 
 pub mod authz;
 pub mod claims;

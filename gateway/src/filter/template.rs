@@ -2,18 +2,20 @@
 
 use std::{fmt::Write, net::SocketAddr, sync::LazyLock, time::SystemTime};
 
-use http::{HeaderMap, HeaderValue};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::HeaderValue;
 use weir_config::model::route::{HeaderTemplate, Operator, TemplatePart};
 
-use crate::telemetry::StreamInfo;
+use crate::{
+    head::{Headers, RequestHeader, ResponseHeader},
+    telemetry::StreamInfo,
+};
 
 /// What operators read.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     pub request: &'a RequestHeader,
     /// `None` while the request is on its way.
-    pub response: Option<&'a HeaderMap>,
+    pub response: Option<&'a Headers>,
     pub info: &'a StreamInfo,
 }
 
@@ -179,9 +181,9 @@ mod tests {
         info.upstream.cluster_name = Some("outbound|80||web".into());
         info.upstream.remote_addr = Some("10.1.1.1:80".parse().unwrap());
         let mut request = request("POST", "www.example.com", "/a?b=c");
-        request.insert_header("user-agent", "curl/8").unwrap();
-        let mut response = ResponseHeader::build_no_case(203, None).unwrap();
-        response.insert_header("x-backend", "b1").unwrap();
+        request.headers.try_insert("user-agent", "curl/8").unwrap();
+        let mut response = ResponseHeader::new(http::StatusCode::NON_AUTHORITATIVE_INFORMATION);
+        response.headers.try_insert("x-backend", "b1").unwrap();
         let source = Source::of_response(&request, &response, &info);
         let read = |name: &str, alternative: Option<&str>, max| Operator::Request {
             name: name.into(),

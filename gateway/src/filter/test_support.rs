@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use pingora_http::RequestHeader;
 use weir_config::model::ListenerName;
 
 use crate::{
     connection::{ConnectionInfo, PeerIdentity, TlsInfo},
+    head::RequestHeader,
     telemetry::{Protocol, StreamInfo},
 };
 
@@ -53,8 +53,8 @@ pub(crate) fn info_of(connection: ConnectionInfo) -> StreamInfo {
 
 /// A canonical request, as it is after `normalize`.
 pub(crate) fn request(method: &str, host: &str, path: &str) -> RequestHeader {
-    let mut request = RequestHeader::build_no_case(method, path.as_bytes(), None).unwrap();
-    request.set_version(http::Version::HTTP_11);
-    request.insert_header("host", host).unwrap();
+    let mut request = RequestHeader::build(method, path).unwrap();
+    request.version = http::Version::HTTP_11;
+    request.headers.try_insert("host", host).unwrap();
     request
 }

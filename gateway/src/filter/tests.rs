@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use pingora_http::ResponseHeader;
 use weir_config::model::{
     filter::{
         AbortStatus, Authz, AuthzPolicy, Cors, Fault, FaultAbort, JwksSource, JwtAuthn,
@@ -14,7 +13,10 @@ use weir_config::model::{
 };
 
 use super::*;
-use crate::filter::test_support::{info, request};
+use crate::{
+    filter::test_support::{info, request},
+    head::ResponseHeader,
+};
 
 fn jwt() -> JwtAuthn {
     let rule = JwtRule {
@@ -73,9 +75,9 @@ fn route() -> RouteFilters {
 /// The status of whichever filter answers first, to a request all of them have something against.
 async fn first(filters: &HttpFilters, preflight: bool) -> u16 {
     let mut request = request(if preflight { "OPTIONS" } else { "GET" }, "a", "/?token=x");
-    request.insert_header("origin", "https://shop.example").unwrap();
+    request.headers.try_insert("origin", "https://shop.example").unwrap();
     if preflight {
-        request.insert_header("access-control-request-method", "GET").unwrap();
+        request.headers.try_insert("access-control-request-method", "GET").unwrap();
     }
     let (mut context, mut info, route) = (RequestContext::default(), info(), route());
     let outcome = match filters.authenticate(&route, &mut request, &mut context, &mut info) {
@@ -110,7 +112,7 @@ fn the_operators_response_headers_win_over_the_filters() {
     let (request, route) = (request("GET", "a", "/"), route());
     let origin = HeaderValue::from_static("https://shop.example");
     let context = RequestContext { cors_origin: Some(origin.clone()), ..RequestContext::default() };
-    let mut response = ResponseHeader::build_no_case(200, None).unwrap();
+    let mut response = ResponseHeader::new(StatusCode::OK);
     route.on_response(&HeaderMutation::default(), &request, &mut response, &context, &info());
     assert_eq!(response.headers["access-control-allow-origin"], "operator");
 
@@ -122,7 +124,7 @@ fn the_operators_response_headers_win_over_the_filters() {
 #[tokio::test]
 async fn a_browser_may_read_why_it_is_refused() {
     let mut request = request("GET", "a", "/?token=x");
-    request.insert_header("origin", "https://shop.example").unwrap();
+    request.headers.try_insert("origin", "https://shop.example").unwrap();
     for filters in [filters(Some(jwt()), None), filters(None, Some(nobody_allowed()))] {
         let (mut context, mut info, route) = (RequestContext::default(), info(), route());
         let mut reply = match filters.authenticate(&route, &mut request, &mut context, &mut info) {

@@ -3,14 +3,16 @@
 
 use std::fmt::Write;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::{HeaderName, HeaderValue, header};
 use weir_config::{
     model::cluster::{HashCookie, HashKey},
     xxh64::xxh64,
 };
 
-use crate::telemetry::StreamInfo;
+use crate::{
+    head::{Headers, RequestHeader, ResponseHeader},
+    telemetry::StreamInfo,
+};
 
 /// The key of one request.
 #[derive(Debug, Default)]
@@ -39,7 +41,7 @@ impl Affinity {
         Self { hash, set_cookie: None }
     }
 
-    fn of_cookie(cookie: &HashCookie, headers: &HeaderMap) -> Self {
+    fn of_cookie(cookie: &HashCookie, headers: &Headers) -> Self {
         if let Some(value) = cookie_value(&cookie.name, headers) {
             return Self { hash: Some(xxh64(value, 0)), set_cookie: None };
         }
@@ -61,14 +63,14 @@ impl Affinity {
     pub fn tell(self, head: &mut ResponseHeader) {
         if let Some(cookie) = self.set_cookie {
             // The name is a valid one.
-            let _ = head.append_header(header::SET_COOKIE, cookie);
+            head.headers.append(header::SET_COOKIE, cookie);
         }
     }
 }
 
 /// Of all values, in an order that is not the client's.
-fn header_hash(name: &HeaderName, headers: &HeaderMap) -> Option<u64> {
-    let mut values = headers.get_all(name).iter();
+fn header_hash(name: &HeaderName, headers: &Headers) -> Option<u64> {
+    let mut values = headers.get_all(name);
     let first = values.next()?;
     let mut more: Vec<&[u8]> = values.map(HeaderValue::as_bytes).collect();
     if more.is_empty() {
@@ -80,8 +82,8 @@ fn header_hash(name: &HeaderName, headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The value of the first cookie of that name, without quotes.
-fn cookie_value<'a>(name: &str, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-    let cookies = headers.get_all(header::COOKIE).iter();
+fn cookie_value<'a>(name: &str, headers: &'a Headers) -> Option<&'a [u8]> {
+    let cookies = headers.get_all(header::COOKIE);
     let pairs = cookies.flat_map(|cookies| cookies.as_bytes().split(|byte| *byte == b';'));
     let mut values = pairs.filter_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
@@ -95,7 +97,7 @@ fn cookie_value<'a>(name: &str, headers: &'a HeaderMap) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    fn headers(pairs: &[(&'static str, &'static str)]) -> Headers {
         let value = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };

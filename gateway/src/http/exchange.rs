@@ -6,8 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{StatusCode, header, header::Entry};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::{StatusCode, header};
 use tokio::time::{Sleep, timeout};
 use weir_config::model::Settings;
 
@@ -17,7 +16,7 @@ use super::{
     caught::{Panicked, caught},
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
-    field::{self, X_ENVOY_UPSTREAM_SERVICE_TIME},
+    field::{self, GRPC_STATUS, X_ENVOY_UPSTREAM_SERVICE_TIME},
     mirror::{self, Original},
     normalize,
     retry::{self, Answered, Attempts},
@@ -27,6 +26,7 @@ use crate::{
     cluster::{Cluster, Outcome},
     codec::{BodyLength, ServerSession, StreamError, get_cached_date},
     filter::RequestContext,
+    head::{RequestHeader, ResponseHeader},
     local_reply::LocalReply,
     route::{Destination, Route},
     snapshot::Snapshot,
@@ -188,7 +188,7 @@ impl<'a> Line<'a> {
         }
         let length = if tunnel { BodyLength::Empty } else { upstream.response_body_length() };
         info.status = head.status.as_u16();
-        info.grpc_status = stream::grpc_status(&head.headers);
+        info.grpc_status = head.headers.get(GRPC_STATUS).and_then(stream::grpc_status);
         respond(settings, head, info);
         affinity.tell(head);
         let mutations = &target.response_headers;
@@ -264,18 +264,15 @@ fn local_headers(settings: &Settings, reply: &mut LocalReply) {
 
 /// What a gateway changes in every response it passes on (istio-compat 5.4).
 fn respond(settings: &Settings, head: &mut ResponseHeader, info: &StreamInfo) {
-    field::change_response(head, |headers| {
-        if let Some(elapsed) = info.upstream.service_time {
-            let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-            headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, field::number(millis));
-        }
-        if let Some(server) = &settings.server_name {
-            headers.insert(header::SERVER, server.clone());
-        }
-        if let Entry::Vacant(date) = headers.entry(header::DATE) {
-            date.insert(get_cached_date());
-        }
-    });
+    let headers = &mut head.headers;
+    if let Some(elapsed) = info.upstream.service_time {
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, field::number(millis));
+    }
+    if let Some(server) = &settings.server_name {
+        headers.insert(header::SERVER, server.clone());
+    }
+    headers.insert_if_absent(header::DATE, get_cached_date);
 }
 
 /// gRPC over HTTP/2 and over HTTP/1: `application/grpc`, with or without a subtype.

@@ -3,21 +3,20 @@
 
 use std::{fmt::Write, net::IpAddr};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use weir_config::model::{route::Scheme, settings::ForwardClientCert};
 
 use super::field::{X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_PROTO};
-use crate::{canonical::ip, connection::PeerIdentity};
+use crate::{canonical::ip, connection::PeerIdentity, head::Headers};
 
 /// The client as the outermost of `trusted_proxies` proxies saw it: that many entries from the right
 /// of `X-Forwarded-For` as it arrived. `None` where there is no address in that place; the socket's
 /// peer is the client then, because what is further left may be anybody's word.
 #[must_use]
-pub fn client_ip(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
+pub fn client_ip(headers: &Headers, trusted_proxies: u32) -> Option<IpAddr> {
     let place = usize::try_from(trusted_proxies.checked_sub(1)?).ok()?;
     let entry = headers
         .get_all(X_FORWARDED_FOR)
-        .iter()
         .rev()
         .flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
         .nth(place)?;
@@ -25,9 +24,9 @@ pub fn client_ip(headers: &HeaderMap, trusted_proxies: u32) -> Option<IpAddr> {
 }
 
 /// Appends the socket's peer; several fields become one. Returns the peer's text.
-pub fn append_forwarded_for(headers: &mut HeaderMap, peer: IpAddr) -> HeaderValue {
+pub fn append_forwarded_for(headers: &mut Headers, peer: IpAddr) -> HeaderValue {
     let peer = text(peer);
-    let mut received = headers.get_all(X_FORWARDED_FOR).iter().peekable();
+    let mut received = headers.get_all(X_FORWARDED_FOR).peekable();
     let value = if received.peek().is_none() {
         peer.clone()
     } else {
@@ -56,11 +55,11 @@ pub fn text(ip: IpAddr) -> HeaderValue {
 
 /// The scheme the client used: the connection's, unless a trusted proxy in front says otherwise.
 #[must_use]
-pub fn scheme(headers: &HeaderMap, connection: Scheme, trusted_proxies: u32) -> Scheme {
+pub fn scheme(headers: &Headers, connection: Scheme, trusted_proxies: u32) -> Scheme {
     if trusted_proxies == 0 {
         return connection;
     }
-    let mut sent = headers.get_all(X_FORWARDED_PROTO).iter();
+    let mut sent = headers.get_all(X_FORWARDED_PROTO);
     match (sent.next(), sent.next()) {
         (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"https") => Scheme::Https,
         (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"http") => Scheme::Http,
@@ -69,7 +68,7 @@ pub fn scheme(headers: &HeaderMap, connection: Scheme, trusted_proxies: u32) -> 
 }
 
 /// Replaces, extends or removes `x-forwarded-client-cert`.
-pub fn client_cert(headers: &mut HeaderMap, mode: ForwardClientCert, peer: Option<&PeerIdentity>) {
+pub fn client_cert(headers: &mut Headers, mode: ForwardClientCert, peer: Option<&PeerIdentity>) {
     let received = headers.get(X_FORWARDED_CLIENT_CERT);
     let kept = match (mode, peer) {
         (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
@@ -136,11 +135,11 @@ mod tests {
 
     use super::*;
 
-    fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
+    fn headers(fields: &[(HeaderName, &str)]) -> Headers {
         let value = |value: &str| HeaderValue::from_bytes(value.as_bytes()).unwrap();
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, text) in fields {
-            headers.append(name, value(text));
+            headers.append(name.clone(), value(text));
         }
         headers
     }
@@ -196,12 +195,12 @@ mod tests {
             (vec!["1.1.1.1"], "1.1.1.1,192.0.2.7"),
             (vec!["1.1.1.1, 2.2.2.2", "3.3.3.3"], "1.1.1.1, 2.2.2.2,3.3.3.3,192.0.2.7"),
         ] {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             for value in received {
                 headers.append(X_FORWARDED_FOR, HeaderValue::from_static(value));
             }
             append_forwarded_for(&mut headers, peer);
-            let values: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+            let values: Vec<_> = headers.get_all(X_FORWARDED_FOR).collect();
             assert_eq!(values, [expected]);
         }
     }
@@ -225,7 +224,7 @@ mod tests {
             (vec!["https", "https"], Http, 1, Http),
             (vec![], Https, 1, Https),
         ] {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             for value in &sent {
                 headers.append(X_FORWARDED_PROTO, HeaderValue::from_static(value));
             }
@@ -299,7 +298,7 @@ mod tests {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..5_000 {
-            let mut headers = HeaderMap::new();
+            let mut headers = Headers::new();
             for _ in 0..random.usize(..3) {
                 let value: Vec<u8> = (0..random.usize(..6))
                     .flat_map(|_| PIECES[random.usize(..PIECES.len())].iter().copied())
@@ -311,7 +310,7 @@ mod tests {
             let client = client_ip(&headers, trusted);
             assert!(trusted > 0 || client.is_none(), "seed {seed}: nobody is trusted");
             append_forwarded_for(&mut headers, [192, 0, 2, 1].into());
-            let fields: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+            let fields: Vec<_> = headers.get_all(X_FORWARDED_FOR).collect();
             assert_eq!(fields.len(), 1, "seed {seed}");
             assert!(fields[0].as_bytes().ends_with(b"192.0.2.1"), "seed {seed}: {fields:?}");
             assert_eq!(

@@ -1,8 +1,9 @@
 //! Fields that are about this connection and not about the message (RFC 9110 section 7.6.1).
 
-use http::{HeaderMap, HeaderName, Method, Version, header};
-use pingora_http::RequestHeader;
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use smallvec::SmallVec;
+
+use crate::head::{Headers, RequestHeader};
 
 const OTHERS: [&str; 4] = ["keep-alive", "proxy-connection", "transfer-encoding", "http2-settings"];
 
@@ -40,29 +41,28 @@ pub fn remove(request: &mut RequestHeader) -> Result<bool, ProtectedNomination> 
         }
     }
     for name in &nominated {
-        request.remove_header(name);
+        request.headers.remove(name);
     }
     // The HTTP/1 codec takes `connection` away and leaves `upgrade` only where the handshake was
     // complete.
     let asked = connection_upgrade || !request.headers.contains_key(&header::CONNECTION);
     let upgrade = asked && is_websocket(request);
     if !upgrade {
-        request.remove_header(&header::CONNECTION);
-        request.remove_header(&header::UPGRADE);
+        request.headers.remove(&header::CONNECTION);
+        request.headers.remove(&header::UPGRADE);
     } else if !nominated.is_empty() {
-        // A static name and a static value cannot be refused.
-        let _ = request.insert_header("connection", "upgrade");
+        request.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if request.headers.contains_key(&header::TE) {
         let trailers = tokens(&request.headers, &header::TE)
             .any(|token| token.eq_ignore_ascii_case("trailers"));
-        request.remove_header(&header::TE);
+        request.headers.remove(&header::TE);
         if trailers {
-            let _ = request.insert_header("te", "trailers");
+            request.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
     }
     for name in OTHERS {
-        request.remove_header(name);
+        request.headers.remove(name);
     }
     Ok(upgrade)
 }
@@ -97,10 +97,9 @@ fn is_protected(name: &HeaderName) -> bool {
     NAMES.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("x-envoy-")
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+fn tokens<'a>(headers: &'a Headers, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
-        .iter()
         // Bytes that are no text are no token: they become one that is no field name.
         .flat_map(|value| value.to_str().unwrap_or("\u{0}").split(',').map(str::trim))
 }
@@ -110,16 +109,16 @@ mod tests {
     use super::*;
 
     fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build_no_case("GET", b"/", None).unwrap();
-        request.set_version(Version::HTTP_11);
+        let mut request = RequestHeader::build("GET", "/").unwrap();
+        request.version = Version::HTTP_11;
         for (name, value) in fields {
-            request.append_header(*name, *value).unwrap();
+            request.headers.try_append(*name, *value).unwrap();
         }
         request
     }
 
     fn names(request: &RequestHeader) -> Vec<String> {
-        let mut names: Vec<_> = request.headers.keys().map(ToString::to_string).collect();
+        let mut names: Vec<_> = request.headers.names().map(ToString::to_string).collect();
         names.sort();
         names
     }
@@ -193,8 +192,8 @@ mod tests {
             ("GET", Version::HTTP_11, "websocket, h2c"),
         ] {
             let mut request = request(&[("connection", "upgrade"), ("upgrade", protocol)]);
-            request.set_method(method.try_into().unwrap());
-            request.set_version(version);
+            request.method = method.try_into().unwrap();
+            request.version = version;
             assert_eq!(remove(&mut request), Ok(false), "{method} {version:?} {protocol}");
             assert_eq!(names(&request), Vec::<String>::new());
         }

@@ -14,18 +14,15 @@ use std::{
 };
 
 use http::{HeaderValue, header};
-use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use tokio::{sync::mpsc, time::timeout};
 use weir_config::model::route::{Forward, Mirror};
 
-use super::{
-    affinity::Affinity,
-    field::{self, X_ENVOY_ATTEMPT_COUNT},
-};
+use super::{affinity::Affinity, field::X_ENVOY_ATTEMPT_COUNT};
 use crate::{
     cluster::{Cluster, Clusters, Endpoint, Outcome},
     codec::{BodyLength, Frame, StreamError},
+    head::RequestHeader,
     limits::Limits,
     telemetry::{Protocol, StreamInfo},
     upstream::{Checkout, Reuse},
@@ -79,9 +76,7 @@ pub fn start(
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut request = original.request.clone();
         if original.attempt_count {
-            field::change_request(&mut request, |headers| {
-                headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
-            });
+            request.headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
         }
         let copy = Copy {
             hash: Affinity::of(cluster.config().hash_key.as_ref(), &request, info).hash,

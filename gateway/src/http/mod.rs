@@ -3,7 +3,6 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use pingora_http::RequestHeader;
 use tokio::time::timeout;
 use weir_config::model::RouteTableName;
 
@@ -12,6 +11,7 @@ use crate::{
     connection::ConnectionInfo,
     drain::{Cut, DrainSignal},
     engine::Engine,
+    head::RequestHeader,
     io::Io,
     local_reply::LocalReply,
     telemetry::{Protocol, StreamInfo},

@@ -6,21 +6,17 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use pingora_http::{
-    RequestHeader,
-    authority::{RawTargetAuthority, raw_target_authority},
-};
-use smallvec::SmallVec;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use weir_config::model::{Settings, route::Scheme, settings::PathNormalization};
 
 use super::{
-    field::{self, X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
+    field::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
     forwarded, hop_by_hop, request_id,
 };
 use crate::{
     canonical::{authority, path},
     filter::RequestContext,
+    head::{Headers, Repeated, RequestHeader},
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
 };
@@ -56,27 +52,25 @@ pub fn request(
     let own_scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let scheme = forwarded::scheme(&request.headers, own_scheme, trusted);
 
-    field::change_request(request, |headers| {
+    let headers = &mut request.headers;
+    if fields.internal {
         // Every client counts as external: a private address does not make one trustworthy
         // (CVE-2024-45806).
-        for name in &fields.internal {
-            headers.remove(name);
-        }
-        let peer = forwarded::append_forwarded_for(headers, connection.peer_addr.ip());
-        let client = match info.client_addr.ip() {
-            ip if ip == connection.peer_addr.ip() => peer,
-            ip => forwarded::text(ip),
-        };
-        headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
-        let port_sent = trusted > 0 && headers.contains_key(X_FORWARDED_PORT);
-        if settings.x_forwarded_port && !port_sent {
-            headers.insert(X_FORWARDED_PORT, connection.local_addr.port().into());
-        }
-        let peer = connection.peer_identity();
-        forwarded::client_cert(headers, settings.forward_client_cert, peer);
-        set_request_id(settings, headers);
-    });
+        headers.retain(|name, _| !is_internal(name.as_str()));
+    }
+    let peer = forwarded::append_forwarded_for(headers, connection.peer_addr.ip());
+    let client = match info.client_addr.ip() {
+        ip if ip == connection.peer_addr.ip() => peer,
+        ip => forwarded::text(ip),
+    };
+    headers.insert(X_ENVOY_EXTERNAL_ADDRESS, client);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.as_str()));
+    let port_sent = trusted > 0 && headers.contains_key(X_FORWARDED_PORT);
+    if settings.x_forwarded_port && !port_sent {
+        headers.insert(X_FORWARDED_PORT, connection.local_addr.port().into());
+    }
+    forwarded::client_cert(headers, settings.forward_client_cert, connection.peer_identity());
+    set_request_id(settings, headers);
 
     Ok(RequestContext {
         scheme,
@@ -91,22 +85,22 @@ fn refuse(details: &'static str) -> LocalReply {
         .closing()
 }
 
-/// What the fields of a request call for.
+/// What the fields of a request call for: whether there are any ...
 #[derive(Default)]
 struct Fields {
-    /// Fields only the proxy itself may write.
-    internal: SmallVec<[HeaderName; 4]>,
-    /// Whether there are any about the connection.
+    /// ... only the proxy itself may write.
+    internal: bool,
+    /// ... about the connection.
     hop_by_hop: bool,
 }
 
 /// Looks at every name once.
 fn look_through(request: &RequestHeader) -> Result<Fields, LocalReply> {
     let mut fields = Fields::default();
-    for name in request.headers.keys() {
+    for name in request.headers.names() {
         fields.hop_by_hop |= hop_by_hop::is_one(name);
         if is_internal(name.as_str()) {
-            fields.internal.push(name.clone());
+            fields.internal = true;
         } else if name.as_str().contains('_') {
             check_underscore(name, request)?;
         }
@@ -142,11 +136,7 @@ fn check_underscore(name: &HeaderName, request: &RequestHeader) -> Result<(), Lo
 /// Leaves one canonical `host` field, from `:authority`, the absolute form or the field itself.
 fn set_host(request: &mut RequestHeader) -> Result<(), LocalReply> {
     let malformed = || refuse("invalid_authority");
-    let mut fields = request.headers.get_all(header::HOST).iter();
-    let (sent, another) = (fields.next(), fields.next());
-    if another.is_some() {
-        return Err(malformed());
-    }
+    let sent = request.headers.only(header::HOST).map_err(|Repeated| malformed())?;
     let sent = sent.map(|value| value.to_str().map_err(|_not_ascii| malformed())).transpose()?;
     let target = target_authority(request).map_err(|()| malformed())?;
     // RFC 9112 section 3.2.2 lets the target win; a difference is only ever an attack (H14, H21).
@@ -160,33 +150,17 @@ fn set_host(request: &mut RequestHeader) -> Result<(), LocalReply> {
     }
     if sent != Some(&*canonical) {
         let value = HeaderValue::from_str(&canonical).map_err(|_not_visible| malformed())?;
-        field::change_request(request, |headers| {
-            headers.insert(header::HOST, value);
-        });
+        request.headers.insert(header::HOST, value);
     }
     Ok(())
 }
 
 /// The authority in the request target: HTTP/2's `:authority`, the absolute form, `CONNECT`'s target.
 fn target_authority(request: &RequestHeader) -> Result<Option<&str>, ()> {
-    if let Some(authority) = request.uri.authority() {
-        return Ok(Some(authority.as_str()));
-    }
-    if request.method == Method::CONNECT {
-        return std::str::from_utf8(request.raw_path()).map(Some).map_err(|_not_text| ());
-    }
-    match raw_target_authority(request.raw_path()) {
-        RawTargetAuthority::None => Ok(None),
-        RawTargetAuthority::AmbiguousAuthority => Err(()),
-        RawTargetAuthority::Absolute { scheme, authority, .. } => {
-            let is_http =
-                [b"http".as_slice(), b"https"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
-            if is_http {
-                std::str::from_utf8(authority).map(Some).map_err(|_not_text| ())
-            } else {
-                Err(())
-            }
-        }
+    let is_http = |scheme: &http::uri::Scheme| matches!(scheme.as_str(), "http" | "https");
+    match request.uri.authority() {
+        Some(_) if !request.uri.scheme().is_none_or(is_http) => Err(()),
+        authority => Ok(authority.map(http::uri::Authority::as_str)),
     }
 }
 
@@ -196,11 +170,8 @@ fn set_path(request: &mut RequestHeader, mode: PathNormalization) -> Result<(), 
     if request.method == Method::CONNECT {
         return Ok(());
     }
-    if request.raw_path().contains(&b'#') || !request.raw_path_is_utf8() {
-        return Err(refused());
-    }
     let asterisk = request.uri.path() == "*";
-    if asterisk != (request.method == Method::OPTIONS && request.raw_path() == b"*")
+    if asterisk && request.method != Method::OPTIONS
         || !asterisk && !request.uri.path().starts_with('/')
     {
         return Err(refused());
@@ -216,17 +187,15 @@ fn set_path(request: &mut RequestHeader, mode: PathNormalization) -> Result<(), 
     let is_origin_form = request.uri.authority().is_none() && request.uri.scheme().is_none();
     let uri = match path {
         Some(path) => path::replace(&request.uri, path).ok_or_else(refused)?,
-        None if is_origin_form && matches!(request.raw_path().first(), Some(b'/' | b'*')) => {
-            return Ok(());
-        }
+        None if is_origin_form => return Ok(()),
         None => request.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from),
     };
-    request.set_uri(uri);
+    request.uri = uri;
     Ok(())
 }
 
-fn set_request_id(settings: &Settings, headers: &mut HeaderMap) {
-    let mut sent = headers.get_all(X_REQUEST_ID).iter();
+fn set_request_id(settings: &Settings, headers: &mut Headers) {
+    let mut sent = headers.get_all(X_REQUEST_ID);
     let kept = settings.num_trusted_proxies > 0
         && sent.next().is_some_and(request_id::is_acceptable)
         && sent.next().is_none();
@@ -243,10 +212,10 @@ mod tests {
     use crate::filter::test_support::{connection, info_of, tls_connection};
 
     fn raw(method: &str, target: &str, fields: &[(&'static str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build_no_case(method, target.as_bytes(), None).unwrap();
-        request.set_version(http::Version::HTTP_11);
+        let mut request = RequestHeader::build(method, target).unwrap();
+        request.version = http::Version::HTTP_11;
         for (name, value) in fields {
-            request.append_header(*name, *value).unwrap();
+            request.headers.try_append(*name, *value).unwrap();
         }
         request
     }
@@ -271,7 +240,7 @@ mod tests {
     fn every_form_of_a_request_becomes_origin_form_with_one_host() {
         let h2 = |target: &str, fields: &[(&'static str, &str)]| {
             let mut request = raw("GET", "/", fields);
-            request.set_uri(target.parse().unwrap());
+            request.uri = target.parse().unwrap();
             request
         };
         for (request, host, uri) in [
@@ -291,10 +260,10 @@ mod tests {
             (h2("https://a.example/x", &[("host", "A.EXAMPLE")]), "a.example", "/x"),
         ] {
             let request = normalized(request, &Settings::default()).unwrap();
-            let hosts: Vec<_> = request.headers.get_all("host").iter().collect();
+            let hosts: Vec<_> = request.headers.get_all("host").collect();
             assert_eq!(hosts, [host]);
             assert_eq!(request.uri, uri);
-            assert_eq!(request.raw_path(), uri.as_bytes());
+            assert_eq!(request.target(), uri);
         }
     }
 
@@ -347,7 +316,7 @@ mod tests {
             "accept_language",
         ] {
             let mut request = raw("GET", "/", &[host, ("accept-language", "en")]);
-            request.append_header(name.to_owned(), "1").unwrap();
+            request.headers.try_append(name.to_owned(), "1").unwrap();
             assert_eq!(refused(request), "400 ambiguous_underscore_header", "{name}");
         }
         let kept = normalized(raw("GET", "/", &[host, ("api_key", "k")]), &Settings::default());
@@ -381,11 +350,11 @@ mod tests {
             "peer-metadata-id",
             "attempt-count",
         ] {
-            request.append_header(format!("X-Envoy-{name}"), "forged").unwrap();
+            request.headers.try_append(format!("X-Envoy-{name}"), "forged").unwrap();
         }
-        request.append_header("x-forwarded-client-cert", "forged").unwrap();
+        request.headers.try_append("x-forwarded-client-cert", "forged").unwrap();
         let request = normalized(request, &Settings::default()).unwrap();
-        let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
+        let mut names: Vec<_> = request.headers.names().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
             names,
@@ -416,7 +385,7 @@ mod tests {
             let mut request =
                 raw("GET", "/", &[("host", "a.example"), ("x-forwarded-proto", "https")]);
             if let Some(sent) = sent {
-                request.append_header("x-forwarded-for", sent).unwrap();
+                request.headers.try_append("x-forwarded-for", sent).unwrap();
             }
             let mut info = info_of(connection("192.0.2.7:4711"));
             let context = super::request(&settings, &mut request, &mut info).unwrap();

@@ -7,19 +7,19 @@
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use http::{Method, StatusCode, header};
-use pingora_http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 use weir_config::model::route::{RetryOn, RetryPolicy, is_idempotent};
 
 use super::{
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
-    field::{self, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_RATELIMITED},
+    field::{self, GRPC_STATUS, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_RATELIMITED},
     stream::{Failure, RequestBody, grpc_status},
 };
 use crate::{
     cluster::{Cluster, EndpointId, InFlight, Outcome, RetryPermit},
     codec::{BodyLength, ServerSession, StreamError},
+    head::{RequestHeader, ResponseHeader},
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
     upstream::{Checkout, ConnectError, Reuse},
@@ -150,9 +150,7 @@ async fn attempt(
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {
         let count = field::number(info.upstream.attempts.into());
-        field::change_request(attempts.request, |headers| {
-            headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
-        });
+        attempts.request.headers.insert(X_ENVOY_ATTEMPT_COUNT, count);
     }
 
     let host = attempts.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -318,7 +316,7 @@ fn response_reason(policy: &RetryPolicy, head: &ResponseHeader) -> bool {
     {
         return true;
     }
-    match grpc_status(&head.headers) {
+    match head.headers.get(GRPC_STATUS).and_then(grpc_status) {
         Some(1) => grpc_cancelled,
         Some(4) => grpc_deadline_exceeded,
         Some(8) => grpc_resource_exhausted,

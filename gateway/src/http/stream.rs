@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::HeaderMap;
+use http::HeaderValue;
 
 use super::{
     deadline::{Deadlines, Expired},
@@ -246,7 +246,7 @@ impl ResponseBody {
                     session.write(Frame::Data(data)).map_err(Failure::Downstream)?;
                 }
                 Some(Frame::Trailers(trailers)) => {
-                    self.grpc_status = grpc_status(&trailers);
+                    self.grpc_status = trailers.get(GRPC_STATUS).and_then(grpc_status);
                     self.finished = true;
                     session.write(Frame::Trailers(trailers)).map_err(Failure::Downstream)?;
                 }
@@ -260,10 +260,10 @@ impl ResponseBody {
     }
 }
 
-/// `grpc-status` of headers or trailers.
+/// What `grpc-status` of headers or trailers says.
 #[must_use]
-pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+pub fn grpc_status(value: &HeaderValue) -> Option<u8> {
+    value.to_str().ok()?.parse().ok()
 }
 
 /// Moves both bodies until the response has reached the client; a tunnel until both ends are done.

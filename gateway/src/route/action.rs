@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use http::{HeaderValue, StatusCode, header};
-use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use weir_config::model::{
     self,
@@ -17,6 +16,7 @@ use super::{Route, matcher::Subject, rewrite};
 use crate::{
     canonical::{authority, path},
     filter::{RequestContext, RouteFilters, header_mutation},
+    head::RequestHeader,
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
 };
@@ -119,9 +119,9 @@ impl Route {
         let original = request.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
         // A URI is a valid value.
         if let Ok(original) = HeaderValue::from_str(original.unwrap_or_default()) {
-            let _ = request.insert_header("x-envoy-original-path", original);
+            let _ = request.headers.try_insert("x-envoy-original-path", original);
         }
-        request.set_uri(uri);
+        request.uri = uri;
         Ok(())
     }
 
@@ -233,7 +233,7 @@ fn rewrite_host(host: &str, request: &mut RequestHeader, context: &RequestContex
     let before = request.headers.get(header::HOST).cloned();
     // Both are valid values under static names.
     if let (true, Some(before)) = (context.append_forwarded_host, before) {
-        let _ = request.append_header("x-forwarded-host", before);
+        let _ = request.headers.try_append("x-forwarded-host", before);
     }
-    let _ = request.insert_header("host", host);
+    let _ = request.headers.try_insert("host", host);
 }

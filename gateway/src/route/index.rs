@@ -343,7 +343,7 @@ impl Filed {
                 }
             }
         } else {
-            for name in subject.request.headers.keys() {
+            for name in subject.request.headers.names() {
                 if let (Some(by_value), Some(value)) = (headers.get(name), subject.header(name)) {
                     look(by_value, &value);
                 }

@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 
 use http::{HeaderName, header};
-use pingora_http::RequestHeader;
 use weir_config::model::{
     matcher::StringMatch,
     route::{ClaimMatch, HeaderMatch, PathMatch, QueryParamMatch, RouteMatch},
 };
 
-use crate::filter::RequestContext;
+use crate::{filter::RequestContext, head::RequestHeader};
 
 /// A request as routes look at it.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +33,7 @@ impl<'a> Subject<'a> {
 
     /// All values of a field as one, joined with commas (Envoy's `getAllOfHeaderAsString`).
     pub(super) fn header(&self, name: &HeaderName) -> Option<Cow<'a, str>> {
-        let mut values = self.request.headers.get_all(name).iter();
+        let mut values = self.request.headers.get_all(name);
         // Bytes that are no text are replaced: they must not hide the rest of the value.
         let first = String::from_utf8_lossy(values.next()?.as_bytes());
         Some(values.fold(first, |mut joined, value| {

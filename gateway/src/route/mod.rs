@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use http::Method;
-use pingora_http::RequestHeader;
 use weir_config::model::{
     self, RouteTableName, VirtualHostName,
     route::{RouteMatch, Scheme},
@@ -16,6 +15,7 @@ use weir_config::model::{
 use crate::{
     canonical::authority,
     filter::{RequestContext, RouteFilters},
+    head::RequestHeader,
     local_reply::LocalReply,
     telemetry::ResponseFlag,
 };

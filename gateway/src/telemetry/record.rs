@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
-use pingora_http::{RequestHeader, ResponseHeader};
 use tracing::debug;
 use weir_config::model::{Settings, cluster::Destination};
+
+use crate::head::{RequestHeader, ResponseHeader};
 
 use super::{
     ResponseFlag, StreamInfo,

@@ -3,7 +3,6 @@
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderValue, Method, StatusCode, header};
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     super::{BodyLength, Frame, Options, StreamError, Upgrade, websocket},
@@ -14,7 +13,10 @@ use super::{
     message::MessageWriter,
     response::{self, Asked, ResponseHead},
 };
-use crate::io::Io;
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    io::Io,
+};
 
 /// 1xx heads of one response: more than any server has reason for (hardening H19).
 const MAX_INFORMATIONAL: u8 = 16;

@@ -2,8 +2,9 @@
 //! the head handed over are ignored.
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::{HeaderValue, Method, StatusCode, header};
+
+use crate::head::{Headers, RequestHeader, ResponseHeader};
 
 use super::super::{BodyLength, StreamError, Upgrade, field as fields, get_cached_date};
 
@@ -34,7 +35,7 @@ pub(super) fn request(
     (upgrade, own_key): (Option<Upgrade>, Option<&HeaderValue>),
     out: &mut BytesMut,
 ) -> Result<(), StreamError> {
-    let target = head.raw_path();
+    let target = head.target().as_bytes();
     // The parser let none through; this is for what later stages made of the path.
     if target.is_empty() || !target.iter().all(|byte| matches!(byte, 0x21..=0x7e)) {
         return Err(StreamError::Protocol("target_to_write"));
@@ -113,7 +114,7 @@ fn is_end_to_end(name: &http::HeaderName) -> bool {
     *name != header::CONTENT_LENGTH && !fields::is_connection_specific(name)
 }
 
-fn as_head(headers: &HeaderMap, out: &mut BytesMut) {
+fn as_head(headers: &Headers, out: &mut BytesMut) {
     let length = headers.get(header::CONTENT_LENGTH);
     if let Some(length) = length.and_then(|length| fields::parse_content_length(length.as_bytes()))
     {

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use smallvec::SmallVec;
+
+use crate::head::Headers;
 
 use super::{
     super::{Options, Rejection, Underscores, Upgrade, field},
@@ -35,7 +37,7 @@ pub(super) struct Fields {
 pub(super) fn read(
     head: &Bytes,
     lines: &Lines,
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     options: &Options,
 ) -> Result<Fields, Rejection> {
     let mut fields = Fields::default();
@@ -97,7 +99,7 @@ fn check_underscores(name: &HeaderName, options: &Options) -> Result<(), Rejecti
 }
 
 /// RFC 9110 section 7.6.1: what `connection` names belongs to the connection.
-fn remove_nominated(options: &[u8], headers: &mut HeaderMap) -> Result<(), Rejection> {
+fn remove_nominated(options: &[u8], headers: &mut Headers) -> Result<(), Rejection> {
     for name in field::list(options) {
         if !field::may_be_nominated(name) {
             return Err(Rejection::bad_request("connection_names_protected_header"));
@@ -175,7 +177,7 @@ impl Fields {
         &self,
         method: &Method,
         minor: u8,
-        headers: &HeaderMap,
+        headers: &Headers,
     ) -> Option<Upgrade> {
         let complete = self.upgrades_to_websocket()
             && *method == Method::GET
@@ -188,7 +190,7 @@ impl Fields {
     /// `expect` stays in the map only while somebody still has to act on it (RFC 9110 section 10.1.1).
     pub fn settle_expect(
         &self,
-        headers: &mut HeaderMap,
+        headers: &mut Headers,
         minor: u8,
         body: &BodyReader,
     ) -> Result<bool, Rejection> {

@@ -8,8 +8,6 @@ use super::fields;
 
 /// Slots for fields, whatever the configured limit says.
 pub(super) const MAX_HEADERS: usize = 256;
-/// Room for the fields later stages add, so that the map is not built twice.
-pub(super) const ADDED_HEADERS: usize = 8;
 
 /// Remembers how much of an incomplete head was looked at, so that a head that comes byte by byte
 /// does not cost the square of its length.

@@ -6,15 +6,16 @@
 use std::{mem::MaybeUninit, ops::Range};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
-use pingora_http::RequestHeader;
+use http::{HeaderValue, Method, StatusCode, Version, header};
+
+use crate::head::{ADDED_FIELDS, Headers, Repeated, RequestHeader};
 
 use super::{
     super::{Options, Rejection, Upgrade, target},
     body::BodyReader,
     chunked::ChunkedDecoder,
     fields::{self, Fields},
-    head::{ADDED_HEADERS, MAX_HEADERS, ends_lines_with_crlf, lines, range},
+    head::{MAX_HEADERS, ends_lines_with_crlf, lines, range},
 };
 
 /// The longest method and version around a target.
@@ -100,7 +101,7 @@ fn interpret_request(
 ) -> Result<RequestHead, Rejection> {
     let Found { minor, method, lines, .. } = found;
     let target = target::parse(&head.slice(found.target), &method, options)?;
-    let mut headers = HeaderMap::with_capacity(lines.len() + ADDED_HEADERS);
+    let mut headers = Headers::with_capacity(lines.len() + ADDED_FIELDS);
     let fields = fields::read(head, &lines, &mut headers, options)?;
     settle_host(&mut headers, target.authority, minor)?;
     let upgrade = match method {
@@ -117,12 +118,8 @@ fn interpret_request(
     let expects_continue = fields.settle_expect(&mut headers, minor, &body)?;
     let keep_alive = fields.keep_alive(minor);
 
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = method;
-    parts.uri = target.uri;
-    parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = headers;
-    let header = RequestHeader::from(parts);
+    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let header = RequestHeader { method, uri: target.uri, version, headers };
     Ok(RequestHead { header, body, keep_alive, expects_continue, upgrade })
 }
 
@@ -135,10 +132,8 @@ pub(super) fn salvage(bytes: &[u8]) -> RequestHeader {
         .next()
         .filter(|word| target::check_bytes(word).is_ok())
         .and_then(|word| http::uri::PathAndQuery::try_from(word).ok());
-    let (mut parts, ()) = http::Request::new(()).into_parts();
-    parts.method = method.unwrap_or_else(unknown_method);
-    parts.uri = uri.unwrap_or_else(|| http::uri::PathAndQuery::from_static("*")).into();
-    RequestHeader::from(parts)
+    let uri = uri.unwrap_or_else(|| http::uri::PathAndQuery::from_static("*"));
+    RequestHeader::new(method.unwrap_or_else(unknown_method), uri.into())
 }
 
 fn unknown_method() -> Method {
@@ -243,15 +238,12 @@ fn version_is_cut(bytes: &[u8]) -> bool {
 /// Exactly one valid `host`, equal to what the target names (RFC 9112 section 3.2). HTTP/1.0 clients
 /// need not know the field.
 fn settle_host(
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     authority: Option<Bytes>,
     minor: u8,
 ) -> Result<(), Rejection> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Rejection::bad_request("host_twice"));
-    }
+    let host = headers.only(header::HOST);
+    let host = host.map_err(|Repeated| Rejection::bad_request("host_twice"))?;
     match (host, authority) {
         (None, _) if minor > 0 => Err(Rejection::bad_request("host_missing")),
         (Some(host), _) if !target::is_authority(host.as_bytes()) => {

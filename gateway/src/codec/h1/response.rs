@@ -4,15 +4,16 @@
 use std::mem::MaybeUninit;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
-use pingora_http::ResponseHeader;
+use http::{HeaderValue, StatusCode, Version, header};
+
+use crate::head::{ADDED_FIELDS, Headers, ResponseHeader};
 
 use super::{
     super::{Options, StreamError, Underscores, Upgrade},
     body::BodyReader,
     chunked::ChunkedDecoder,
     fields::{self, Fields},
-    head::{ADDED_HEADERS, MAX_HEADERS, ends_lines_with_crlf, lines},
+    head::{MAX_HEADERS, ends_lines_with_crlf, lines},
 };
 
 /// A response's head and what it says about the connection.
@@ -69,7 +70,7 @@ pub(super) fn parse(
     let lines = lines(bytes.as_ptr() as usize, parsed.headers);
 
     let head = bytes.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(lines.len() + ADDED_HEADERS);
+    let mut headers = Headers::with_capacity(lines.len() + ADDED_FIELDS);
     // What a server calls its fields is no danger to it.
     let options = &Options { underscores: Underscores::Allow, ..*options };
     let fields = fields::read(&head, &lines, &mut headers, options)
@@ -87,11 +88,9 @@ pub(super) fn parse(
     let keep_alive =
         fields.keep_alive(minor) && !suspicious && !matches!(body, BodyReader::UntilClose);
 
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    parts.status = status;
-    parts.version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = headers;
-    Ok(Some(ResponseHead { header: ResponseHeader::from(parts), body, keep_alive, tunnel }))
+    let version = if minor == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let header = ResponseHeader { status, version, headers };
+    Ok(Some(ResponseHead { header, body, keep_alive, tunnel }))
 }
 
 /// RFC 9112 section 6.3. The flag: the connection becomes a tunnel.

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::BytesMut;
 use http::{Method, StatusCode, Version};
-use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::{Sleep, sleep};
 
 use super::{
@@ -25,7 +24,12 @@ use super::{
     message::{MessageWriter, Progress},
     request::{self, RequestHead},
 };
-use crate::{drain::DrainSignal, io::Io, telemetry::Protocol};
+use crate::{
+    drain::DrainSignal,
+    head::{RequestHeader, ResponseHeader},
+    io::Io,
+    telemetry::Protocol,
+};
 
 /// Bytes read ahead while an exchange runs: enough to see a reset, no queue to fill.
 const MAX_READ_AHEAD: usize = 16 * 1024;

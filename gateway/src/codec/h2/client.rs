@@ -17,14 +17,15 @@ use http::{
     HeaderValue, Method, Request, StatusCode, Uri, header,
     uri::{Authority, Scheme},
 };
-use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::sync::SetOnce;
+
+use crate::head::{RequestHeader, ResponseHeader};
 
 use super::{
     super::{BodyLength, Frame, Options, StreamError, websocket},
     announced_length,
     body::{Incoming, Outgoing},
-    remove_connection_specific,
+    has_place, to_map,
 };
 
 /// 1xx heads of one response: more than any server has reason for (hardening H19).
@@ -125,13 +126,14 @@ impl ClientSession {
         if !matches!(self.sent, Sent::Nothing) {
             return Err(StreamError::Aborted);
         }
-        let mut parts = head.as_owned_parts();
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = head.method.clone();
         parts.version = http::Version::HTTP_2;
-        parts.uri = self.uri(&parts)?;
+        parts.uri = self.uri(head)?;
+        parts.headers = to_map(&head.headers);
+        // It is `:authority` here.
         parts.headers.remove(header::HOST);
-        let upgrades = parts.headers.contains_key(header::UPGRADE);
-        remove_connection_specific(&mut parts.headers);
-        if upgrades {
+        if head.headers.contains_key(header::UPGRADE) {
             self.write_extended_connect(parts);
             return Ok(());
         }
@@ -183,17 +185,17 @@ impl ClientSession {
     }
 
     /// `:scheme`, `:authority` and `:path` as one value, which is how h2 takes them.
-    fn uri(&self, parts: &http::request::Parts) -> Result<Uri, StreamError> {
+    fn uri(&self, head: &RequestHeader) -> Result<Uri, StreamError> {
         let invalid = || StreamError::Protocol("target_to_write");
-        let host = parts.headers.get(header::HOST).ok_or_else(invalid)?;
+        let host = head.headers.get(header::HOST).ok_or_else(invalid)?;
         let authority = Authority::try_from(host.as_bytes()).map_err(|_invalid| invalid())?;
-        if parts.method == Method::CONNECT {
+        if head.method == Method::CONNECT {
             return Ok(Uri::from(authority));
         }
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(self.scheme.clone());
         uri.authority = Some(authority);
-        uri.path_and_query = parts.uri.path_and_query().cloned();
+        uri.path_and_query = head.uri.path_and_query().cloned();
         Uri::from_parts(uri).map_err(|_invalid| invalid())
     }
 
@@ -295,22 +297,23 @@ impl ClientSession {
             }
             return Poll::Ready(Ok(ResponseHeader::from(parts)));
         }
-        let (mut parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
-        remove_connection_specific(&mut parts.headers);
-        if let Some(websocket) = self.websocket.as_ref().filter(|_| parts.status.is_success()) {
-            parts.status = StatusCode::SWITCHING_PROTOCOLS;
-            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let (parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
+        let mut head = ResponseHeader::from(parts);
+        head.headers.retain(has_place);
+        if let Some(websocket) = self.websocket.as_ref().filter(|_| head.status.is_success()) {
+            head.status = StatusCode::SWITCHING_PROTOCOLS;
+            head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             if let Some(key) = &websocket.key {
-                parts.headers.insert(header::SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
+                head.headers.insert(header::SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
             }
         }
         let body = Incoming::new(body);
         self.body_length = match self.is_head || body.is_empty() {
             true => BodyLength::Empty,
-            false => announced_length(&parts.headers),
+            false => announced_length(&head.headers),
         };
         self.response = Response::Body(body);
-        Poll::Ready(Ok(ResponseHeader::from(parts)))
+        Poll::Ready(Ok(head))
     }
 
     #[must_use]

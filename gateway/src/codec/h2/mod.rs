@@ -2,9 +2,10 @@
 //! floods are the h2 crate's, with Pingora's bounded defaults; this module adds what a proxy has to
 //! refuse, and writes that never block.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::field;
+use crate::head::{ADDED_FIELDS, Headers};
 
 mod body;
 mod client;
@@ -17,20 +18,24 @@ pub use client::{ClientSession, PeerSettings};
 pub use server::{Malformed, ServerSession, server_options};
 
 /// RFC 9113 section 8.2.2: what belongs to one HTTP/1 connection has no place here.
-fn remove_connection_specific(headers: &mut HeaderMap) {
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-        headers.remove(name);
+fn has_place(name: &HeaderName, value: &HeaderValue) -> bool {
+    let connection = field::is_connection_specific(name);
+    !connection && (*name != header::TE || value == "trailers")
+}
+
+/// The fields as h2 takes them.
+fn to_map(headers: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(headers.len() + ADDED_FIELDS);
+    for (name, value) in headers {
+        if has_place(name, value) {
+            map.append(name.clone(), value.clone());
+        }
     }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
-    }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
-    }
+    map
 }
 
 /// The length a received message announces, unless it has no body at all.
-fn announced_length(headers: &HeaderMap) -> super::BodyLength {
+fn announced_length(headers: &Headers) -> super::BodyLength {
     headers
         .get(header::CONTENT_LENGTH)
         .and_then(|length| field::parse_content_length(length.as_bytes()))

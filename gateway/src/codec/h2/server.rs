@@ -9,16 +9,18 @@ use h2::{
 };
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use pingora_core::protocols::http::v2::server::default_h2_options;
-use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
     super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade, get_cached_date},
     announced_length,
     body::{Incoming, Outgoing},
-    remove_connection_specific,
     request::{self, Checked},
+    to_map,
 };
-use crate::limits::Limits;
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    limits::Limits,
+};
 
 /// Settings of a downstream connection: Pingora's bounded defaults, then our limits.
 #[must_use]
@@ -90,7 +92,9 @@ impl ServerSession {
     ) -> Result<Self, Box<Malformed>> {
         let (mut parts, body) = request.into_parts();
         let incoming = Incoming::new(body);
-        let checked = request::check(&mut parts, incoming.is_empty(), options);
+        let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+        let mut request = RequestHeader::from(parts);
+        let checked = request::check(&mut request, protocol, incoming.is_empty(), options);
         let (found, checked) = match checked {
             Ok(found) => (found, Ok(())),
             Err(rejection) => (Checked::default(), Err(rejection)),
@@ -98,9 +102,8 @@ impl ServerSession {
         // What follows an upgrade is no body.
         let body_length = match incoming.is_empty() || found.upgrade.is_some() {
             true => BodyLength::Empty,
-            false => announced_length(&parts.headers),
+            false => announced_length(&request.headers),
         };
-        let request = RequestHeader::from(parts);
         let mut session = Self {
             body_length,
             incoming,
@@ -161,8 +164,9 @@ impl ServerSession {
         if !matches!(self.response, Response::Head) {
             return Err(StreamError::Aborted);
         }
-        let mut parts = head.as_owned_parts();
-        remove_connection_specific(&mut parts.headers);
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = head.status;
+        parts.headers = to_map(&head.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some() {
             return self.write_switch(parts);
         }

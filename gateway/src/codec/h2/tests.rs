@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::task::JoinHandle;
 
 use super::{ClientSession, Malformed, PeerSettings, ServerSession, server_options};
@@ -14,6 +13,7 @@ use crate::{
         BodyLength, Frame, Options, StreamError, Upgrade,
         h1::tests::{options, pair},
     },
+    head::{RequestHeader, ResponseHeader},
     limits::Limits,
 };
 
@@ -112,7 +112,7 @@ fn get(fields: &[(&'static str, &str)]) -> Request<()> {
 }
 
 fn response(status: u16) -> ResponseHeader {
-    ResponseHeader::build_no_case(status, None).unwrap()
+    ResponseHeader::new(status.try_into().unwrap())
 }
 
 #[tokio::test]
@@ -121,10 +121,10 @@ async fn a_request_has_the_shape_of_an_http_1_one() {
     let request =
         get(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("te", "trailers")]);
     let head = downstream.accept(request).await.unwrap();
-    assert_eq!(head.raw_path(), b"/b?c");
+    assert_eq!(head.target(), "/b?c");
     assert!(head.uri.authority().is_none());
     assert_eq!(head.headers["host"], "a.example");
-    assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    assert_eq!(head.headers.get_all("cookie").collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     assert_eq!(head.headers["te"], "trailers");
 }
 
@@ -339,7 +339,7 @@ async fn response_heads_lose_what_http_2_has_not() {
     let mut session = downstream.session().await;
     let mut head = response(200);
     for name in ["connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"] {
-        head.insert_header(name, "x").unwrap();
+        head.headers.try_insert(name, "x").unwrap();
     }
     session.write_head(&head, BodyLength::Exact(2)).unwrap();
     session.write(Frame::Data("hi".into())).unwrap();
@@ -401,7 +401,7 @@ async fn an_upstream_gets_a_proper_request() {
     let mut upstream = upstream().await;
     let mut session = upstream.session();
     assert!(session.nothing_sent());
-    let mut head = RequestHeader::build_no_case("POST", b"/b?c", None).unwrap();
+    let mut head = RequestHeader::build("POST", "/b?c").unwrap();
     for (name, value) in [
         ("host", "a.example:8443"),
         ("connection", "x-y"),
@@ -409,7 +409,7 @@ async fn an_upstream_gets_a_proper_request() {
         ("te", "trailers, deflate"),
         ("x-a", "1"),
     ] {
-        head.insert_header(name, value).unwrap();
+        head.headers.try_insert(name, value).unwrap();
     }
     session.write_head(&head, BodyLength::Exact(5)).unwrap();
     session.write(Frame::Data("hello".into())).unwrap();
@@ -448,8 +448,8 @@ async fn a_refused_stream_may_be_sent_again() {
     for (reason, expected) in [(Reason::REFUSED_STREAM, true), (Reason::CANCEL, false)] {
         let mut upstream = upstream().await;
         let mut session = upstream.session();
-        let mut head = RequestHeader::build_no_case("GET", b"/", None).unwrap();
-        head.insert_header("host", "a").unwrap();
+        let mut head = RequestHeader::build("GET", "/").unwrap();
+        head.headers.try_insert("host", "a").unwrap();
         session.write_head(&head, BodyLength::Empty).unwrap();
         session.finish().unwrap();
         poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
@@ -466,8 +466,8 @@ async fn a_refused_stream_may_be_sent_again() {
 async fn an_answer_without_reading_the_request_is_an_answer() {
     let mut upstream = upstream().await;
     let mut session = upstream.session();
-    let mut head = RequestHeader::build_no_case("PUT", b"/", None).unwrap();
-    head.insert_header("host", "a").unwrap();
+    let mut head = RequestHeader::build("PUT", "/").unwrap();
+    head.headers.try_insert("host", "a").unwrap();
     session.write_head(&head, BodyLength::Unknown).unwrap();
     poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
     let (request, mut respond) = upstream.streams.recv().await.unwrap();
@@ -487,8 +487,8 @@ async fn an_answer_without_reading_the_request_is_an_answer() {
 async fn an_aborted_request_is_cancelled() {
     let mut upstream = upstream().await;
     let mut session = upstream.session();
-    let mut head = RequestHeader::build_no_case("PUT", b"/", None).unwrap();
-    head.insert_header("host", "a").unwrap();
+    let mut head = RequestHeader::build("PUT", "/").unwrap();
+    head.headers.try_insert("host", "a").unwrap();
     session.write_head(&head, BodyLength::Unknown).unwrap();
     poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
     let (_request, mut respond) = upstream.streams.recv().await.unwrap();
@@ -522,8 +522,8 @@ async fn an_extended_connect_looks_like_a_websocket_handshake() {
     assert_eq!(session.request_body_length(), BodyLength::Empty);
 
     let mut switch = response(101);
-    switch.insert_header("sec-websocket-accept", "x").unwrap();
-    switch.insert_header("upgrade", "websocket").unwrap();
+    switch.headers.try_insert("sec-websocket-accept", "x").unwrap();
+    switch.headers.try_insert("upgrade", "websocket").unwrap();
     session.write_head(&switch, BodyLength::Empty).unwrap();
     poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
     let accepted = response_future.await.unwrap();
@@ -570,14 +570,14 @@ async fn an_extended_connect_to_anything_else_is_not_implemented() {
 }
 
 fn websocket_handshake() -> RequestHeader {
-    let mut head = RequestHeader::build_no_case("GET", b"/chat", None).unwrap();
+    let mut head = RequestHeader::build("GET", "/chat").unwrap();
     for (name, value) in [
         ("host", "a.example"),
         ("upgrade", "websocket"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("sec-websocket-version", "13"),
     ] {
-        head.insert_header(name, value).unwrap();
+        head.headers.try_insert(name, value).unwrap();
     }
     head
 }

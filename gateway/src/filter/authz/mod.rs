@@ -8,7 +8,6 @@
 use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{HeaderValue, Method, StatusCode};
-use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use tracing::debug;
 use weir_config::model::{
@@ -18,7 +17,7 @@ use weir_config::model::{
 
 use super::{Claims, RequestContext};
 use crate::{
-    canonical::authority, connection::ConnectionInfo, local_reply::LocalReply,
+    canonical::authority, connection::ConnectionInfo, head::RequestHeader, local_reply::LocalReply,
     telemetry::StreamInfo,
 };
 
@@ -238,7 +237,7 @@ fn http_values<'a>(attribute: &Attribute, http: &HttpSubject<'a>) -> Values<'a> 
         Attribute::Method => Values::from_iter([Value::Method(&request.method)]),
         Attribute::Path => Values::from_iter([Value::text(request.uri.path())]),
         Attribute::Header(name) => {
-            request.headers.get_all(name).iter().map(|value| Value::Text(text_of(value))).collect()
+            request.headers.get_all(name).map(|value| Value::Text(text_of(value))).collect()
         }
         Attribute::RequestPrincipal => {
             claims.filter_map(|claims| claims.principal.as_deref()).map(Value::text).collect()

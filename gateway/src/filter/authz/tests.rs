@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use pingora_http::RequestHeader;
 use serde_json::json;
 use weir_config::model::{
     filter::{self, Attribute, AuthzPolicy, AuthzRule, Condition, ValueMatch},
@@ -16,6 +15,7 @@ use crate::{
         claims::claims,
         test_support::{connection, info_of, request, tls_connection},
     },
+    head::RequestHeader,
     local_reply::LocalReply,
 };
 
@@ -174,7 +174,7 @@ fn sources_and_operations_are_alternatives_of_conjunctions() {
         ("GET", "/a", "1", "192.0.3.7:1", false),
     ] {
         let mut request = request(method, "a", path);
-        request.insert_header("x-a", value).unwrap();
+        request.headers.try_insert("x-a", value).unwrap();
         let config = policies(&[], &[policy("p", [rule.clone()])]);
         let outcome = run_on(config, &request, &RequestContext::default(), connection(peer));
         assert_eq!(outcome.is_ok(), allowed, "{method} {path} {value} {peer}");
@@ -368,7 +368,7 @@ fn one_value_of_a_header_is_enough_to_deny_and_no_value_hides_another() {
     let values = |values: &[&str]| {
         let mut request = request("GET", "a", "/");
         for value in values {
-            request.append_header("x-role", *value).unwrap();
+            request.headers.try_append("x-role", *value).unwrap();
         }
         request
     };
@@ -409,7 +409,7 @@ fn one_value_of_a_header_is_enough_to_deny_and_no_value_hides_another() {
 #[test]
 fn bytes_that_are_no_text_do_not_hide_a_value() {
     let mut get = request("GET", "a", "/");
-    get.append_header("x-role", HeaderValue::from_bytes(b"admin\xff").unwrap()).unwrap();
+    get.headers.try_append("x-role", HeaderValue::from_bytes(b"admin\xff").unwrap()).unwrap();
     let denying = |value| policies(&[policy("d", [when(&[is(header("x-role"), &[value])])])], &[]);
     assert!(run(denying(starting("admin")), &get).is_err());
     assert!(run(denying(present()), &get).is_err());
@@ -418,7 +418,7 @@ fn bytes_that_are_no_text_do_not_hide_a_value() {
 #[test]
 fn a_header_that_is_empty_is_not_present() {
     let mut get = request("GET", "a", "/");
-    get.append_header("x-role", "").unwrap();
+    get.headers.try_append("x-role", "").unwrap();
     let peer = connection("192.0.2.7:1");
     assert!(!holds(is(header("x-role"), &[present()]), &get, &RequestContext::default(), peer));
 }

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue, header};
-use pingora_http::RequestHeader;
 use smallvec::SmallVec;
 use weir_config::model::filter::JwtLocation;
 
-use crate::canonical::path;
+use crate::{canonical::path, head::RequestHeader};
 
 pub type Tokens<'a> = SmallVec<[Cow<'a, str>; 1]>;
 
@@ -18,7 +17,6 @@ pub fn find<'a>(location: &JwtLocation, request: &'a RequestHeader) -> Tokens<'a
         JwtLocation::Header { name, prefix } => request
             .headers
             .get_all(name)
-            .iter()
             .filter_map(|value| in_field(value, name, prefix))
             .map(Cow::Borrowed)
             .collect(),
@@ -42,14 +40,13 @@ pub fn remove(location: &JwtLocation, request: &mut RequestHeader) {
             let others: SmallVec<[HeaderValue; 2]> = request
                 .headers
                 .get_all(name)
-                .iter()
                 .filter(|value| in_field(value, name, prefix).is_none())
                 .cloned()
                 .collect();
-            request.remove_header(name);
+            request.headers.remove(name);
             for value in others {
                 // Was valid before.
-                let _ = request.append_header(name.clone(), value);
+                request.headers.append(name.clone(), value);
             }
         }
         JwtLocation::QueryParam(name) => {
@@ -63,7 +60,7 @@ pub fn remove(location: &JwtLocation, request: &mut RequestHeader) {
             let query =
                 if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
             if let Some(uri) = path::parse(format!("{}{query}", request.uri.path())) {
-                request.set_uri(uri);
+                request.uri = uri;
             }
         }
         JwtLocation::Cookie(name) => {
@@ -71,9 +68,9 @@ pub fn remove(location: &JwtLocation, request: &mut RequestHeader) {
                 .filter(|cookie| cookie.split('=').next() != Some(&**name))
                 .collect();
             let others = others.join("; ");
-            request.remove_header(&header::COOKIE);
+            request.headers.remove(&header::COOKIE);
             if let (false, Ok(value)) = (others.is_empty(), HeaderValue::try_from(others)) {
-                let _ = request.insert_header("cookie", value);
+                request.headers.insert(header::COOKIE, value);
             }
         }
     }
@@ -98,7 +95,6 @@ fn cookies(request: &RequestHeader) -> impl Iterator<Item = &str> {
     request
         .headers
         .get_all(header::COOKIE)
-        .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .map(str::trim)
@@ -128,7 +124,7 @@ mod tests {
             ("cookie", "a=b; session=c.c.c"),
             ("cookie", "session=; session=\"d.d.d\""),
         ] {
-            request.append_header(name, value).unwrap();
+            request.headers.try_append(name, value).unwrap();
         }
         for (location, expected) in [
             (authorization(), vec!["h.h.h", "l.l.l"]),
@@ -150,7 +146,7 @@ mod tests {
             ("cookie", "a=b; session=c.c.c"),
             ("cookie", "c=d"),
         ] {
-            request.append_header(name, value).unwrap();
+            request.headers.try_append(name, value).unwrap();
         }
         for location in [
             authorization(),
@@ -162,7 +158,7 @@ mod tests {
         }
         assert_eq!(request.uri, "/p?a=1&b=2");
         assert_eq!(
-            request.headers.get_all("authorization").iter().collect::<Vec<_>>(),
+            request.headers.get_all("authorization").collect::<Vec<_>>(),
             ["Basic dXNlcg=="]
         );
         assert_eq!(request.headers["cookie"], "a=b; c=d");
@@ -171,7 +167,7 @@ mod tests {
     #[test]
     fn the_last_thing_in_its_place_leaves_nothing_behind() {
         let mut request = request("GET", "a", "/p?access_token=q.q.q");
-        request.insert_header("cookie", "session=c.c.c").unwrap();
+        request.headers.try_insert("cookie", "session=c.c.c").unwrap();
         remove(&JwtLocation::QueryParam("access_token".into()), &mut request);
         remove(&JwtLocation::Cookie("session".into()), &mut request);
         assert_eq!(request.uri, "/p");

@@ -15,7 +15,6 @@ mod verify;
 use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora_http::RequestHeader;
 use serde_json::Value;
 use smallvec::SmallVec;
 use weir_config::model::filter::{self, JwtRule};
@@ -26,7 +25,7 @@ use self::{
     verify::{Problem, Token, check_time},
 };
 use super::{Claims, RequestContext, cors};
-use crate::{local_reply::LocalReply, telemetry::StreamInfo};
+use crate::{head::RequestHeader, local_reply::LocalReply, telemetry::StreamInfo};
 
 /// Rules with their keys and what they verified before.
 #[derive(Debug)]
@@ -190,7 +189,7 @@ impl JwtAuthn {
             let JwtRule { output_payload_to_header, output_claim_to_headers, .. } = &provider.rule;
             let claims = output_claim_to_headers.iter().map(|output| &output.header);
             for name in output_payload_to_header.iter().chain(claims) {
-                request.remove_header(name);
+                request.headers.remove(name);
             }
         }
     }
@@ -211,7 +210,7 @@ impl Provider {
             .collect();
         for (name, value) in fields {
             // Valid by their types.
-            let _ = request.insert_header(name, value);
+            request.headers.insert(name, value);
         }
     }
 }

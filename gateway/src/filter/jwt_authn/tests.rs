@@ -7,7 +7,6 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderName, StatusCode, header};
 use jsonwebtoken::{Algorithm, EncodingKey, jwk::Jwk};
-use pingora_http::RequestHeader;
 use rcgen::{
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData,
 };
@@ -22,6 +21,7 @@ use crate::{
         RequestContext,
         test_support::{info, request},
     },
+    head::RequestHeader,
     local_reply::LocalReply,
 };
 
@@ -158,7 +158,7 @@ fn run(filter: &JwtAuthn, request: RequestHeader) -> Result<Passed, LocalReply> 
 fn bearing(tokens: &[&str]) -> RequestHeader {
     let mut request = request("GET", "www.example.com", "/p?q=1");
     for token in tokens {
-        request.append_header("authorization", format!("Bearer {token}")).unwrap();
+        request.headers.try_append("authorization", format!("Bearer {token}")).unwrap();
     }
     request
 }
@@ -194,7 +194,7 @@ fn a_valid_token_of_every_algorithm_names_the_principal() {
 #[test]
 fn a_request_without_a_token_passes_without_a_principal() {
     let mut basic = bearing(&[]);
-    basic.append_header("authorization", "Basic dXNlcjpwYXNz").unwrap();
+    basic.headers.try_append("authorization", "Basic dXNlcjpwYXNz").unwrap();
     for request in [bearing(&[]), basic] {
         let passed = run(&filter([rule()]), request).unwrap();
         assert_eq!(passed.principal, None);
@@ -445,7 +445,7 @@ fn of_several_tokens_all_have_to_be_valid() {
         assert_eq!(run(&filter, bearing(&tokens)).unwrap_err().body, "Jwt is expired");
     }
     let mut elsewhere = bearing(&[&good]);
-    elsewhere.set_uri(format!("/p?access_token={expired}").parse().unwrap());
+    elsewhere.uri = format!("/p?access_token={expired}").parse().unwrap();
     assert_eq!(run(&filter, elsewhere).unwrap_err().body, "Jwt is expired");
     let same_twice = bearing(&[&good, &good]);
     assert!(run(&filter, same_twice).is_ok());
@@ -456,7 +456,7 @@ fn a_token_is_taken_away_unless_it_is_to_be_forwarded() {
     let token = token(&claims());
     let sent = || {
         let mut request = bearing(&[&token]);
-        request.set_uri(format!("/p?a=1&access_token={token}").parse().unwrap());
+        request.uri = format!("/p?a=1&access_token={token}").parse().unwrap();
         request
     };
     let stripped = run(&filter([rule()]), sent()).unwrap().request;
@@ -493,7 +493,7 @@ fn fields_made_from_claims_are_never_the_clients() {
     let forged = |tokens: &[&str]| {
         let mut request = bearing(tokens);
         for name in names {
-            request.append_header(name, "forged").unwrap();
+            request.headers.try_append(name, "forged").unwrap();
         }
         request
     };
@@ -526,10 +526,10 @@ fn fields_made_from_claims_are_never_the_clients() {
 #[test]
 fn a_preflight_is_not_asked_for_credentials() {
     let mut preflight = bearing(&["not a token"]);
-    preflight.set_method(http::Method::OPTIONS);
-    preflight.insert_header("origin", "https://shop.example").unwrap();
+    preflight.method = http::Method::OPTIONS;
+    preflight.headers.try_insert("origin", "https://shop.example").unwrap();
     assert!(run(&filter([rule()]), preflight.clone()).is_err(), "not one without a method");
-    preflight.insert_header("access-control-request-method", "GET").unwrap();
+    preflight.headers.try_insert("access-control-request-method", "GET").unwrap();
     assert_eq!(run(&filter([rule()]), preflight).unwrap().principal, None);
 }
 

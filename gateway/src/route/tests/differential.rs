@@ -4,7 +4,6 @@ use std::{cell::Cell, sync::LazyLock};
 
 use fastrand::Rng;
 use http::HeaderName;
-use pingora_http::RequestHeader;
 use weir_config::model::{
     matcher::{FullRegex, StringMatch},
     route::{HeaderMatch, PathMatch, RouteMatch, Scheme},
@@ -13,6 +12,7 @@ use weir_config::model::{
 use super::{any, exact, header, is, prefix, query};
 use crate::{
     filter::{RequestContext, test_support::request},
+    head::RequestHeader,
     route::{
         index::{Matchers, RouteIndex},
         matcher::{Subject, matches},
@@ -114,7 +114,7 @@ fn random_request(rng: &mut Rng) -> (RequestHeader, RequestContext) {
     let mut request = request(pick(rng, &["GET", "POST"]), pick(rng, &["a", "b"]), &target);
     for _ in 0..rng.usize(0..14) {
         let name = HeaderName::from_static(HEADERS[rng.usize(0..12)]);
-        request.append_header(name, pick(rng, &["1", "2", "3", "12", ""])).unwrap();
+        request.headers.try_append(name, pick(rng, &["1", "2", "3", "12", ""])).unwrap();
     }
     let scheme = if rng.bool() { Scheme::Http } else { Scheme::Https };
     (request, RequestContext { scheme, ..RequestContext::default() })
@@ -186,8 +186,8 @@ fn ten_thousand_routes_of_one_path_are_told_apart_by_what_else_they_need() {
     let tenants: Vec<_> =
         (0..MANY).map(|i| with_header(prefix("/"), "x-tenant", &i.to_string())).collect();
     let mut get = request("GET", "a", "/x?user=9999");
-    get.insert_header("x-tenant", "9999").unwrap();
-    get.insert_header("x-version", "99").unwrap();
+    get.headers.try_insert("x-tenant", "9999").unwrap();
+    get.headers.try_insert("x-version", "99").unwrap();
     assert_eq!(tried(&tenants, &get, 9_999), 1);
 
     let users: Vec<_> = (0..MANY)
@@ -203,7 +203,7 @@ fn ten_thousand_routes_of_one_path_are_told_apart_by_what_else_they_need() {
         })
         .collect();
     let mut grid_request = request("GET", "a", "/99/");
-    grid_request.insert_header("x-version", "99").unwrap();
+    grid_request.headers.try_insert("x-version", "99").unwrap();
     assert!(tried(&grid, &grid_request, 9_999) <= 2);
 
     // Two headers in the same path's routes, half of them each.
@@ -237,7 +237,7 @@ fn many_prefixes_of_one_path_that_need_more_are_tried_in_order() {
         .collect();
     let mut get = request("GET", "a", &path);
     assert_eq!(tried(&chain, &get, 100), 100);
-    get.insert_header("x-a", "1").unwrap();
+    get.headers.try_insert("x-a", "1").unwrap();
     assert_eq!(tried(&chain, &get, 0), 1);
 }
 

@@ -5,7 +5,6 @@ mod tables;
 
 use std::{sync::Arc, time::Duration};
 
-use pingora_http::RequestHeader;
 use weir_config::model::{
     self, ClusterName, RouteName, RouteTableName, VirtualHostName,
     matcher::{HostPattern, StringMatch},
@@ -16,7 +15,7 @@ use weir_config::model::{
 };
 
 use super::{RouteTable, RouteTables};
-use crate::filter::RequestContext;
+use crate::{filter::RequestContext, head::RequestHeader};
 
 pub(crate) fn any() -> RouteMatch {
     RouteMatch {

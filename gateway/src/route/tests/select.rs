@@ -73,7 +73,7 @@ fn no_route_opens_a_tunnel() {
 /// One route with the match, and one behind it that takes the rest.
 fn takes(
     matcher: &RouteMatch,
-    request: &pingora_http::RequestHeader,
+    request: &crate::head::RequestHeader,
     context: &RequestContext,
 ) -> bool {
     let routes = vec![route("match", matcher.clone()), route("rest", any())];
@@ -143,9 +143,11 @@ fn method_scheme_and_authority_are_matched() {
 fn headers_are_matched_and_several_values_are_one() {
     let mut get = request("GET", "a", "/");
     for (name, value) in [("x-a", "1"), ("x-b", "1"), ("x-b", "2"), ("x-empty", "")] {
-        get.append_header(name, value).unwrap();
+        get.headers.try_append(name, value).unwrap();
     }
-    get.append_header("x-raw", http::HeaderValue::from_bytes(b"caf\xe9-bar").unwrap()).unwrap();
+    get.headers
+        .try_append("x-raw", http::HeaderValue::from_bytes(b"caf\xe9-bar").unwrap())
+        .unwrap();
     let inverted = |name, value| super::HeaderMatch { invert: true, ..header(name, value) };
     for (matcher, expected) in [
         (header("x-a", is("1")), true),
@@ -227,7 +229,7 @@ fn claims_of_a_validated_token_are_matched() {
 fn a_forged_claim_header_is_no_claim() {
     let mut get = request("GET", "a", "/");
     let name = HeaderName::from_static("groups");
-    get.insert_header(name, "ops").unwrap();
+    get.headers.try_insert(name, "ops").unwrap();
     let matcher = RouteMatch {
         claims: [ClaimMatch { path: ["groups".into()].into(), value: is("ops"), invert: false }]
             .into(),

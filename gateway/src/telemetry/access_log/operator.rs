@@ -2,12 +2,12 @@
 
 use std::{borrow::Cow, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, header};
-use pingora_http::{RequestHeader, ResponseHeader};
+use http::{HeaderName, header};
 
 use super::time::TimeFormat;
 use crate::{
     connection::{PeerIdentity, TlsInfo},
+    head::{Headers, RequestHeader, ResponseHeader},
     telemetry::{ResponseFlags, StreamInfo},
 };
 
@@ -210,7 +210,7 @@ fn field_or<'a>(
 fn field_value<'a>(request: &'a RequestHeader, info: &StreamInfo, field: &Field) -> Value<'a> {
     match field {
         Field::Method => text(request.method.as_str()),
-        Field::Path => bytes(request.raw_path()),
+        Field::Path => text(request.target()),
         Field::Authority => match header_or(&request.headers, &header::HOST, None) {
             Value::Absent => optional(request.uri.authority().map(|authority| authority.as_str())),
             host => host,
@@ -222,11 +222,11 @@ fn field_value<'a>(request: &'a RequestHeader, info: &StreamInfo, field: &Field)
 
 /// The values of a header, with commas between (RFC 9110, section 5.3).
 fn header_or<'a>(
-    headers: &'a HeaderMap,
+    headers: &'a Headers,
     name: &HeaderName,
     alternative: Option<&HeaderName>,
 ) -> Value<'a> {
-    let mut values = headers.get_all(name).iter();
+    let mut values = headers.get_all(name);
     let Some(first) = values.next() else {
         return alternative.map_or(Value::Absent, |name| header_or(headers, name, None));
     };

@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -25,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Address, Checkout, Pool, Protocol, Reuse, Target, Transport};
 use crate::{
     codec::{self, BodyLength, ClientSession, Frame, StreamError},
+    head::{RequestHeader, ResponseHeader},
     limits::Limits,
     telemetry::clusters::ClusterGauges,
 };
@@ -121,9 +121,8 @@ pub(crate) async fn exchange(
 }
 
 async fn begin(session: &mut ClientSession, path: &str) -> Result<ResponseHeader, StreamError> {
-    let mut request =
-        RequestHeader::build_no_case("GET", path.as_bytes(), None).expect("a valid request");
-    request.insert_header("host", "upstream.example").expect("a valid header");
+    let mut request = RequestHeader::build("GET", path).expect("a valid request");
+    request.headers.try_insert("host", "upstream.example").expect("a valid header");
     session.write_head(&request, BodyLength::Empty)?;
     session.finish()?;
     within("a response", poll_fn(|cx| session.poll_head(cx))).await

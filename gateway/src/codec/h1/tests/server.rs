@@ -4,7 +4,6 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     codec::{BodyLength, Frame, Options, StreamError, Upgrade},
     drain::DrainTrigger,
+    head::ResponseHeader,
 };
 
 struct Server {
@@ -49,7 +49,7 @@ impl Server {
     }
 
     fn head(&mut self, status: u16, body: BodyLength) {
-        let head = ResponseHeader::build_no_case(status, None).unwrap();
+        let head = ResponseHeader::new(status.try_into().unwrap());
         self.session.write_head(&head, body).unwrap();
     }
 
@@ -117,7 +117,7 @@ async fn a_response_is_written_with_its_length_and_a_date() {
 #[tokio::test]
 async fn framing_fields_of_the_head_are_replaced() {
     let (mut server, mut peer) = arrived(GET).await;
-    let mut head = ResponseHeader::build_no_case(404, None).unwrap();
+    let mut head = ResponseHeader::new(StatusCode::NOT_FOUND);
     for (name, value) in [
         ("content-length", "77"),
         ("transfer-encoding", "gzip"),
@@ -126,7 +126,7 @@ async fn framing_fields_of_the_head_are_replaced() {
         ("date", "today"),
         ("x-a", "1"),
     ] {
-        head.insert_header(name, value).unwrap();
+        head.headers.try_insert(name, value).unwrap();
     }
     server.session.write_head(&head, BodyLength::Unknown).unwrap();
     server.write("hello").unwrap();
@@ -183,8 +183,8 @@ async fn bodies_are_not_sent_where_there_are_none() {
 #[tokio::test]
 async fn a_head_response_keeps_the_length_the_upstream_gave() {
     let (mut server, mut peer) = arrived("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut head = ResponseHeader::build_no_case(200, None).unwrap();
-    head.insert_header("content-length", "1234").unwrap();
+    let mut head = ResponseHeader::new(StatusCode::OK);
+    head.headers.try_insert("content-length", "1234").unwrap();
     server.session.write_head(&head, BodyLength::Empty).unwrap();
     server.session.finish().unwrap();
     server.flush().await;
@@ -441,7 +441,7 @@ async fn watching_for_the_client_loses_nothing_it_sends() {
     server.respond(200, "").await;
     assert_eq!(server.after().await, AfterExchange::Reuse);
     server.expect_request().await;
-    assert_eq!(server.session.request().raw_path(), b"/second");
+    assert_eq!(server.session.request().target(), "/second");
 }
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
@@ -483,7 +483,7 @@ async fn h18_after_a_refused_upgrade_nothing_more_is_served() {
 #[tokio::test]
 async fn a_101_nobody_asked_for_is_not_written() {
     let (mut server, _peer) = arrived(GET).await;
-    let head = ResponseHeader::build_no_case(StatusCode::SWITCHING_PROTOCOLS, None).unwrap();
+    let head = ResponseHeader::new(StatusCode::SWITCHING_PROTOCOLS);
     let written = server.session.write_head(&head, BodyLength::Empty);
     assert!(matches!(written, Err(StreamError::Protocol("unasked_101"))), "{written:?}");
 }
@@ -496,7 +496,7 @@ async fn a_client_that_does_not_read_stops_the_writer_at_the_watermark() {
     let mut session = ServerSession::new(io, small, drain);
     peer.write_all(GET.as_bytes()).await.unwrap();
     poll_fn(|cx| session.poll_request(cx)).await;
-    let head = ResponseHeader::build_no_case(200, None).unwrap();
+    let head = ResponseHeader::new(StatusCode::OK);
     session.write_head(&head, BodyLength::Unknown).unwrap();
     let mut written = 0;
     // The kernel's buffers take some megabytes before it says no.

@@ -4,12 +4,12 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use pingora_http::{RequestHeader, ResponseHeader};
 use weir_config::model::ListenerName;
 
 use super::*;
 use crate::{
     connection::{ConnectionInfo, TlsInfo},
+    head::{RequestHeader, ResponseHeader},
     telemetry::{Protocol, ResponseFlag, StreamInfo},
 };
 
@@ -47,21 +47,21 @@ fn info() -> StreamInfo {
 }
 
 fn request() -> RequestHeader {
-    let mut request = RequestHeader::build_no_case("GET", b"/reviews/1?full=yes", None).unwrap();
+    let mut request = RequestHeader::build("GET", "/reviews/1?full=yes").unwrap();
     for (name, value) in [
         ("host", "shop.example.com"),
         ("user-agent", "curl/8.14"),
         ("x-forwarded-for", "203.0.113.7"),
         ("x-request-id", "7f3c"),
     ] {
-        request.insert_header(name, value).unwrap();
+        request.headers.try_insert(name, value).unwrap();
     }
     request
 }
 
 fn line(format: &AccessLogFormat, request: &RequestHeader) -> String {
-    let mut response = ResponseHeader::build_no_case(503, None).unwrap();
-    response.insert_header("x-envoy-upstream-service-time", "4").unwrap();
+    let mut response = ResponseHeader::new(http::StatusCode::SERVICE_UNAVAILABLE);
+    response.headers.try_insert("x-envoy-upstream-service-time", "4").unwrap();
     let info = info();
     let entry = Entry {
         info: &info,
@@ -161,7 +161,7 @@ fn operators_print_what_they_are_named_after() {
 fn a_header_cannot_leave_its_field_of_the_line() {
     let mut request = request();
     let forged = "x\" 200 -\\";
-    request.insert_header("user-agent", forged).unwrap();
+    request.headers.try_insert("user-agent", forged).unwrap();
     let expected = "\"x\\x22 200 -\\x5C\"\n";
     let format = AccessLogFormat::Text(Some("\"%REQ(USER-AGENT)%\"".into()));
     assert_eq!(line(&format, &request), expected);
@@ -174,7 +174,7 @@ fn a_header_cannot_leave_its_field_of_the_line() {
 #[test]
 fn a_repeated_header_is_printed_whole() {
     let mut request = request();
-    request.append_header("x-forwarded-for", "10.0.0.9").unwrap();
+    request.headers.try_append("x-forwarded-for", "10.0.0.9").unwrap();
     let format = AccessLogFormat::Text(Some("%REQ(X-FORWARDED-FOR)%".into()));
     assert_eq!(line(&format, &request), "203.0.113.7,10.0.0.9\n");
 }
