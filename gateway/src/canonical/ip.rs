@@ -13,12 +13,10 @@ pub fn write(ip: IpAddr, out: &mut impl Write) {
             let mut text = [0; 16];
             let mut length = 0;
             for octet in ip.octets() {
-                for digit in digits(&octet) {
-                    text[length] = digit;
-                    length += 1;
-                }
-                text[length] = b'.';
-                length += 1;
+                let (digits, count) = OCTETS[usize::from(octet)];
+                // With what follows them, which the next octet overwrites.
+                text[length..length + 4].copy_from_slice(&digits);
+                length += count + 1;
             }
             out.write_all(&text[..length - 1])
         }
@@ -26,11 +24,22 @@ pub fn write(ip: IpAddr, out: &mut impl Write) {
     };
 }
 
-fn digits(octet: &u8) -> impl Iterator<Item = u8> {
-    let digits = [octet / 100, octet / 10 % 10, octet % 10];
-    let leading_zeros = usize::from(*octet < 100) + usize::from(*octet < 10);
-    digits.into_iter().skip(leading_zeros).map(|digit| b'0' + digit)
-}
+/// The digits of an octet and a dot, and how many digits.
+const OCTETS: [([u8; 4], usize); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let (hundreds, tens, ones) = (octet / 100, octet / 10 % 10, octet % 10);
+        let digits = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        octets[octet] = match octet {
+            0..10 => ([digits[2], b'.', b'.', b'.'], 1),
+            10..100 => ([digits[1], digits[2], b'.', b'.'], 2),
+            _ => ([digits[0], digits[1], digits[2], b'.'], 3),
+        };
+        octet += 1;
+    }
+    octets
+};
 
 #[cfg(test)]
 mod tests {

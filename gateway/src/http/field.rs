@@ -15,8 +15,14 @@ pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-po
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `number` as a value, in one allocation; `HeaderValue::from` needs two.
+/// `number` as a value, without an allocation where it is small, else in one; `HeaderValue::from` needs
+/// two.
 pub fn number(number: u64) -> HeaderValue {
+    const SMALL: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let small = usize::try_from(number).ok().and_then(|number| SMALL.get(number));
+    if let Some(digit) = small {
+        return HeaderValue::from_static(digit);
+    }
     HeaderValue::from_str(itoa::Buffer::new().format(number))
         .unwrap_or_else(|_not_digits| HeaderValue::from(number))
 }

@@ -137,7 +137,9 @@ async fn serve_exchange(
     session: &mut ServerSession,
     timer: Pin<&mut Sleep>,
 ) {
-    Box::pin(exchange::serve(downstream, session, timer)).await;
+    // Room first: a finished future would be copied there, most of it memory nobody has written yet.
+    let room = Box::new_uninit();
+    Box::into_pin(Box::write(room, exchange::serve(downstream, session, timer))).await;
 }
 
 /// What the deadline stands for (hardening D01).

@@ -13,20 +13,15 @@ const MAX_LENGTH: usize = 128;
 /// A new random UUID (RFC 9562 version 4).
 #[must_use]
 pub fn generate() -> HeaderValue {
+    /// Where the digits of each byte are: groups of 4, 2, 2, 2 and 6 bytes.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+    let mut bytes = random_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
     let mut text = [b'-'; 36];
-    let mut place = 0;
-    for (i, byte) in random_bytes().into_iter().enumerate() {
-        let byte = match i {
-            6 => byte & 0x0f | 0x40,
-            8 => byte & 0x3f | 0x80,
-            _ => byte,
-        };
-        if matches!(i, 4 | 6 | 8 | 10) {
-            place += 1;
-        }
+    for (byte, place) in bytes.into_iter().zip(PLACES) {
         text[place] = digit(byte >> 4);
         text[place + 1] = digit(byte & 15);
-        place += 2;
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
@@ -48,8 +43,9 @@ fn random_bytes() -> [u8; 16] {
         static COUNTER: Cell<u64> = const { Cell::new(0) };
     }
     let counter = COUNTER.with(|counter| counter.replace(counter.get().wrapping_add(1)));
-    let (high, low) =
-        KEYS.with(|keys| (keys.hash_one((counter, 0_u8)), keys.hash_one((counter, 1_u8))));
+    // Two inputs for each id, none of them ever used for another.
+    let inputs = [counter.wrapping_mul(2), counter.wrapping_mul(2).wrapping_add(1)];
+    let [high, low] = KEYS.with(|keys| inputs.map(|input| keys.hash_one(input)));
     (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
 }
 

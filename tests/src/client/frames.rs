@@ -1,7 +1,5 @@
 //! HTTP/2 frames to and from a socket, for what proper clients refuse to send.
 
-use std::time::Duration;
-
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -9,8 +7,8 @@ use tokio::{
 };
 
 use super::connect;
+use crate::eventually::DEADLINE;
 
-const DEADLINE: Duration = Duration::from_secs(20);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub const DATA: u8 = 0x0;

@@ -1,6 +1,6 @@
 //! Bytes to and from a socket, for what proper clients refuse to send.
 
-use std::{io, time::Duration};
+use std::io;
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,8 +9,7 @@ use tokio::{
 };
 
 use super::connect;
-
-const DEADLINE: Duration = Duration::from_secs(20);
+use crate::eventually::DEADLINE;
 
 #[derive(Debug)]
 pub struct RawClient {

@@ -11,7 +11,7 @@ use crate::head::Headers;
 use super::{
     super::{Options, Rejection, Underscores, Upgrade, field},
     body::BodyReader,
-    name,
+    name::{self, Name},
 };
 
 /// Name and value of each field, as ranges of the head.
@@ -46,6 +46,14 @@ pub(super) fn read(
     for (range, value) in lines {
         let name = name::parse(&head[range.clone()])
             .map_err(|_invalid| Rejection::bad_request("header_name_invalid"))?;
+        let name = match name {
+            Name::Common(name) => name,
+            Name::Other(name) if field::is_connection_extension(name.as_str()) => continue,
+            Name::Other(name) => {
+                check_underscores(&name, options)?;
+                name
+            }
+        };
         let text = &head[value.clone()];
         match name {
             header::CONNECTION => {
@@ -72,8 +80,6 @@ pub(super) fn read(
                 continue;
             }
             header::EXPECT => fields.expects = fields.expects.saturating_add(1),
-            _ if field::is_connection_extension(name.as_str()) => continue,
-            _ if name.as_str().contains('_') => check_underscores(&name, options)?,
             _ => {}
         }
         let value = HeaderValue::from_maybe_shared(head.slice(value.clone()))

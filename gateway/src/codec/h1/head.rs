@@ -38,18 +38,25 @@ impl HeadScan {
     }
 }
 
-/// Every line feed has a carriage return in front. (httparse has seen to it that every carriage
-/// return is followed by a line feed.)
+/// Every line feed has a carriage return in front.
 pub(super) fn ends_lines_with_crlf(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).all(|at| at > 0 && bytes[at - 1] == b'\r')
 }
 
-/// The fields of a head that begins at `base`, as ranges of it.
-pub(super) fn lines(base: usize, parsed: &[httparse::Header<'_>]) -> fields::Lines {
+/// The same of a head that httparse has taken, and so has no carriage return without a line feed behind
+/// it: then to count both is enough.
+pub(super) fn complete_ends_lines_with_crlf(head: &[u8]) -> bool {
+    let count = |byte| memchr::memchr_iter(byte, head).count();
+    count(b'\r') == count(b'\n')
+}
+
+/// Adds the fields of a head that begins at `base`, as ranges of it. To a list of the caller's, which
+/// is too large to be handed around.
+pub(super) fn find_lines(base: usize, parsed: &[httparse::Header<'_>], lines: &mut fields::Lines) {
     let line = |field: &httparse::Header<'_>| {
         (range(base, field.name.as_bytes()), range(base, field.value))
     };
-    parsed.iter().map(line).collect()
+    lines.extend(parsed.iter().map(line));
 }
 
 /// Where in the buffer a part of it is.

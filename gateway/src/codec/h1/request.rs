@@ -15,7 +15,7 @@ use super::{
     body::BodyReader,
     chunked::ChunkedDecoder,
     fields::{self, Fields},
-    head::{MAX_HEADERS, ends_lines_with_crlf, lines, range},
+    head::{MAX_HEADERS, complete_ends_lines_with_crlf, ends_lines_with_crlf, find_lines, range},
 };
 
 /// The longest method and version around a target.
@@ -49,12 +49,13 @@ pub(super) fn parse(
     }
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let slots = &mut slots[..options.max_headers.min(MAX_HEADERS)];
-    let found = find_request(bytes, slots, options);
+    let mut lines = fields::Lines::new();
+    let found = find_request(bytes, slots, &mut lines, options);
     let Some(found) = found.map_err(|rejection| refused(rejection, bytes))? else {
         return Ok(None);
     };
     let head = bytes.split_to(found.length).freeze();
-    interpret_request(&head, found, options)
+    interpret_request(&head, found, &lines, options)
         .map(Some)
         .map_err(|rejection| refused(rejection, &head))
 }
@@ -65,12 +66,12 @@ struct Found {
     minor: u8,
     method: Method,
     target: Range<usize>,
-    lines: fields::Lines,
 }
 
 fn find_request<'b>(
     bytes: &'b [u8],
     slots: &mut [MaybeUninit<httparse::Header<'b>>],
+    lines: &mut fields::Lines,
     options: &Options,
 ) -> Result<Option<Found>, Rejection> {
     let mut parsed = httparse::Request::new(&mut []);
@@ -91,18 +92,20 @@ fn find_request<'b>(
         .map_err(|_invalid| Rejection::bad_request("method_invalid"))?;
     let base = bytes.as_ptr() as usize;
     let target = range(base, path.as_bytes());
-    Ok(Some(Found { length, minor, method, target, lines: lines(base, parsed.headers) }))
+    find_lines(base, parsed.headers, lines);
+    Ok(Some(Found { length, minor, method, target }))
 }
 
 fn interpret_request(
     head: &Bytes,
     found: Found,
+    lines: &fields::Lines,
     options: &Options,
 ) -> Result<RequestHead, Rejection> {
-    let Found { minor, method, lines, .. } = found;
+    let Found { minor, method, .. } = found;
     let target = target::parse(&head.slice(found.target), &method, options)?;
     let mut headers = Headers::with_capacity(lines.len() + ADDED_FIELDS);
-    let fields = fields::read(head, &lines, &mut headers, options)?;
+    let fields = fields::read(head, lines, &mut headers, options)?;
     settle_host(&mut headers, target.authority, minor)?;
     let upgrade = match method {
         Method::CONNECT => Some(Upgrade::Connect),
@@ -184,7 +187,7 @@ fn check_complete(head: &[u8], options: &Options) -> Result<(), Rejection> {
         check_line(head, options)?;
         return Err(too_large("head_too_large"));
     }
-    if !ends_lines_with_crlf(head) {
+    if !complete_ends_lines_with_crlf(head) {
         return Err(Rejection::bad_request("bare_lf"));
     }
     Ok(())

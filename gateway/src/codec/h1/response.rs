@@ -13,7 +13,7 @@ use super::{
     body::BodyReader,
     chunked::ChunkedDecoder,
     fields::{self, Fields},
-    head::{MAX_HEADERS, ends_lines_with_crlf, lines},
+    head::{MAX_HEADERS, complete_ends_lines_with_crlf, find_lines},
 };
 
 /// A response's head and what it says about the connection.
@@ -61,13 +61,14 @@ pub(super) fn parse(
     if length > options.max_header_bytes {
         return Err(StreamError::TooLarge("response head"));
     }
-    if !ends_lines_with_crlf(&bytes[..length]) {
+    if !complete_ends_lines_with_crlf(&bytes[..length]) {
         return Err(StreamError::Protocol("response_bare_lf"));
     }
     let minor = parsed.version.unwrap_or(0);
     let status = StatusCode::from_u16(parsed.code.unwrap_or(0))
         .map_err(|_invalid| StreamError::Protocol("status_line"))?;
-    let lines = lines(bytes.as_ptr() as usize, parsed.headers);
+    let mut lines = fields::Lines::new();
+    find_lines(bytes.as_ptr() as usize, parsed.headers, &mut lines);
 
     let head = bytes.split_to(length).freeze();
     let mut headers = Headers::with_capacity(lines.len() + ADDED_FIELDS);
