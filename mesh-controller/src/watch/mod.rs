@@ -124,7 +124,8 @@ const fn core(
 
 impl Watched {
     /// Where its objects are, in every namespace.
-    fn path(&self, version: &str) -> String {
+    #[must_use]
+    pub fn path(&self, version: &str) -> String {
         let Self { group, plural, .. } = self;
         if group.is_empty() {
             format!("/api/{version}/{plural}")
