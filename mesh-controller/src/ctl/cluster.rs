@@ -194,7 +194,12 @@ impl Cluster {
             params = params.fields(fields);
         }
         loop {
-            let request = Request::new(kind.path(version)).list(&params);
+            let request = Request::new(kind.path(version));
+            let request = if kind.kind.is_metadata_only() {
+                request.list_metadata(&params)
+            } else {
+                request.list(&params)
+            };
             let mut list: Value =
                 self.client.request(request.map_err(kube::Error::BuildRequest)?).await?;
             if let Value::Array(items) = list["items"].take() {

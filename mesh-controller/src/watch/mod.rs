@@ -47,7 +47,8 @@ impl WatchedKind {
     }
 
     /// Of pods and nodes nothing but the metadata is asked for.
-    fn is_metadata_only(self) -> bool {
+    #[must_use]
+    pub fn is_metadata_only(self) -> bool {
         matches!(self, Self::Pod | Self::Node)
     }
 }

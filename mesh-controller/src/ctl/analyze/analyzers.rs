@@ -1,6 +1,9 @@
 //! Findings that take several objects, each with the words of istioctl.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use weir_config::{
     api::{
@@ -126,10 +129,15 @@ impl Known {
 
     /// The host, or the pattern that covers it.
     fn find(&self, host: &str) -> Option<&Host> {
-        self.hosts.get(host).or_else(|| {
-            let mut patterns = self.hosts.iter().filter(|(pattern, _)| pattern.starts_with('*'));
-            patterns.find(|(pattern, _)| covers(pattern, host)).map(|(_, host)| host)
-        })
+        let pattern =
+            || patterns(&self.hosts).find(|(pattern, _)| covers(pattern, host)).map(|(_, it)| it);
+        self.hosts.get(host).or_else(pattern)
+    }
+
+    fn has_subset(&self, host: &str, subset: &str) -> bool {
+        let general = patterns(&self.subsets).filter(|(pattern, _)| covers(pattern, host));
+        let own = self.subsets.get(host);
+        own.into_iter().chain(general.map(|(_, names)| names)).any(|names| names.contains(subset))
     }
 
     fn check(&self, object: &Object, field: &str, destination: &Destination) -> Option<Message> {
@@ -142,9 +150,7 @@ impl Known {
             let text = format!("Referenced host not found: {name:?}");
             return error(Code::ReferencedResourceNotFound, "host", text);
         };
-        let patterns = self.subsets.iter().filter(|(pattern, _)| covers(pattern, &host));
-        let mut defined = patterns.flat_map(|(_, names)| names);
-        if !subset.is_empty() && !defined.any(|name| name == subset) {
+        if !subset.is_empty() && !self.has_subset(&host, subset) {
             let text = format!(
                 "Referenced host+subset in destinationrule not found: {:?}",
                 format!("{name}+{subset}")
@@ -162,6 +168,12 @@ impl Known {
         }
         None
     }
+}
+
+/// The entries for more than one host.
+fn patterns<V>(map: &BTreeMap<String, V>) -> impl Iterator<Item = (&String, &V)> {
+    // `+` comes after `*`.
+    map.range::<str, _>((Bound::Included("*"), Bound::Excluded("+")))
 }
 
 /// Every destination of a VirtualService with its field.
@@ -215,8 +227,9 @@ fn destination_rules(config: &Config, messages: &mut Vec<Message>) {
     for object in config.of_kind(Kind::DestinationRule) {
         let Spec::DestinationRule(rule) = &object.spec else { continue };
         let host = resolve_host(&rule.host, &object.metadata.namespace, DOMAIN);
-        let is_known =
-            known.find(&host).is_some() || known.hosts.keys().any(|it| covers(&host, it));
+        let is_pattern = host.starts_with('*');
+        let is_known = known.find(&host).is_some()
+            || (is_pattern && known.hosts.keys().any(|it| covers(&host, it)));
         if !is_known {
             let text = format!(
                 "The host {} defined in the DestinationRule does not match any services in the mesh.",

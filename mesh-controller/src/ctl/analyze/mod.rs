@@ -17,6 +17,8 @@ mod message;
 mod report;
 mod suppress;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, anyhow};
 use weir_config::parse::parse_mesh_config;
 
@@ -70,7 +72,7 @@ fn analyze(config: &mut Config) -> Vec<Message> {
     }
     let compiled = compiled::messages(config);
     // An analyzer has said it better.
-    let said: Vec<_> = messages.iter().map(Message::place).collect();
+    let said: BTreeSet<_> = messages.iter().map(Message::place).collect();
     let further: Vec<_> =
         compiled.into_iter().filter(|message| !said.contains(&message.place())).collect();
     messages.extend(further);
