@@ -58,14 +58,17 @@ fn expected(gateway: &Object) -> Option<Workload> {
     Some(Workload { namespace, labels: spec.selector.clone() })
 }
 
-/// Objects are validated as they are read, and nothing is known of Secrets that may not be listed.
+/// Objects are validated as they are read. Nothing is known of Secrets that may not be listed; nor,
+/// without a cluster, of the namespace that they are looked for in, which is the gateway's.
 fn is_known(diagnostic: &Diagnostic, config: &Config) -> bool {
     let is_found = |message: &Message| {
         message.object == diagnostic.object
             && message.field == diagnostic.field
             && message.text == diagnostic.message
     };
-    config.found.iter().any(is_found) || (config.hides_secrets && is_credential(&diagnostic.field))
+    let is_unknown = is_credential(&diagnostic.field)
+        && (config.hides_secrets || (config.workloads.is_none() && is_missing(diagnostic)));
+    is_unknown || config.found.iter().any(is_found)
 }
 
 fn message(diagnostic: &Diagnostic) -> Message {
