@@ -213,7 +213,7 @@ async fn the_cluster_is_analyzed_in_the_namespace_that_is_meant() {
         let args = [&["analyze", "-o", "json"], args].concat();
         findings(&with_cluster(&server, &args, "").await)
     };
-    assert_eq!(of(&["-n", "shop"]).await, [route.clone()]);
+    assert_eq!(of(&["-n", "shop"]).await, std::slice::from_ref(&route));
     assert_eq!(of(&["-n", "edge"]).await, [orphan.clone(), secret.clone()]);
     assert_eq!(of(&["-A"]).await, [orphan, secret, route]);
     assert_eq!(of(&["-n", "elsewhere"]).await, []);

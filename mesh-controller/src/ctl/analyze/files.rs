@@ -1,6 +1,7 @@
 //! Objects of files, folders and standard input.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -26,7 +27,7 @@ pub fn read(
     let options = Options { default_namespace: default_namespace.to_owned() };
     let mut files = Vec::new();
     for path in &arguments.paths {
-        let found = expand(path, arguments.recursive, true);
+        let found = named(path, arguments.recursive);
         files.extend(found.map_err(|error| Failure { exit: Exit::Data, error })?);
     }
     let mut unreadable = Vec::new();
@@ -39,28 +40,31 @@ pub fn read(
     Ok(unreadable)
 }
 
-/// The files a path stands for, in order of their names.
-fn expand(path: &Path, recursive: bool, is_named: bool) -> anyhow::Result<Vec<PathBuf>> {
-    if path.as_os_str() == STDIN {
-        return Ok(vec![path.to_owned()]);
-    }
-    let what = || format!("read {}", path.display());
-    if !fs::metadata(path).with_context(what)?.is_dir() {
-        let is_yaml =
-            path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
-        return Ok(if is_named || is_yaml { vec![path.to_owned()] } else { Vec::new() });
-    }
-    if !is_named && !recursive {
-        return Ok(Vec::new());
-    }
+/// The files that a path of the command line stands for.
+fn named(path: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let is_folder = path.as_os_str() != STDIN
+        && fs::metadata(path).with_context(|| format!("read {}", path.display()))?.is_dir();
+    if is_folder { below(path, recursive) } else { Ok(vec![path.to_owned()]) }
+}
+
+/// The files of a folder, in order of their names.
+fn below(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let what = || format!("read {}", folder.display());
     let mut entries = Vec::new();
-    for entry in fs::read_dir(path).with_context(what)? {
+    for entry in fs::read_dir(folder).with_context(what)? {
         entries.push(entry.with_context(what)?.path());
     }
     entries.sort();
     let mut files = Vec::new();
     for entry in entries {
-        files.extend(expand(&entry, recursive, false)?);
+        let extension = entry.extension().and_then(OsStr::to_str);
+        if entry.is_dir() {
+            if recursive {
+                files.extend(below(&entry, recursive)?);
+            }
+        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+            files.push(entry);
+        }
     }
     Ok(files)
 }

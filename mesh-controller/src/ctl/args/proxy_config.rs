@@ -174,4 +174,3 @@ pub struct LogChange {
     #[arg(short, long, conflicts_with = "level")]
     pub reset: bool,
 }
-
