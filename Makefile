@@ -1,4 +1,4 @@
-.PHONY: demo test lint audit bench bench-smoke cluster cluster-down setup
+.PHONY: demo test lint crds audit bench bench-smoke cluster cluster-down setup
 
 # Where cargo puts what it builds; the cluster's programs are beside it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -15,6 +15,10 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" cargo doc --workspace --no-deps --quiet
+
+# The kinds in charts/base, from the types in config/src/api.
+crds: setup
+	WEIR_WRITE_CRDS=1 cargo test --quiet --package weir-config --test crds
 
 # Weir beside nginx, HAProxy and Envoy, in half an hour; see docs/performance.md.
 bench: setup

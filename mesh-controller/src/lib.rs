@@ -12,6 +12,7 @@ pub mod admin;
 pub mod app;
 pub mod args;
 pub mod ca;
+pub mod ctl;
 pub mod discovery;
 pub mod leader;
 pub mod log;

@@ -64,6 +64,7 @@ struct State {
     oldest: u64,
     watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
     uninstalled: BTreeSet<String>,
+    forbidden: BTreeSet<String>,
     /// What lists and watches are answered, instead of being served.
     failure: Option<StatusCode>,
     /// Collections that are listed as empty.
@@ -139,6 +140,11 @@ impl ApiServer {
 
     pub fn install(&self, kind: &str) {
         self.lock().uninstalled.remove(&collection_of(kind));
+    }
+
+    /// As if nobody may list a kind.
+    pub fn forbid(&self, kind: &str) {
+        self.lock().forbidden.insert(collection_of(kind));
     }
 
     /// Answers lists and watches with this from now on, and ends the watches there are; `None`: serves
@@ -297,6 +303,9 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<B
     if is_collection && parts.method == Method::GET {
         if let Some(failure) = state.failure {
             return failed(failure, "InternalError");
+        }
+        if state.forbidden.contains(&path) {
+            return failed(StatusCode::FORBIDDEN, "Forbidden");
         }
         if state.uninstalled.contains(&path) {
             return failed(StatusCode::NOT_FOUND, "NotFound");

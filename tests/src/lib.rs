@@ -30,6 +30,7 @@ pub mod objects;
 mod output;
 pub mod pattern;
 pub mod ports;
+pub mod weirctl;
 
 #[cfg(test)]
 mod selftest;

@@ -1,8 +1,21 @@
 //! The charts: what they render, and that a real API server takes it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{path::Path, process::Output, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    sync::Arc,
+};
 
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use weir_config::{
+    diagnostic::Severity,
+    parse::{Options, parse},
+    validate::validate,
+};
 use weir_tests::cluster::{Cluster, Namespace};
 
 weir_tests::cluster_suite! {
@@ -17,6 +30,9 @@ weir_tests::cluster_suite! {
     a_value_of_no_meaning_is_refused_by_name,
     the_api_server_takes_what_the_charts_render,
     the_base_chart_installs_kinds_that_every_served_version_of_can_be_written,
+    the_schemas_take_every_object_that_is_valid,
+    the_schemas_refuse_what_cannot_be_meant_and_keep_what_they_do_not_know,
+    the_schemas_explain_what_fields_do,
 }
 
 const CHARTS: [&str; 3] = ["base", "controller", "gateway"];
@@ -106,8 +122,7 @@ async fn the_api_server_takes_what_the_charts_render(cluster: Arc<Cluster>) {
 async fn the_base_chart_installs_kinds_that_every_served_version_of_can_be_written(
     cluster: Arc<Cluster>,
 ) {
-    let installed = cluster.try_helm(&["install", "base", &path("base"), "--wait"]).await;
-    assert!(installed.status.success(), "{}", text(&installed.stderr));
+    kinds(&cluster).await;
     let test = cluster.namespace("kinds").await;
     for version in ["v1", "v1beta1", "v1alpha3"] {
         let host = format!("{version}.test");
@@ -137,6 +152,104 @@ async fn the_base_chart_installs_kinds_that_every_served_version_of_can_be_writt
     let uninstalled = cluster.try_helm(&["uninstall", "base"]).await;
     assert!(uninstalled.status.success(), "{}", text(&uninstalled.stderr));
     assert_eq!(test.get("vs/v1").await["spec"]["gateways"][0], "edge", "kinds outlive the chart");
+}
+
+async fn the_schemas_take_every_object_that_is_valid(cluster: Arc<Cluster>) {
+    kinds(&cluster).await;
+    let test = cluster.namespace("valid").await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = Vec::new();
+    for example in fs::read_dir(root.join("examples")).unwrap() {
+        files.extend(yaml_files(&example.unwrap().path()));
+    }
+    files.extend(yaml_files(&root.join("config/testdata/compile")));
+    let objects: Vec<Value> = files.iter().flat_map(|file| valid_objects(file)).collect();
+    assert!(objects.len() > 100, "{} objects are not all there are", objects.len());
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+    let arguments = ["--namespace", test.name(), "create", "--dry-run=server", "--filename", "-"];
+    let output = cluster.try_kubectl(&arguments, &list.to_string()).await;
+    assert_eq!(text(&output.stderr), "");
+    assert!(output.status.success(), "{}", output.status);
+}
+
+fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|it| it == "yaml")).collect()
+}
+
+/// The objects of a file that are of our kinds and that admission has nothing to say against.
+fn valid_objects(file: &Path) -> Vec<Value> {
+    let yaml = fs::read_to_string(file).unwrap();
+    let documents = serde_yaml::Deserializer::from_str(&yaml).map(Value::deserialize);
+    let is_ours = |object: &Value| object["apiVersion"].as_str().unwrap().contains(".istio.io/");
+    let is_valid = |object: &Value| {
+        let parsed = parse("object", object.to_string().as_bytes(), &Options::default());
+        let found = parsed.objects.iter().flat_map(validate);
+        let mut found = parsed.diagnostics.iter().cloned().chain(found);
+        !parsed.objects.is_empty() && found.all(|it| it.severity != Severity::Error)
+    };
+    let mut objects: Vec<Value> = documents
+        .map(|document| document.unwrap())
+        .filter(|document| document.is_object() && is_ours(document) && is_valid(document))
+        .collect();
+    for object in &mut objects {
+        // All in the test's.
+        object["metadata"].as_object_mut().unwrap().remove("namespace");
+    }
+    objects
+}
+
+async fn the_schemas_refuse_what_cannot_be_meant_and_keep_what_they_do_not_know(
+    cluster: Arc<Cluster>,
+) {
+    kinds(&cluster).await;
+    let test = cluster.namespace("schemas").await;
+    let rule = |spec: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\n\
+             spec: {spec}\n"
+        )
+    };
+    for (spec, told) in [
+        ("{subsets: []}", "spec.host: Required value"),
+        ("{host: [a]}", "spec.host: Invalid value: \"array\""),
+        (
+            "{host: a, trafficPolicy: {tls: {mode: MUTAL}}}",
+            "spec.trafficPolicy.tls.mode: Unsupported value: \"MUTAL\"",
+        ),
+    ] {
+        let output = test.try_apply(&rule(spec)).await;
+        assert!(!output.status.success(), "{spec}");
+        assert!(text(&output.stderr).contains(told), "{spec}: {}", text(&output.stderr));
+    }
+    let newer =
+        "{host: a, ofNextYear: 1, trafficPolicy: {tls: {mode: SIMPLE, ofNextYear: {b: c}}}}";
+    test.apply(&rule(newer)).await;
+    let kept = test.get("destinationrule/a").await;
+    assert_eq!(kept["spec"]["ofNextYear"], 1);
+    assert_eq!(kept["spec"]["trafficPolicy"]["tls"]["ofNextYear"]["b"], "c");
+}
+
+async fn the_schemas_explain_what_fields_do(cluster: Arc<Cluster>) {
+    kinds(&cluster).await;
+    let explained = cluster.kubectl(&["explain", "gateways.networking.istio.io.spec.servers.tls"]);
+    let explained = explained.await;
+    assert!(explained.contains("How a server handles TLS."), "{explained}");
+    assert!(
+        explained.contains("enum: PASSTHROUGH, SIMPLE, MUTUAL, AUTO_PASSTHROUGH"),
+        "{explained}"
+    );
+}
+
+/// The base chart, installed once for all tests that need the kinds.
+async fn kinds(cluster: &Cluster) {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    INSTALLED
+        .get_or_init(async || {
+            let installed = cluster.try_helm(&["install", "base", &path("base"), "--wait"]).await;
+            assert!(installed.status.success(), "{}", text(&installed.stderr));
+        })
+        .await;
 }
 
 async fn render(cluster: &Cluster, chart: &str, arguments: &[&str]) -> String {

@@ -20,6 +20,7 @@ use weir_tests::{
     gateway::{Gateway, Launch},
     metrics::Metrics,
     objects::{HTTP_GATEWAY, forward, respond, service_entry, tcp_forward, virtual_service},
+    ports,
 };
 
 /// `shop.test` goes to `up.test` by a route with a name; `answer.test` is answered here.
@@ -47,6 +48,27 @@ async fn scrape_with(
         (metrics.sum(name, labels) == value).then_some(metrics)
     })
     .await
+}
+
+#[tokio::test]
+async fn metrics_are_served_on_ports_of_their_own_when_asked_for() {
+    let [first, second] = [(); 2].map(|()| ports::free());
+    let addresses = format!("127.0.0.1:{first},127.0.0.1:{second}");
+    let mut gateway = Launch::new(Config::new().with(HTTP_GATEWAY).with(respond("a", "*", "a")))
+        .args(["--metrics", &addresses])
+        .start()
+        .await;
+    gateway.get("a.test", "/").await;
+    for port in [first, second] {
+        eventually("the request is counted", async || {
+            let request = Request::get("10.0.0.7", "/stats/prometheus");
+            let reply = Connection::http1(port).await.unwrap().send(&request).await.unwrap();
+            assert_eq!(reply.status, 200);
+            let counted = Metrics::parse(reply.text()).sum("istio_requests_total", &[]);
+            (counted == 1.0).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

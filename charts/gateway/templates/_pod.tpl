@@ -2,9 +2,9 @@
 {{- define "gateway.pod" -}}
 metadata:
   labels: {{- include "gateway.labels" . | nindent 4 }}
-  {{- with .Values.podAnnotations }}
-  annotations: {{- toYaml . | nindent 4 }}
-  {{- end }}
+  annotations:
+    {{- $scraped := dict "prometheus.io/scrape" "true" "prometheus.io/port" "15020" "prometheus.io/path" "/stats/prometheus" }}
+    {{- toYaml (merge (deepCopy .Values.podAnnotations) $scraped) | nindent 4 }}
 spec:
   serviceAccountName: {{ include "gateway.serviceAccountName" . }}
   # The controller knows it by another token; the API server is none of its business.
@@ -44,6 +44,7 @@ spec:
         {{- end }}
         - --state-dir=/var/lib/weir
         - --status=0.0.0.0:15021
+        - --metrics=0.0.0.0:15020,0.0.0.0:15090
         - --drain-time={{ .Values.drainTime }}
         - --log-level={{ .Values.logLevel }}
         - --log-format={{ ternary "json" "text" .Values.logAsJson }}
@@ -75,6 +76,9 @@ spec:
         {{- end }}
       ports:
         - {name: status, containerPort: 15021}
+        # Where Istio's pods are scraped: by annotation, and by the name of the port.
+        - {name: metrics, containerPort: 15020}
+        - {name: http-envoy-prom, containerPort: 15090}
       # Ready with the first configuration, the controller's or the last good one.
       startupProbe:
         httpGet: {path: /healthz/ready, port: status}

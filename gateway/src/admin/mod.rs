@@ -1,7 +1,7 @@
-//! The admin port, where an operator looks at the proxy and turns its knobs, and the status port,
-//! where a load balancer asks whether it is ready.
+//! The admin port, where an operator looks at the proxy and turns its knobs, the status port, where a
+//! load balancer asks whether it is ready, and ports for metrics alone.
 //!
-//! Both run on a thread of their own: a dump never delays a request, and they answer when the data
+//! They run on a thread of their own: a dump never delays a request, and they answer when the data
 //! plane is overloaded. Everything that changes something is a POST.
 
 use std::{
@@ -52,6 +52,8 @@ pub struct Admin {
     /// Where it listens; `None` if it could not.
     pub admin: Option<SocketAddr>,
     pub status: Option<SocketAddr>,
+    /// Those that could be bound.
+    pub metrics: Vec<SocketAddr>,
     stop: CancellationToken,
 }
 
@@ -79,7 +81,7 @@ struct Shared {
     draining: AtomicBool,
 }
 
-/// Starts both ports. One that cannot be bound is an error in the log: the proxy serves without it.
+/// Starts the ports. One that cannot be bound is an error in the log: the proxy serves without it.
 ///
 /// # Errors
 /// The operating system gives no thread.
@@ -91,11 +93,13 @@ pub fn start(bootstrap: &Bootstrap, state: AdminState) -> anyhow::Result<Admin> 
         started_at: SystemTime::now(),
         draining: AtomicBool::new(false),
     });
+    let metrics = bootstrap.metrics.iter().map(|addr| (Kind::Metrics, "metrics", *addr));
     let servers: Vec<_> = [
         (Kind::Admin, "admin", bootstrap.admin),
         (Kind::Status, "status", bootstrap.status),
     ]
     .into_iter()
+    .chain(metrics)
     .filter_map(|(kind, name, addr)| {
         Server::bind(kind, addr)
             .inspect_err(|error| {
@@ -104,10 +108,11 @@ pub fn start(bootstrap: &Bootstrap, state: AdminState) -> anyhow::Result<Admin> 
             .ok()
     })
     .collect();
-    let addr_of = |kind| servers.iter().find(|it| it.kind == kind).map(|it| it.addr);
+    let addrs_of = |kind| servers.iter().filter(move |it| it.kind == kind).map(|it| it.addr);
     let admin = Admin {
-        admin: addr_of(Kind::Admin),
-        status: addr_of(Kind::Status),
+        admin: addrs_of(Kind::Admin).next(),
+        status: addrs_of(Kind::Status).next(),
+        metrics: addrs_of(Kind::Metrics).collect(),
         stop: CancellationToken::new(),
     };
     let stop = admin.stop.clone();

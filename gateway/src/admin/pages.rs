@@ -58,6 +58,15 @@ pub(super) fn status(request: &Request<Incoming>, shared: &Shared) -> Page {
     }
 }
 
+/// A page of a metrics port: what may be read by whoever reaches the pod.
+pub(super) fn scraped(request: &Request<Incoming>, shared: &Shared) -> Page {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/stats/prometheus" | "/metrics") => metrics(shared),
+        (_, "/stats/prometheus" | "/metrics") => not_allowed("GET, HEAD"),
+        _ => not_found(),
+    }
+}
+
 /// A page of the admin port, which is bound to `addr`.
 pub(super) async fn admin(request: &Request<Incoming>, addr: SocketAddr, shared: &Shared) -> Page {
     if let Err(refusal) = guard::check(request.method(), request.headers(), addr) {
@@ -269,6 +278,7 @@ fn server_info(shared: &Shared) -> Value {
             "namespace": bootstrap.namespace,
             "admin": bootstrap.admin,
             "status": bootstrap.status,
+            "metrics": bootstrap.metrics,
             "workers": bootstrap.workers,
             "logLevel": bootstrap.log_level,
             "drainTimeSeconds": bootstrap.drain_time.as_secs_f64(),

@@ -36,6 +36,7 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 pub(super) enum Kind {
     Admin,
     Status,
+    Metrics,
 }
 
 /// A bound port.
@@ -113,6 +114,7 @@ async fn connection(stream: TcpStream, kind: Kind, addr: SocketAddr, shared: &Sh
         let response = match kind {
             Kind::Admin => pages::admin(&request, addr, shared).await,
             Kind::Status => pages::status(&request, shared),
+            Kind::Metrics => pages::scraped(&request, shared),
         };
         Ok::<Response<Full<Bytes>>, Infallible>(response)
     };

@@ -86,6 +86,7 @@ impl Fixture {
             namespace: "default".to_owned(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),
             status: (Ipv4Addr::LOCALHOST, 0).into(),
+            metrics: vec![(Ipv4Addr::LOCALHOST, 0).into(); 2],
             workers: 1,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
@@ -167,6 +168,22 @@ async fn the_status_port_has_nothing_but_readiness() {
         assert_eq!(exchange(status, "GET", page, "any.example").await.0, 404, "{page}");
     }
     assert_eq!(exchange(status, "POST", "/healthz/ready", "any.example").await.0, 405);
+}
+
+#[tokio::test]
+async fn each_metrics_port_has_metrics_and_nothing_else() {
+    let fixture = Fixture::configured().await;
+    assert_eq!(fixture.admin.metrics.len(), 2);
+    for port in &fixture.admin.metrics {
+        // By whatever name the pod is reached.
+        let (status, body) = exchange(*port, "GET", "/stats/prometheus", "10.0.0.7").await;
+        assert_eq!(status, 200);
+        assert!(body.contains("# TYPE "), "{body}");
+        for page in ["/", "/config_dump", "/ready", "/quitquitquit"] {
+            assert_eq!(exchange(*port, "GET", page, "10.0.0.7").await.0, 404, "{page}");
+        }
+        assert_eq!(exchange(*port, "POST", "/metrics", "10.0.0.7").await.0, 405);
+    }
 }
 
 #[tokio::test]

@@ -146,6 +146,11 @@ struct ProcessArguments {
     #[arg(long, value_name = "ADDR", env = "WEIR_STATUS", default_value = "0.0.0.0:15021")]
     status: SocketAddr,
 
+    /// Where /stats/prometheus is served, for whoever scrapes it from elsewhere [default: nowhere but
+    /// with the admin pages]
+    #[arg(long, value_name = "ADDR,...", env = "WEIR_METRICS", value_delimiter = ',')]
+    metrics: Vec<SocketAddr>,
+
     /// Threads that serve traffic [default: one per processor]
     #[arg(long, value_name = "N", env = "WEIR_WORKERS")]
     workers: Option<NonZeroUsize>,
@@ -199,6 +204,7 @@ pub struct Bootstrap {
     pub namespace: String,
     pub admin: SocketAddr,
     pub status: SocketAddr,
+    pub metrics: Vec<SocketAddr>,
     /// At least 1.
     pub workers: usize,
     pub log_level: String,
@@ -287,6 +293,7 @@ impl Bootstrap {
         let ProcessArguments {
             admin,
             status,
+            metrics,
             workers,
             log_level,
             log_format,
@@ -301,6 +308,7 @@ impl Bootstrap {
             namespace,
             admin,
             status,
+            metrics,
             workers: workers.map_or(1, NonZeroUsize::get),
             log_level,
             log_format,
@@ -411,6 +419,7 @@ mod tests {
             namespace: "default".to_owned(),
             admin: ([127, 0, 0, 1], 15000).into(),
             status: ([0, 0, 0, 0], 15021).into(),
+            metrics: Vec::new(),
             workers: bootstrap.workers,
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,

@@ -16,6 +16,8 @@ use tokio::sync::watch;
 pub struct ProxyStatus {
     /// What it calls itself; for people.
     pub node: Arc<str>,
+    /// The cluster it says it is in.
+    pub cluster: Arc<str>,
     pub identity: Arc<str>,
     pub version: Arc<str>,
     /// The last push that was sent.

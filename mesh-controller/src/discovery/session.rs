@@ -96,7 +96,10 @@ impl Sessions {
         let subscription = Subscription { audience, pod, known };
         let mailbox = self.writer.subscribe(subscription).await;
         let mailbox = mailbox.ok_or_else(|| Status::unavailable("this replica is ending"))?;
+        let metadata = node.metadata.as_ref();
+        let cluster = metadata.and_then(|metadata| metadata.text("CLUSTER_ID"));
         let connected = self.proxies.connect(ProxyStatus {
+            cluster: cluster.unwrap_or_default().into(),
             node: node.id.into(),
             identity: identity.to_string().into(),
             version: node.user_agent_version.into(),

@@ -47,7 +47,8 @@ impl WatchedKind {
     }
 
     /// Of pods and nodes nothing but the metadata is asked for.
-    fn is_metadata_only(self) -> bool {
+    #[must_use]
+    pub fn is_metadata_only(self) -> bool {
         matches!(self, Self::Pod | Self::Node)
     }
 }
@@ -124,7 +125,8 @@ const fn core(
 
 impl Watched {
     /// Where its objects are, in every namespace.
-    fn path(&self, version: &str) -> String {
+    #[must_use]
+    pub fn path(&self, version: &str) -> String {
         let Self { group, plural, .. } = self;
         if group.is_empty() {
             format!("/api/{version}/{plural}")

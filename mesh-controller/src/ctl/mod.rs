@@ -1,0 +1,104 @@
+//! `weirctl`: looks at configuration, the controller and its proxies. It changes nothing but the log
+//! level of a proxy.
+//!
+//! The pages it reads are on loopback of their pods, so they are reached as `kubectl port-forward`
+//! reaches them: through the API server, by who may.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Context as _;
+
+pub mod args;
+
+mod analyze;
+mod cluster;
+mod completion;
+mod page;
+mod proxy_config;
+mod proxy_status;
+mod table;
+mod version;
+
+use self::args::{Arguments, Command, Output};
+
+/// How the process ends when it does not succeed; the numbers are istioctl's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Something around us failed.
+    Failed = 1,
+    /// `EX_USAGE` of sysexits.h: the command line.
+    Usage = 64,
+    /// `EX_DATAERR`: files that cannot be read as configuration.
+    Data = 65,
+    /// The analysis found something at or above the threshold.
+    Findings = 79,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not succeed, and what the process ends with.
+#[derive(Debug)]
+pub struct Failure {
+    pub exit: Exit,
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, error: anyhow::Error::msg(message.into()) }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failed, error }
+    }
+}
+
+/// Does what the command line asks for. `out` is standard output.
+///
+/// # Errors
+/// Whatever keeps it from that, with the next step where there is one.
+pub fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let Arguments { target, command } = arguments;
+    let text = match command {
+        Command::Completion { shell } => completion::script(shell),
+        Command::Version(arguments) => runtime.block_on(version::run(&target, &arguments))?,
+        Command::ProxyStatus(arguments) => {
+            runtime.block_on(proxy_status::run(&target, &arguments))?
+        }
+        Command::ProxyConfig(arguments) => {
+            runtime.block_on(proxy_config::run(&target, &arguments))?
+        }
+        Command::Analyze(arguments) => {
+            let report = runtime.block_on(analyze::run(&target, &arguments))?;
+            print(out, &report.text)?;
+            return report.failure.map_or(Ok(()), Err);
+        }
+    };
+    Ok(print(out, &text)?)
+}
+
+fn print(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {
+    match out.write_all(text.as_bytes()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write the result"),
+    }
+}
+
+/// A result for programs.
+fn structured(value: &serde_json::Value, output: Output) -> anyhow::Result<String> {
+    match output {
+        Output::Json => Ok(format!("{value:#}\n")),
+        Output::Yaml => serde_yaml::to_string(value).context("print YAML"),
+    }
+}
