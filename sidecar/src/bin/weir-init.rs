@@ -1,0 +1,3 @@
+//! Programs the redirect rules of a network namespace.
+
+fn main() {}
