@@ -1,3 +1,0 @@
-//! Programs the redirect rules of a network namespace.
-
-fn main() {}
