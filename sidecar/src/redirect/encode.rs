@@ -91,11 +91,20 @@ struct Program<'a> {
     subject: String,
 }
 
-/// The type of a set's values, and as what they are shown.
+/// The type of a set's values.
 #[derive(Clone, Copy)]
 struct Key {
+    /// As nft numbers them, which shows them by it.
     kind: u32,
     length: u32,
+    order: Order,
+}
+
+/// The order of a value's bytes. The kernel compares them as they are; nft has to know.
+#[derive(Clone, Copy)]
+enum Order {
+    Host = 1,
+    Network = 2,
 }
 
 impl Program<'_> {
@@ -119,7 +128,7 @@ impl Program<'_> {
                 };
                 self.load_meta(meta);
                 let ids: Vec<_> = ids.iter().map(|id| id.to_ne_bytes().to_vec()).collect();
-                self.any(*is, Key { kind, length: 4 }, &ids);
+                self.any(*is, Key { kind, length: 4, order: Order::Host }, &ids);
             }
             Match::Protocol(protocol) => self.protocol(*protocol),
             Match::Port { protocol, side, ports, is } => {
@@ -130,7 +139,7 @@ impl Program<'_> {
                 };
                 self.load_payload(2, offset, 2);
                 let ports: Vec<_> = ports.iter().map(|port| port.to_be_bytes().to_vec()).collect();
-                self.any(*is, Key { kind: 13, length: 2 }, &ports);
+                self.any(*is, Key { kind: 13, length: 2, order: Order::Network }, &ports);
             }
             Match::Address { family, side, ranges } => self.address(*family, *side, ranges),
             Match::NotForUs => {
@@ -172,7 +181,7 @@ impl Program<'_> {
             }
             Statement::SetZone(zone) => {
                 self.immediate(&zone.to_ne_bytes());
-                self.push("ct", &Attributes::default().number(2, 16).number(4, REGISTER));
+                self.push("ct", &Attributes::default().number(2, 17).number(4, REGISTER));
             }
             Statement::Redirect(port) => {
                 self.immediate(&port.to_be_bytes());
@@ -249,7 +258,7 @@ impl Program<'_> {
             Family::V4 => 7,
             Family::V6 => 8,
         };
-        let key = Key { kind, length: family.bits() / 8 };
+        let key = Key { kind, length: family.bits() / 8, order: Order::Network };
         self.lookup(Is::OneOf, key, SET_INTERVAL, &bounds);
     }
 
@@ -274,7 +283,9 @@ impl Program<'_> {
             .number(4, key.kind)
             .number(5, key.length)
             .nest(9, &size)
-            .number(10, id);
+            .number(10, id)
+            // A note of nft to itself: type, length, value.
+            .bytes(13, &[&[0, 4], &(key.order as u32).to_ne_bytes()[..]].concat());
         self.batch.change(NEWSET, CREATE, &set, format!("a set {}", self.subject));
         for elements in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let list = elements.iter().fold(Attributes::default(), |list, (key, flags)| {

@@ -60,14 +60,13 @@ impl Error {
 /// What to do about it, if that is known.
 fn advice(errno: Errno) -> &'static str {
     match errno {
-        Errno::EPERM | Errno::EACCES => " (this needs the capability NET_ADMIN, as user 0)",
+        Errno::EPERM => " (this needs the capability NET_ADMIN, as user 0)",
         Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
             " (the kernel has no netfilter; nf_tables is needed)"
         }
-        Errno::EOPNOTSUPP => " (the kernel has no nf_tables; load that module on the node)",
-        Errno::ENOENT => {
-            " (the kernel lacks a part of nf_tables; load on the node the modules nf_tables, \
-             nft_chain_nat, nft_ct, nft_fib_inet, nft_redir, nft_reject_inet, nft_tproxy)"
+        Errno::EOPNOTSUPP | Errno::ENOENT => {
+            " (the kernel has no nf_tables, or lacks a part of it; load on the node the modules \
+             nf_tables, nft_chain_nat, nft_ct, nft_fib_inet, nft_redir, nft_reject_inet, nft_tproxy)"
         }
         Errno::EMSGSIZE | Errno::ENOBUFS => {
             " (more rules than the kernel takes at once; merge ranges)"
@@ -295,7 +294,9 @@ mod tests {
         );
         assert_eq!(
             refused(Errno::EOPNOTSUPP),
-            "program chain in (the kernel has no nf_tables; load that module on the node)"
+            "program chain in (the kernel has no nf_tables, or lacks a part of it; load on the node \
+             the modules nf_tables, nft_chain_nat, nft_ct, nft_fib_inet, nft_redir, nft_reject_inet, \
+             nft_tproxy)"
         );
         assert_eq!(
             refused(Errno::EPROTONOSUPPORT),

@@ -94,19 +94,14 @@ impl Item {
     }
 
     /// Whether it was refused because there is no IPv6: switched off for the namespace, for the
-    /// kernel, or not built.
+    /// kernel, or not built. Who lacks the capability is told something else.
     fn is_pointless(self, error: &Error) -> bool {
         let family = match self {
             Self::SourceAddress => Family::V6,
             Self::Rule { family, .. } | Self::Route { family, .. } => family,
         };
-        let refused = match self {
-            // What also says that something is not permitted; then the rules will say it.
-            Self::SourceAddress => error.errno() == Errno::EACCES,
-            Self::Rule { .. } | Self::Route { .. } => false,
-        };
-        let unknown = matches!(error.errno(), Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP);
-        family == Family::V6 && (unknown || refused)
+        let no_ipv6 = [Errno::EACCES, Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP];
+        family == Family::V6 && no_ipv6.contains(&error.errno())
     }
 
     fn change(self, change: Change) -> Result<(), Error> {

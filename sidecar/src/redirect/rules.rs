@@ -8,7 +8,7 @@
 //! | `outbound` | what is neither the proxy's nor local | to the outbound port |
 //! | `guard` | what is delivered | refuses who calls the proxy's ports from outside |
 //! | `pre`, `post` | TPROXY instead of `in` | to the inbound port, the destination as it is |
-//! | `dns`, `dns_own` | before connection tracking | keeps queries to the proxy and of the proxy apart |
+//! | `dns` | before connection tracking | keeps queries to the proxy and of the proxy apart |
 //! | `invalid` | what arrives | drops what belongs to no connection |
 
 use std::{
@@ -63,7 +63,6 @@ pub fn table(settings: &Settings) -> Table {
     }
     if captures_dns(settings) {
         let raw = at(Kind::Filter, Point::Output, Priority::Raw);
-        chains.push(chain("dns_own", None, dns_own()));
         chains.push(chain("dns", Some(raw), dns(settings)));
     }
     if settings.drop_invalid {
@@ -80,7 +79,12 @@ fn incoming(settings: &Settings) -> Vec<Rule> {
     let excluded = settings.exclude_interfaces.iter();
     let mut rules: Vec<_> =
         excluded.map(|name| when(Match::incoming(name), Statement::Return)).collect();
+    let captures = !outbound(settings).is_empty();
     for name in &settings.reroute_interfaces {
+        if !captures {
+            rules.push(when(Match::incoming(name), Statement::Return));
+            continue;
+        }
         let matches = vec![Match::incoming(name), Match::Protocol(Protocol::Tcp)];
         rules.push(Rule::new(matches, Statement::Goto("outbound")));
         rules.push(when(Match::incoming(name), Statement::Return));
@@ -112,7 +116,7 @@ fn out(settings: &Settings) -> Vec<Rule> {
     let excluded = settings.exclude_interfaces.iter();
     let mut rules: Vec<_> =
         excluded.map(|name| when(Match::outgoing(name), Statement::Return)).collect();
-    rules.extend(owners(settings, "own"));
+    rules.extend(owners(settings).map(|owner| when(owner, Statement::Goto("own"))));
     rules.extend(match &settings.owner_groups {
         Groups::Except(groups) => groups_return(groups, Is::OneOf),
         Groups::Only(groups) if groups.is_empty() => return rules,
@@ -125,9 +129,8 @@ fn out(settings: &Settings) -> Vec<Rule> {
         }));
     }
     rules.extend(local(settings));
-    rules.push(when(Match::Protocol(Protocol::Tcp), Statement::Goto("outbound")));
-    if outbound(settings).is_empty() {
-        rules.pop();
+    if !outbound(settings).is_empty() {
+        rules.push(when(Match::Protocol(Protocol::Tcp), Statement::Goto("outbound")));
     }
     rules
 }
@@ -241,19 +244,18 @@ fn tproxy_out(settings: &Settings) -> Vec<Rule> {
 /// A query of the application and one of the proxy may have the same source port; as one connection
 /// one of them would go the way of the other.
 fn dns(settings: &Settings) -> Vec<Rule> {
-    let mut rules: Vec<_> = owners(settings, "dns_own").collect();
-    rules.extend(queries(settings, &[Protocol::Udp], &|| Statement::SetZone(DNS_ZONE)));
-    rules
-}
-
-fn dns_own() -> Vec<Rule> {
+    let zone = || Statement::SetZone(DNS_ZONE);
     let answers = Match::Port {
         protocol: Protocol::Udp,
         side: Side::Source,
         ports: vec![PROXY_DNS_PORT],
         is: Is::OneOf,
     };
-    vec![when(answers, Statement::SetZone(DNS_ZONE))]
+    let mut rules: Vec<_> =
+        owners(settings).map(|owner| Rule::new(vec![owner, answers.clone()], zone())).collect();
+    rules.extend(owners(settings).map(|owner| when(owner, Statement::Return)));
+    rules.extend(queries(settings, &[Protocol::Udp], &zone));
+    rules
 }
 
 /// Queries that are captured.
@@ -290,10 +292,10 @@ fn captures_dns(settings: &Settings) -> bool {
     any && !settings.outbound_ports_exclude.contains(&DNS_PORT)
 }
 
-fn owners<'a>(settings: &'a Settings, chain: &'static str) -> impl Iterator<Item = Rule> + 'a {
+/// Whose packets are the proxy's.
+fn owners(settings: &Settings) -> impl Iterator<Item = Match> {
     let users = settings.users.iter().copied().map(Match::user);
-    let groups = settings.groups.iter().copied().map(Match::group);
-    users.chain(groups).map(move |owner| when(owner, Statement::Goto(chain)))
+    users.chain(settings.groups.iter().copied().map(Match::group))
 }
 
 fn groups_return(groups: &BTreeSet<u32>, is: Is) -> Vec<Rule> {

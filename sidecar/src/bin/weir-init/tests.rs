@@ -53,6 +53,7 @@ golden! {
     what_counts_as_loopback: "--istio-outbound-ipv4-loopback-cidr" "127.0.0.1/32";
     interfaces_rerouted: "-k" "net1,tap+";
     interfaces_rerouted_beside_ranges: "-k" "net1" "-i" "10.0.0.0/8" "-b" "";
+    interfaces_rerouted_to_nothing: "-k" "net1" "-i" "";
     interfaces_excluded: "-c" "eth1,net+";
     owner_groups_only: "--istio-outbound-owner-groups" "101,202";
     owner_groups_none: "--istio-outbound-owner-groups" "";
