@@ -13,6 +13,7 @@ pub mod app;
 pub mod args;
 pub mod ca;
 pub mod discovery;
+pub mod inject;
 pub mod leader;
 pub mod log;
 pub mod metrics;
