@@ -150,9 +150,10 @@ async fn admission(
 ) -> anyhow::Result<()> {
     let (address, serving) = (arguments.webhook_addr, Arc::clone(serving));
     let injector = injector(arguments, client, metrics)?;
+    let injects = injector.is_some();
     webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics), injector).await?;
     let name = arguments.webhook_configuration();
-    tokio::spawn(webhook::keep_registered(client.clone(), name, serving, is_leader));
+    tokio::spawn(webhook::keep_registered(client.clone(), name, injects, serving, is_leader));
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 mod annotations;
 mod config;
 mod decide;
+mod files;
 mod knobs;
 mod merge;
 mod order;
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 pub use self::{
     config::{Capture, Config, Resources},
     decide::Because,
+    files::{Error, inject_manifests},
 };
 use self::{
     knobs::Knobs,

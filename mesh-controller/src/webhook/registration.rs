@@ -19,12 +19,13 @@ use crate::tls::Serving;
 /// How often it is looked at: someone may have applied the chart again.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Keeps the authorities of our certificate in the webhook configurations of this name, and the
-/// failurePolicy at `Fail`, while this replica is the leader. A chart installs the validating one with
+/// Keeps the authorities of our certificate in the webhook configurations of this name (the one of
+/// injection only if pods are injected), and the failurePolicy at `Fail`, while this replica leads. A chart installs the validating one with
 /// `Ignore` and without authorities, so that nothing is locked before we are there.
 pub async fn keep_registered(
     client: Client,
     name: String,
+    injects: bool,
     serving: Arc<Serving>,
     mut is_leader: watch::Receiver<bool>,
 ) {
@@ -34,12 +35,11 @@ pub async fn keep_registered(
     loop {
         if *is_leader.borrow_and_update() {
             let bundle = authorities.borrow_and_update().clone();
-            let results = [
-                register(&validating, &name, bundle.as_bytes()).await.context("validation"),
-                register(&mutating, &name, bundle.as_bytes()).await.context("injection"),
-            ];
-            for error in results.into_iter().filter_map(Result::err) {
-                warn!(name, "the webhook is not up to date: {error:#}");
+            if let Err(error) = register(&validating, &name, bundle.as_bytes()).await {
+                warn!(name, "the webhook of validation is not up to date: {error:#}");
+            }
+            if injects && let Err(error) = register(&mutating, &name, bundle.as_bytes()).await {
+                warn!(name, "the webhook of injection is not up to date: {error:#}");
             }
         }
         tokio::select! {
