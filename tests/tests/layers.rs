@@ -176,6 +176,14 @@ fn modules_of_the_configuration_use_only_what_is_below_them() {
 }
 
 #[test]
+fn redirect_rules_know_nothing_of_the_proxy() {
+    for (path, source) in sources("sidecar/src/redirect") {
+        assert!(!source.contains("weir_gateway"), "{} uses the proxy", path.display());
+        assert_eq!(uses(&source), BTreeSet::new(), "{}", path.display());
+    }
+}
+
+#[test]
 fn the_configuration_does_no_input_or_output() {
     for (path, source) in sources("config/src") {
         for forbidden in ["std::fs", "std::net::Tcp", "std::env", "tokio", "std::thread"] {

@@ -21,7 +21,7 @@ use weir_tests::{
 macro_rules! suite {
     ($($test:ident),+ $(,)?) => {
         fn main() -> ExitCode {
-            let missing = net::missing();
+            let missing = net::missing().or_else(no_nft);
             let trials = [$((stringify!($test), $test as fn())),+].into_iter().map(|(name, test)| {
                 let missing = missing.clone();
                 Trial::ignorable_test(name, move || match missing {
@@ -60,6 +60,15 @@ suite! {
     the_capability_to_administer_the_network_is_enough_and_is_asked_for,
     a_namespace_is_programmed_from_outside,
     a_validation_tells_whether_connections_are_captured,
+}
+
+/// Why there is nothing to compare rules with, or no kernel for them.
+fn no_nft() -> Option<String> {
+    match Command::new("nft").args(["list", "tables"]).output() {
+        Err(error) => Some(format!("no program nft: {error}")),
+        Ok(listed) if !listed.status.success() => Some(format!("nft: {}", text(&listed.stderr))),
+        Ok(_) => None,
+    }
 }
 
 /// A pod with a neighbour who is also the way out.

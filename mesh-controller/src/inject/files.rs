@@ -4,7 +4,7 @@
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Config, Decision, inject};
+use super::{Config, Decision, inject, merge::merge};
 
 /// Kinds that make pods, and where in them the pod is.
 const TEMPLATES: [(&str, &str); 8] = [
@@ -62,7 +62,8 @@ pub fn inject_manifests(text: &str, namespace: &str, config: &Config) -> Result<
             Error::Rejected { document, kind, name, source }
         })?;
         documents.push(match injected {
-            Some(object) => serde_yaml::to_string(&object).map_err(yaml)?,
+            // As JSON, which is YAML: a text like `yes` is none for every reader unless it is quoted.
+            Some(object) => format!("{object:#}\n"),
             // As it was written, with its comments.
             None => text.to_owned(),
         });
@@ -106,12 +107,13 @@ fn inject_object(
 
 /// A pod of a template as the cluster makes it: what it belongs to is its name.
 fn owned(template: &Value, owner: &Value) -> Value {
-    let mut pod = template.clone();
     let of = |pointer: &str| owner.pointer(pointer).cloned().unwrap_or_default();
-    pod["metadata"]["ownerReferences"] = json!([{
+    let owners = json!([{
         "apiVersion": of("/apiVersion"), "kind": of("/kind"), "name": of("/metadata/name"),
         "controller": true,
     }]);
+    let mut pod = template.clone();
+    merge(&mut pod, &json!({ "metadata": { "ownerReferences": owners } }));
     pod
 }
 

@@ -12,6 +12,7 @@
 mod annotations;
 mod config;
 mod decide;
+mod environment;
 mod files;
 mod knobs;
 mod merge;
@@ -22,6 +23,7 @@ mod probes;
 mod record;
 mod scrape;
 mod template;
+mod workload;
 
 use serde_json::{Value, json};
 
@@ -94,7 +96,7 @@ pub fn inject(pod: &Value, namespace: &str, config: &Config) -> Result<Decision,
         probes::rewrite(&mut injected, &knobs, record.probers());
         scrape::merge(&mut injected, &knobs, record.scraped()).map_err(Rejection::one)?;
     }
-    template::name_workload(&mut injected, namespace, config);
+    workload::name(&mut injected, namespace, config);
     record.write_to(&mut injected, &own, config);
     order::sort(&mut injected, &knobs);
 

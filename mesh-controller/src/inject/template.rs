@@ -5,8 +5,9 @@ use weir_config::api::mesh_config::proxy_config::InterceptionMode;
 
 use super::{
     config::Config,
+    environment,
     knobs::Knobs,
-    pod::{INIT, PROXY, Pod, VALIDATION, name_of},
+    pod::{INIT, PROXY, Pod, VALIDATION},
     record::Own,
 };
 
@@ -14,10 +15,6 @@ use super::{
 pub const SIDECAR: &str = "sidecar";
 
 const USER: u64 = 1337;
-const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
-const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
-/// What a label's value may be long.
-const MAX_LABEL: usize = 63;
 
 /// A pod with nothing but what the sidecar needs.
 pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
@@ -43,24 +40,10 @@ pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: 
         let secrets = config.image_pull_secrets.iter().map(|name| json!({ "name": name }));
         spec["imagePullSecrets"] = secrets.collect();
     }
-    json!({ "spec": spec, "metadata": metadata(pod, config) })
+    json!({ "spec": spec, "metadata": metadata(pod) })
 }
 
-/// Labels and annotations that say what workload it is. Those that are there are the user's.
-pub fn name_workload(pod: &mut Pod, namespace: &str, config: &Config) {
-    let name = canonical_name(pod, namespace);
-    let revision = first_label(pod, &[CANONICAL_REVISION, "app.kubernetes.io/version", "version"]);
-    let revision = revision.unwrap_or("latest").to_owned();
-    for (label, value) in [(CANONICAL_NAME, name), (CANONICAL_REVISION, revision)] {
-        if pod.label(label).is_none() {
-            pod.set_label(label, value);
-        }
-    }
-    let annotations = config.injected_annotations.clone();
-    annotations.into_iter().for_each(|(name, value)| pod.set_annotation(&name, value));
-}
-
-fn metadata(pod: &Pod, _config: &Config) -> Value {
+fn metadata(pod: &Pod) -> Value {
     let mut annotations = Map::new();
     if let Some(container) = pod.first_of_application() {
         for name in ["default-container", "default-logs-container"] {
@@ -164,7 +147,7 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
         "command": ["weir-sidecar"],
         "args": ["--discovery", knobs.proxy_config["discoveryAddress"], "--log-level", knobs.log_level],
         "ports": [{ "name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP" }],
-        "env": environment(pod, namespace, config, knobs),
+        "env": environment::variables(pod, namespace, config, knobs),
         "resources": knobs.resources,
         "securityContext": security_context(knobs, user),
         "volumeMounts": mounts(knobs),
@@ -230,98 +213,6 @@ fn unprivileged(user: u64, group: u64) -> Value {
         "runAsUser": user,
         "seccompProfile": { "type": "RuntimeDefault" },
     })
-}
-
-fn environment(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs) -> Vec<Value> {
-    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
-    let plain = |name: &str, value: &str| json!({ "name": name, "value": value });
-    let owner = owner(pod, namespace);
-    let mode = match knobs.mode {
-        InterceptionMode::Redirect => "REDIRECT",
-        InterceptionMode::Tproxy => "TPROXY",
-        InterceptionMode::None => "NONE",
-    };
-    let trust_domain = config.mesh_config.get("trustDomain").and_then(Value::as_str);
-    let mut environment = vec![
-        plain("CA_ADDR", knobs.proxy_config["discoveryAddress"].as_str().unwrap_or_default()),
-        field("POD_NAME", "metadata.name"),
-        field("POD_NAMESPACE", "metadata.namespace"),
-        field("INSTANCE_IP", "status.podIP"),
-        field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        field("HOST_IP", "status.hostIP"),
-        json!({ "name": "ISTIO_CPU_LIMIT", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }),
-        plain("PROXY_CONFIG", &knobs.proxy_config.to_string()),
-        plain("ISTIO_META_POD_PORTS", &Value::from(ports(pod)).to_string()),
-        plain("ISTIO_META_APP_CONTAINERS", &application(pod).join(",")),
-        plain("ISTIO_META_CLUSTER_ID", &config.cluster_name),
-        field("ISTIO_META_NODE_NAME", "spec.nodeName"),
-        plain("ISTIO_META_INTERCEPTION_MODE", mode),
-        plain("ISTIO_META_WORKLOAD_NAME", &owner.name),
-        plain("ISTIO_META_OWNER", &owner.path),
-        plain("ISTIO_META_MESH_ID", &config.mesh_id),
-        plain("TRUST_DOMAIN", trust_domain.unwrap_or("cluster.local")),
-        plain("DOMAIN_SUFFIX", &config.cluster_domain),
-    ];
-    let network = pod.label("topology.istio.io/network").unwrap_or(&config.network);
-    if !network.is_empty() {
-        environment.push(plain("ISTIO_META_NETWORK", network));
-    }
-    let metadata = &knobs.proxy.proxy_metadata;
-    environment.extend(metadata.iter().map(|(name, value)| plain(name, value)));
-    environment
-}
-
-fn ports(pod: &Pod) -> Vec<Value> {
-    let containers = pod.list("containers").iter().filter(|container| name_of(container) != PROXY);
-    let ports = containers.filter_map(|container| container.get("ports")?.as_array());
-    ports.flatten().cloned().collect()
-}
-
-fn application(pod: &Pod) -> Vec<&str> {
-    pod.list("containers").iter().map(name_of).filter(|name| *name != PROXY).collect()
-}
-
-/// Whom a pod belongs to.
-struct Owner {
-    name: String,
-    path: String,
-}
-
-/// The workload, as its owner says; a Deployment is known by the ReplicaSet in between.
-fn owner(pod: &Pod, namespace: &str) -> Owner {
-    let owners = pod.0.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let controls = |owner: &&Value| owner.get("controller") == Some(&Value::Bool(true));
-    let owner = owners.and_then(|owners| owners.iter().find(controls));
-    let text = |field: &str| owner.and_then(|owner| owner.get(field)?.as_str()).unwrap_or_default();
-    let (mut version, mut kind, mut name) = (text("apiVersion"), text("kind"), text("name"));
-    if owner.is_none() {
-        let own = [pod.text("/metadata/name"), pod.text("/metadata/generateName")];
-        name = own.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
-        (version, kind) = ("v1", "Pod");
-    }
-    let hash = pod.label("pod-template-hash").filter(|_| kind == "ReplicaSet");
-    let deployment = hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'));
-    if let Some(deployment) = deployment {
-        (kind, name) = ("Deployment", deployment);
-    }
-    let name = name.trim_end_matches('-').to_owned();
-    let kinds = format!("{}s", kind.to_lowercase());
-    Owner {
-        path: format!("kubernetes://apis/{version}/namespaces/{namespace}/{kinds}/{name}"),
-        name,
-    }
-}
-
-fn canonical_name(pod: &Pod, namespace: &str) -> String {
-    let said = first_label(pod, &[CANONICAL_NAME, "app.kubernetes.io/name", "app"]);
-    let mut name = said.map_or_else(|| owner(pod, namespace).name, str::to_owned);
-    name.truncate(MAX_LABEL);
-    // A label ends with a letter or digit.
-    name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
-}
-
-fn first_label<'a>(pod: &'a Pod, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|name| pod.label(name)).filter(|value| !value.is_empty())
 }
 
 fn volumes(config: &Config, knobs: &Knobs) -> Vec<Value> {
