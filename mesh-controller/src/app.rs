@@ -149,10 +149,25 @@ async fn admission(
     is_leader: tokio::sync::watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let (address, serving) = (arguments.webhook_addr, Arc::clone(serving));
-    webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics)).await?;
+    let injector = injector(arguments, client, metrics)?;
+    let injects = injector.is_some();
+    webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics), injector).await?;
     let name = arguments.webhook_configuration();
-    tokio::spawn(webhook::keep_registered(client.clone(), name, serving, is_leader));
+    tokio::spawn(webhook::keep_registered(client.clone(), name, injects, serving, is_leader));
     Ok(())
+}
+
+/// What injects pods, if that is configured.
+fn injector(
+    arguments: &Arguments,
+    client: &Client,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<webhook::Injector>> {
+    let Some(file) = &arguments.injection_config else { return Ok(None) };
+    let (native, is_native) = tokio::sync::watch::channel(false);
+    let injector = webhook::Injector::new(file.clone(), is_native, Arc::clone(metrics))?;
+    tokio::spawn(webhook::watch_nodes(client.clone(), native));
+    Ok(Some(injector))
 }
 
 fn ca_options(arguments: &Arguments) -> ca::Options {

@@ -42,7 +42,12 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15017")]
     pub webhook_addr: SocketAddr,
 
-    /// The ValidatingWebhookConfiguration that is kept up to date [default: weir-controller-NAMESPACE]
+    /// Settings of injection (YAML), which may change; without, nothing is injected.
+    #[arg(long, value_name = "FILE", env = "WEIR_INJECTION_CONFIG")]
+    pub injection_config: Option<PathBuf>,
+
+    /// The ValidatingWebhookConfiguration and MutatingWebhookConfiguration that are kept up to date
+    /// [default: weir-controller-NAMESPACE]
     #[arg(long, value_name = "NAME", env = "VALIDATION_WEBHOOK_CONFIG_NAME")]
     pub validation_webhook_config_name: Option<String>,
 
@@ -155,7 +160,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Arguments {
-    /// The ValidatingWebhookConfiguration of this controller.
+    /// The webhook configurations of this controller.
     #[must_use]
     pub fn webhook_configuration(&self) -> String {
         let name = self.validation_webhook_config_name.clone();

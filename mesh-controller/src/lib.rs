@@ -14,6 +14,7 @@ pub mod args;
 pub mod ca;
 pub mod ctl;
 pub mod discovery;
+pub mod inject;
 pub mod leader;
 pub mod log;
 pub mod metrics;

@@ -35,6 +35,11 @@ pub struct Metrics {
     /// Admission requests, by their outcome.
     pub validation_passed: IntCounterVec,
     pub validation_failed: IntCounterVec,
+    /// Pods that were asked about, by what became of them.
+    pub injection_requests: IntCounter,
+    pub injection_success: IntCounter,
+    pub injection_failure: IntCounter,
+    pub injection_skip: IntCounter,
     pub status_writes: IntCounterVec,
 }
 
@@ -52,6 +57,7 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
         };
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
@@ -126,6 +132,10 @@ impl Metrics {
                 "Objects that admission refused.",
                 &["kind"],
             )?,
+            injection_requests: counter("sidecar_injection_requests_total", "Pods asked about.")?,
+            injection_success: counter("sidecar_injection_success_total", "Pods injected.")?,
+            injection_failure: counter("sidecar_injection_failure_total", "Pods refused.")?,
+            injection_skip: counter("sidecar_injection_skip_total", "Pods left alone.")?,
             status_writes: counters(
                 "weir_controller_status_writes_total",
                 "Attempts to write the status of an object.",

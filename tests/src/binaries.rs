@@ -18,7 +18,25 @@ use anyhow::Context as _;
 pub fn built(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     // Several tests start at the same time; one of them builds.
-    FOLDER.get_or_init(|| build().expect("build the workspace")).join(name)
+    FOLDER
+        .get_or_init(|| build(&["--workspace", "--bins"]).expect("build the workspace"))
+        .join(name)
+}
+
+/// The path of `weir-init`, brought up to date first, or of the one that `WEIR_INIT_BIN` names. Without
+/// the rest of the workspace, which its tests do not need.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn init() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let folder = build(&["--package", "weir-sidecar", "--bin", "weir-init"]);
+        folder.expect("build weir-init").join("weir-init")
+    };
+    let named = || env::var_os("WEIR_INIT_BIN").map(PathBuf::from);
+    PROGRAM.get_or_init(|| named().unwrap_or_else(build)).clone()
 }
 
 /// The path of a program of this package, which cargo builds before its tests.
@@ -45,14 +63,15 @@ fn profile_folder() -> anyhow::Result<PathBuf> {
     Ok(folder.to_owned())
 }
 
-fn build() -> anyhow::Result<PathBuf> {
+fn build(what: &[&str]) -> anyhow::Result<PathBuf> {
     let folder = profile_folder()?;
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+        .args(["build", "--quiet", "--profile", profile])
+        .args(what)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .context("run cargo")?;

@@ -25,6 +25,9 @@ use crate::{
 /// The name in the controller's certificate.
 pub const NAME: &str = "weir-controller.weir-system.svc";
 
+/// The file with the settings of injection.
+const INJECTION: &str = "injection.yaml";
+
 /// A running controller. It is killed when dropped.
 pub struct Controller {
     child: Child,
@@ -47,17 +50,32 @@ impl Controller {
     /// Starts the binary without waiting for anything.
     #[must_use]
     pub fn spawn(server: &ApiServer) -> Self {
-        Self::launch(server, true)
+        Self::launch(server, true, None)
     }
 
     /// Starts the binary as its own certificate authority, and waits until it is ready.
     pub async fn start_with_own_authority(server: &ApiServer) -> Self {
-        let mut controller = Self::launch(server, false);
+        let mut controller = Self::launch(server, false, None);
         controller.ready().await;
         controller
     }
 
-    fn launch(server: &ApiServer, has_certificate: bool) -> Self {
+    /// Starts the binary with settings of injection, and waits until it is ready.
+    pub async fn start_injecting(server: &ApiServer, settings: &str) -> Self {
+        let mut controller = Self::launch(server, true, Some(settings));
+        controller.ready().await;
+        controller
+    }
+
+    /// Changes the settings of injection.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn write_injection(&self, settings: &str) {
+        fs::write(self.folder.path().join(INJECTION), settings).expect("write a file");
+    }
+
+    fn launch(server: &ApiServer, has_certificate: bool, injection: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
         let authority = Authority::new("mesh");
         let Identity { certificate, key } = authority.server(&[NAME]);
@@ -77,6 +95,9 @@ impl Controller {
                 .arg(write("tls.key", &key))
                 .arg("--ca-cert-file")
                 .arg(write("ca.crt", &authority.root()));
+        }
+        if let Some(settings) = injection {
+            command.arg("--injection-config").arg(write(INJECTION, settings));
         }
         let mut child = command
             .arg("--kubeconfig")

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
 
 /// What is served: kind, where its objects are, and what they are called there.
-const KINDS: [(&str, &str, &str); 17] = [
+const KINDS: [(&str, &str, &str); 18] = [
     ("Gateway", "/apis/networking.istio.io/v1", "gateways"),
     ("VirtualService", "/apis/networking.istio.io/v1", "virtualservices"),
     ("DestinationRule", "/apis/networking.istio.io/v1", "destinationrules"),
@@ -43,6 +43,11 @@ const KINDS: [(&str, &str, &str); 17] = [
         "ValidatingWebhookConfiguration",
         "/apis/admissionregistration.k8s.io/v1",
         "validatingwebhookconfigurations",
+    ),
+    (
+        "MutatingWebhookConfiguration",
+        "/apis/admissionregistration.k8s.io/v1",
+        "mutatingwebhookconfigurations",
     ),
 ];
 

@@ -26,6 +26,7 @@ pub mod gateway;
 pub mod jwt;
 pub mod kube;
 pub mod metrics;
+pub mod net;
 pub mod objects;
 mod output;
 pub mod pattern;

@@ -103,7 +103,8 @@ const CONTROLLER: &[(&str, &[&str])] = &[
     ("translate", &["store"]),
     ("watch", &["metrics", "store"]),
     ("store", &[]),
-    ("webhook", &["metrics", "tls"]),
+    ("webhook", &["inject", "metrics", "tls"]),
+    ("inject", &[]),
     ("ca", &["metrics", "tls"]),
     ("leader", &["metrics"]),
     ("tls", &["args"]),
@@ -177,6 +178,14 @@ fn grpc_and_kubernetes_are_known_only_where_they_are_spoken() {
 fn modules_of_the_configuration_use_only_what_is_below_them() {
     let allowed = CONFIG.iter().map(|(module, uses)| (*module, uses.to_vec())).collect();
     assert_layers("config/src", &allowed);
+}
+
+#[test]
+fn redirect_rules_know_nothing_of_the_proxy() {
+    for (path, source) in sources("sidecar/src/redirect") {
+        assert!(!source.contains("weir_gateway"), "{} uses the proxy", path.display());
+        assert_eq!(uses(&source), BTreeSet::new(), "{}", path.display());
+    }
 }
 
 #[test]

@@ -25,21 +25,62 @@ fn registration() -> Value {
                 "operations": ["CREATE", "UPDATE"], "resources": ["*"]}]}]})
 }
 
+/// The same of injection.
+fn injection() -> Value {
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "weir-controller-weir-system"},
+        "webhooks": [{"name": "object.injection.weir.io", "failurePolicy": "Fail",
+            "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "reinvocationPolicy": "IfNeeded",
+            "clientConfig": {"service": {"name": "weir-controller", "namespace": "weir-system",
+                "path": "/inject"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["pods"]}]}]})
+}
+
+fn node(name: &str, kubelet: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "status": {"nodeInfo": {"kubeletVersion": kubelet}}})
+}
+
 /// A controller that has registered itself, and how the API server trusts it from then on.
 async fn registered() -> (ApiServer, Controller, ClientConfig) {
     let server = ApiServer::start().await;
     server.apply([registration()]);
     let controller = Controller::start(&server).await;
-    let webhook = eventually("the webhook is registered", async || {
-        let kind = "ValidatingWebhookConfiguration";
+    let webhook = webhook(&server, "ValidatingWebhookConfiguration").await;
+    assert_eq!(webhook["failurePolicy"], "Fail");
+    assert_eq!(webhook["rules"], registration()["webhooks"][0]["rules"]);
+    let tls = trust(&webhook);
+    (server, controller, tls)
+}
+
+/// The same of one that injects with these settings, in a cluster of these nodes.
+async fn injecting(settings: &str, nodes: &[&str]) -> (ApiServer, Controller, ClientConfig) {
+    let server = ApiServer::start().await;
+    let nodes = nodes.iter().enumerate();
+    server.apply(nodes.map(|(number, version)| node(&format!("node-{number}"), version)));
+    server.apply([registration(), injection()]);
+    let controller = Controller::start_injecting(&server, settings).await;
+    let webhook = webhook(&server, "MutatingWebhookConfiguration").await;
+    assert_eq!(webhook["reinvocationPolicy"], "IfNeeded");
+    let tls = trust(&webhook);
+    (server, controller, tls)
+}
+
+/// A webhook, once it is registered.
+async fn webhook(server: &ApiServer, kind: &str) -> Value {
+    eventually("the webhook is registered", async || {
         let found = server.find(kind, "", "weir-controller-weir-system")?;
         found["webhooks"][0]["clientConfig"]["caBundle"]
             .is_string()
             .then(|| found["webhooks"][0].clone())
     })
-    .await;
-    assert_eq!(webhook["failurePolicy"], "Fail");
-    assert_eq!(webhook["rules"], registration()["webhooks"][0]["rules"]);
+    .await
+}
+
+/// How the API server trusts a webhook.
+fn trust(webhook: &Value) -> ClientConfig {
     let bundle = webhook["clientConfig"]["caBundle"].as_str().expect("a bundle");
     let bundle = STANDARD.decode(bundle).expect("base64");
     let mut roots = RootCertStore::empty();
@@ -47,12 +88,11 @@ async fn registered() -> (ApiServer, Controller, ClientConfig) {
         roots.add(root.expect("PEM")).expect("a certificate");
     }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let tls = ClientConfig::builder_with_provider(provider.into())
+    ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .expect("the default versions")
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    (server, controller, tls)
+        .with_no_client_auth()
 }
 
 async fn send(controller: &Controller, tls: &ClientConfig, request: &Request) -> Reply {
@@ -62,7 +102,11 @@ async fn send(controller: &Controller, tls: &ClientConfig, request: &Request) ->
 }
 
 async fn review(controller: &Controller, tls: &ClientConfig, review: &Value) -> Value {
-    let request = Request::post(NAME, "/validate?timeout=10s", review.to_string()).https();
+    post(controller, tls, "/validate?timeout=10s", review).await
+}
+
+async fn post(controller: &Controller, tls: &ClientConfig, path: &str, review: &Value) -> Value {
+    let request = Request::post(NAME, path, review.to_string()).https();
     let reply = send(controller, tls, &request).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     serde_json::from_str(reply.text()).expect("JSON")
@@ -114,4 +158,96 @@ async fn what_is_no_review_is_turned_away() {
     assert_eq!(send(&controller, &tls, &post("/validate", b"[".to_vec())).await.status, 400);
     let large = post("/validate", vec![b' '; 9 * 1024 * 1024]);
     assert_eq!(send(&controller, &tls, &large).await.status, 413);
+}
+
+/// Has a pod with these annotations injected.
+async fn inject(controller: &Controller, tls: &ClientConfig, annotations: Value) -> Value {
+    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "705ab4f5", "operation": "CREATE", "namespace": "shop",
+        "kind": {"group": "", "version": "v1", "kind": "Pod"},
+        "object": {"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"generateName": "web-", "annotations": annotations},
+            "spec": {"containers": [{"name": "web", "image": "web"}]}}}});
+    post(controller, tls, "/inject?timeout=10s", &review).await["response"].clone()
+}
+
+/// The names of the containers that a patch leaves in these lists.
+fn containers(response: &Value, list: &str) -> Vec<String> {
+    assert_eq!(response["patchType"], "JSONPatch", "{response}");
+    let patch = STANDARD.decode(response["patch"].as_str().expect("a patch")).expect("base64");
+    let patch: Value = serde_json::from_slice(&patch).expect("JSON");
+    let path = format!("/spec/{list}");
+    let operations = patch.as_array().expect("operations").iter();
+    let lists = operations.filter(|operation| operation["path"] == path.as_str());
+    let containers =
+        lists.flat_map(|operation| operation["value"].as_array().cloned().expect("a list"));
+    containers.map(|container| container["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_answered_with_a_patch_that_injects_it() {
+    let (_server, controller, tls) = injecting("nativeSidecars: true", &[]).await;
+    let response = inject(&controller, &tls, json!({})).await;
+    assert_eq!(response["uid"], "705ab4f5");
+    assert_eq!(response["allowed"], true);
+    assert_eq!(containers(&response, "initContainers"), ["istio-init", "istio-proxy"]);
+    let metrics = controller.metrics().await;
+    assert_eq!(metrics.sum("sidecar_injection_requests_total", &[]), 1.0);
+    assert_eq!(metrics.sum("sidecar_injection_success_total", &[]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_not_to_be_injected_stays_as_it_is() {
+    let (_server, controller, tls) = injecting("{}", &[]).await;
+    let response = inject(&controller, &tls, json!({"sidecar.istio.io/inject": "false"})).await;
+    assert_eq!(response, json!({"uid": "705ab4f5", "allowed": true}));
+    let metrics = controller.metrics().await;
+    assert_eq!(metrics.sum("sidecar_injection_skip_total", &[]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_cannot_be_injected_is_refused_with_the_reason() {
+    let (_server, controller, tls) = injecting("{}", &[]).await;
+    let ports = json!({"traffic.sidecar.istio.io/excludeInboundPorts": "http"});
+    let response = inject(&controller, &tls, ports).await;
+    assert_eq!(response["allowed"], false);
+    assert_eq!(
+        response["status"]["message"],
+        "the pod cannot be injected: metadata.annotations[traffic.sidecar.istio.io/\
+         excludeInboundPorts]: \"http\" is not a port from 1 to 65535"
+    );
+    let metrics = controller.metrics().await;
+    assert_eq!(metrics.sum("sidecar_injection_failure_total", &[]), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_are_native_where_every_node_can_run_them() {
+    let (_server, controller, tls) = injecting("{}", &["v1.36.3", "v1.33.0+k3s1"]).await;
+    eventually("sidecars are native", async || {
+        let response = inject(&controller, &tls, json!({})).await;
+        (containers(&response, "initContainers") == ["istio-init", "istio-proxy"]).then_some(())
+    })
+    .await;
+    let (_server, controller, tls) = injecting("{}", &["v1.36.3", "v1.32.9"]).await;
+    let response = inject(&controller, &tls, json!({})).await;
+    assert_eq!(containers(&response, "initContainers"), ["istio-init"]);
+    assert_eq!(containers(&response, "containers"), ["web", "istio-proxy"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_injection_are_taken_over_unless_they_have_no_meaning() {
+    let (_server, controller, tls) = injecting("autoInject: true", &[]).await;
+    let is_injected = async || inject(&controller, &tls, json!({})).await["patch"].is_string();
+    assert!(is_injected().await);
+    controller.write_injection("autoInjct: false");
+    assert!(is_injected().await, "the last settings that have a meaning stay");
+    controller.write_injection("autoInject: false");
+    assert!(!is_injected().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_settings_nothing_is_injected() {
+    let (_server, controller, tls) = registered().await;
+    let request = Request::post(NAME, "/inject", vec![]).https();
+    assert_eq!(send(&controller, &tls, &request).await.status, 404);
 }

@@ -1,10 +1,16 @@
 //! Tells the API server whom to ask and whom to believe.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use k8s_openapi::{ByteString, api::admissionregistration::v1::ValidatingWebhookConfiguration};
+use k8s_openapi::{
+    ByteString,
+    api::admissionregistration::v1::{
+        MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+    },
+};
 use kube::{Api, Client, api::PostParams};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -13,22 +19,27 @@ use crate::tls::Serving;
 /// How often it is looked at: someone may have applied the chart again.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Keeps the authorities of our certificate in the ValidatingWebhookConfiguration, and its
-/// failurePolicy at `Fail`, while this replica is the leader. A chart installs it with `Ignore` and
-/// without authorities, so that nothing is locked before we are there.
+/// Keeps the authorities of our certificate in the webhook configurations of this name (the one of
+/// injection only if pods are injected), and the failurePolicy at `Fail`, while this replica leads. A chart installs the validating one with
+/// `Ignore` and without authorities, so that nothing is locked before we are there.
 pub async fn keep_registered(
     client: Client,
     name: String,
+    injects: bool,
     serving: Arc<Serving>,
     mut is_leader: watch::Receiver<bool>,
 ) {
-    let api: Api<ValidatingWebhookConfiguration> = Api::all(client);
+    let validating: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    let mutating: Api<MutatingWebhookConfiguration> = Api::all(client);
     let mut authorities = serving.watch_authorities();
     loop {
         if *is_leader.borrow_and_update() {
             let bundle = authorities.borrow_and_update().clone();
-            if let Err(error) = register(&api, &name, bundle.as_bytes()).await {
-                warn!(name, "the webhook is not up to date: {error:#}");
+            if let Err(error) = register(&validating, &name, bundle.as_bytes()).await {
+                warn!(name, "the webhook of validation is not up to date: {error:#}");
+            }
+            if injects && let Err(error) = register(&mutating, &name, bundle.as_bytes()).await {
+                warn!(name, "the webhook of injection is not up to date: {error:#}");
             }
         }
         tokio::select! {
@@ -39,25 +50,41 @@ pub async fn keep_registered(
     }
 }
 
-async fn register(
-    api: &Api<ValidatingWebhookConfiguration>,
-    name: &str,
-    bundle: &[u8],
-) -> anyhow::Result<()> {
+/// The two kinds of webhook configurations: those that judge and those that change.
+trait Registration: Clone + DeserializeOwned + Serialize + Debug {
+    /// What we keep of each webhook.
+    fn webhooks(&mut self) -> Vec<(&mut WebhookClientConfig, &mut Option<String>)>;
+}
+
+impl Registration for ValidatingWebhookConfiguration {
+    fn webhooks(&mut self) -> Vec<(&mut WebhookClientConfig, &mut Option<String>)> {
+        let webhooks = self.webhooks.iter_mut().flatten();
+        webhooks.map(|webhook| (&mut webhook.client_config, &mut webhook.failure_policy)).collect()
+    }
+}
+
+impl Registration for MutatingWebhookConfiguration {
+    fn webhooks(&mut self) -> Vec<(&mut WebhookClientConfig, &mut Option<String>)> {
+        let webhooks = self.webhooks.iter_mut().flatten();
+        webhooks.map(|webhook| (&mut webhook.client_config, &mut webhook.failure_policy)).collect()
+    }
+}
+
+async fn register<K: Registration>(api: &Api<K>, name: &str, bundle: &[u8]) -> anyhow::Result<()> {
     let Some(mut configuration) = api.get_opt(name).await.context("read it")? else {
-        debug!(name, "there is no ValidatingWebhookConfiguration");
+        debug!(name, "there is no such webhook configuration");
         return Ok(());
     };
     if bundle.is_empty() {
         return Ok(());
     }
     let mut is_changed = false;
-    for webhook in configuration.webhooks.iter_mut().flatten() {
+    for (client_config, failure_policy) in configuration.webhooks() {
         let bundle = Some(ByteString(bundle.to_vec()));
         let fail = Some("Fail".to_owned());
-        if webhook.client_config.ca_bundle != bundle || webhook.failure_policy != fail {
-            webhook.client_config.ca_bundle = bundle;
-            webhook.failure_policy = fail;
+        if client_config.ca_bundle != bundle || *failure_policy != fail {
+            client_config.ca_bundle = bundle;
+            *failure_policy = fail;
             is_changed = true;
         }
     }

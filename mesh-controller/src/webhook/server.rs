@@ -12,6 +12,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -20,7 +21,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use super::validate::{Verdict, review};
+use super::{
+    injector::Injector,
+    validate::{Verdict, review},
+};
 use crate::{metrics::Metrics, tls::Serving};
 
 /// An object of the largest size, before and after, as JSON in JSON.
@@ -35,6 +39,8 @@ const REQUEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Webhook {
     metrics: Arc<Metrics>,
+    /// None: nothing is injected here.
+    injector: Option<Arc<Injector>>,
     reviews: Semaphore,
 }
 
@@ -46,13 +52,15 @@ pub async fn start(
     address: SocketAddr,
     serving: Arc<Serving>,
     metrics: Arc<Metrics>,
+    injector: Option<Injector>,
 ) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} for admission"))?;
     let address = listener.local_addr().context("find out where admission listens")?;
     info!(%address, "admission");
-    let webhook = Arc::new(Webhook { metrics, reviews: Semaphore::new(MAX_REVIEWS) });
+    let (injector, reviews) = (injector.map(Arc::new), Semaphore::new(MAX_REVIEWS));
+    let webhook = Arc::new(Webhook { metrics, injector, reviews });
     tokio::spawn(accept(listener, serving, webhook));
     Ok(address)
 }
@@ -104,13 +112,22 @@ async fn connection(
 
 type Answer = Response<Full<Bytes>>;
 
+/// What became of a review.
+enum Judged {
+    Validated(Verdict),
+    Injected(Value),
+}
+
 impl Webhook {
     async fn respond(&self, request: Request<Incoming>) -> Answer {
-        match (request.method(), request.uri().path()) {
-            (&Method::POST, "/validate") => {}
-            (_, "/validate") => return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST\n"),
+        let injector = match (request.method(), request.uri().path(), &self.injector) {
+            (&Method::POST, "/validate", _) => None,
+            (&Method::POST, "/inject", Some(injector)) => Some(Arc::clone(injector)),
+            (_, "/validate", _) | (_, "/inject", Some(_)) => {
+                return plain(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");
+            }
             _ => return plain(StatusCode::NOT_FOUND, "no such page\n"),
-        }
+        };
         let body = Limited::new(request.into_body(), MAX_BODY).collect();
         let Ok(Ok(body)) = timeout(REQUEST, body).await else {
             return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large, or too slow\n");
@@ -118,10 +135,15 @@ impl Webhook {
         let body = body.to_bytes();
         // Reviews take processor time; the semaphore is never closed.
         let permit = self.reviews.acquire().await;
-        let verdict = tokio::task::spawn_blocking(move || review(&body)).await;
+        let judged = tokio::task::spawn_blocking(move || match injector {
+            Some(injector) => injector.review(&body).map(Judged::Injected),
+            None => review(&body).map(Judged::Validated),
+        })
+        .await;
         drop(permit);
-        match verdict {
-            Ok(Some(verdict)) => self.answer(&verdict),
+        match judged {
+            Ok(Some(Judged::Validated(verdict))) => self.answer(&verdict),
+            Ok(Some(Judged::Injected(review))) => json(&review),
             Ok(None) => plain(StatusCode::BAD_REQUEST, "not an AdmissionReview\n"),
             Err(panic) => {
                 // Of this request only; the failurePolicy says what becomes of the object.
@@ -141,10 +163,14 @@ impl Webhook {
         if !is_dry_run {
             counter.with_label_values(&[kind]).inc();
         }
-        let mut answer = Response::new(Full::new(review.to_string().into()));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        answer
+        json(review)
     }
+}
+
+fn json(review: &Value) -> Answer {
+    let mut answer = Response::new(Full::new(review.to_string().into()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Answer {

@@ -1,0 +1,3 @@
+//! A workload's proxy: what captures its traffic, and what is done with it.
+
+pub mod redirect;
