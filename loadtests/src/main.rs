@@ -17,6 +17,7 @@ mod args;
 mod certs;
 mod chart;
 mod compare;
+mod control;
 mod environment;
 mod grpc;
 mod html;

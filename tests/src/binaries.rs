@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::OnceLock,
 };
@@ -40,9 +40,12 @@ pub fn target() -> anyhow::Result<PathBuf> {
 }
 
 fn profile_folder() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("find the test binary")?;
-    let folder = test.parent().and_then(Path::parent).context("find the target folder")?;
-    Ok(folder.to_owned())
+    let program = env::current_exe().context("find this program")?;
+    let folder = program.parent().context("find the target folder")?;
+    // Tests are in a folder below that of the programs.
+    let is_test = folder.ends_with("deps");
+    let folder = if is_test { folder.parent() } else { Some(folder) };
+    Ok(folder.context("find the target folder")?.to_owned())
 }
 
 fn build() -> anyhow::Result<PathBuf> {
