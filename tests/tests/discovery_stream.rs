@@ -2,7 +2,10 @@
 //! the controller is not there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use serde_json::{Value, json};
 use weir_config::wire::discovery::Resource;
@@ -293,6 +296,64 @@ async fn a_torn_copy_is_said_and_what_was_whole_of_it_is_served() {
     let mut gateway = with_copy(config, &control).start().await;
     gateway.log_line("is torn at byte").await;
     answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_kept_is_said_once_and_everything_is_served() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    // Nobody can make a folder there.
+    let launch = Launch::controlled(config, &control).args(["--state-dir", "/proc/weir"]);
+    let mut gateway = launch.start().await;
+    answers(&mut gateway, "a.test", "before").await;
+    for edition in ["second", "third"] {
+        control.apply(&respond("a", "a.test", edition));
+        answers(&mut gateway, "a.test", edition).await;
+    }
+    let log = gateway.log();
+    assert_eq!(log.matches("without a copy on disk").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_copy_that_finds_no_room_is_said_once_and_everything_is_served() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    fs::create_dir_all(control.state_dir()).unwrap();
+    // Every write into it fails as one to a full disk does.
+    symlink("/dev/full", control.state_dir().join("last-good")).unwrap();
+    let mut gateway = with_copy(config, &control).start().await;
+    answers(&mut gateway, "a.test", "before").await;
+    for edition in ["second", "third"] {
+        control.apply(&respond("a", "a.test", edition));
+        answers(&mut gateway, "a.test", edition).await;
+    }
+    let log = gateway.log();
+    assert_eq!(log.matches("No space left on device").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ran_out_is_not_shown_and_its_successor_is() {
+    let mut control = Control::start().await;
+    control.certificate_seconds(6);
+    let web = control.authority().server(&["spiffe://cluster.local/ns/shop/sa/web"]);
+    let server = control.authority().server_config(&web, &["istio-http/1.1"], true);
+    let upstream = Echo::start_tls("workload", server).await;
+    let mut config = Config::new();
+    control.apply(&config.fill(HTTP_GATEWAY));
+    control.apply(&service_entry("up.test", "HTTP", &[upstream.port()]));
+    // Each request has a handshake of its own.
+    control.apply(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: up}\nspec:\n  \
+         host: up.test\n  trafficPolicy:\n    tls: {mode: ISTIO_MUTUAL}\n    \
+         connectionPool: {http: {maxRequestsPerConnection: 1}}\n",
+    );
+    control.apply(&forward("up", "*", "up.test"));
+    let mut gateway = Launch::controlled(config, &control).start().await;
+    eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
+    control.stop().await;
+    eventually_eq(503, async || gateway.get("up.test", "/").await.status).await;
+    control.restart().await;
+    eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
 }
 
 #[tokio::test]

@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use k8s_openapi::{ByteString, api::admissionregistration::v1::ValidatingWebhookConfiguration};
 use kube::{Api, Client, api::PostParams};
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::tls::Serving;
+use crate::{leader::Leadership, tls::Serving};
 
 /// How often it is looked at: someone may have applied the chart again.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -20,19 +19,19 @@ pub async fn keep_registered(
     client: Client,
     name: String,
     serving: Arc<Serving>,
-    mut is_leader: watch::Receiver<bool>,
+    mut leadership: Leadership,
 ) {
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client);
     let mut authorities = serving.watch_authorities();
     loop {
-        if *is_leader.borrow_and_update() {
+        if leadership.is_held() {
             let bundle = authorities.borrow_and_update().clone();
             if let Err(error) = register(&api, &name, bundle.as_bytes()).await {
                 warn!(name, "the webhook is not up to date: {error:#}");
             }
         }
         tokio::select! {
-            result = is_leader.changed() => if result.is_err() { return },
+            result = leadership.changed() => if result.is_err() { return },
             result = authorities.changed() => if result.is_err() { return },
             () = tokio::time::sleep(INTERVAL) => {}
         }
