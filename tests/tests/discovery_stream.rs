@@ -2,10 +2,7 @@
 //! the controller is not there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 use weir_config::wire::discovery::Resource;
@@ -312,23 +309,6 @@ async fn a_copy_that_cannot_be_kept_is_said_once_and_everything_is_served() {
     }
     let log = gateway.log();
     assert_eq!(log.matches("without a copy on disk").count(), 1, "{log}");
-}
-
-#[tokio::test]
-async fn a_copy_that_finds_no_room_is_said_once_and_everything_is_served() {
-    let mut config = Config::new();
-    let control = control(&mut config).await;
-    fs::create_dir_all(control.state_dir()).unwrap();
-    // Every write into it fails as one to a full disk does.
-    symlink("/dev/full", control.state_dir().join("last-good")).unwrap();
-    let mut gateway = with_copy(config, &control).start().await;
-    answers(&mut gateway, "a.test", "before").await;
-    for edition in ["second", "third"] {
-        control.apply(&respond("a", "a.test", edition));
-        answers(&mut gateway, "a.test", edition).await;
-    }
-    let log = gateway.log();
-    assert_eq!(log.matches("No space left on device").count(), 1, "{log}");
 }
 
 #[tokio::test]
