@@ -212,9 +212,7 @@ async fn follow_controller(
             },
             Ok(()) = workload.changed() => {
                 let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-                if let Some(secret) = secret {
-                    applier.set_identity(secret).await;
-                }
+                applier.set_identity(secret).await;
             }
             _ = files.tick() => applier.refresh_files().await,
         }

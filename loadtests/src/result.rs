@@ -124,7 +124,10 @@ impl CaseResult {
             ratios: BTreeMap::new(),
             growth: BTreeMap::new(),
             direct: BTreeMap::new(),
-            latencies: [(Peer::Weir, latencies)].into_iter().filter(|(_, l)| !l.is_empty()).collect(),
+            latencies: [(Peer::Weir, latencies)]
+                .into_iter()
+                .filter(|(_, l)| !l.is_empty())
+                .collect(),
             left_out: BTreeMap::new(),
             dropped: Vec::new(),
             quads_kept: 0,

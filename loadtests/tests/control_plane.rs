@@ -13,7 +13,8 @@ weir_tests::cluster_suite! {
 }
 
 async fn every_case_finds_what_it_is_about(cluster: Arc<Cluster>) {
-    let built = tokio::task::spawn_blocking(|| ["weir-controller", "weir-gateway"].map(binaries::built));
+    let built =
+        tokio::task::spawn_blocking(|| ["weir-controller", "weir-gateway"].map(binaries::built));
     let [controller, gateway] = built.await.unwrap();
     let out = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_weir-loadtests"))

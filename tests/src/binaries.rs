@@ -1,11 +1,6 @@
 //! The programs of the workspace, of the profile the tests were built with.
 
-use std::{
-    env,
-    path::PathBuf,
-    process::Command,
-    sync::OnceLock,
-};
+use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 
 use anyhow::Context as _;
 

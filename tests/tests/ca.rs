@@ -166,9 +166,9 @@ async fn of_replicas_that_start_at_the_same_moment_one_makes_the_root_of_all() {
         .await;
     }
     let asked = server.requests();
-    let made = asked.iter().filter(|request| {
-        request.starts_with("POST /api/v1/namespaces/weir-system/secrets")
-    });
+    let made = asked
+        .iter()
+        .filter(|request| request.starts_with("POST /api/v1/namespaces/weir-system/secrets"));
     assert_eq!(made.count(), 3, "all of them tried");
 }
 

@@ -2,7 +2,7 @@
 //! the controller is not there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use serde_json::{Value, json};
 use weir_config::wire::discovery::Resource;
@@ -11,7 +11,7 @@ use weir_tests::{
     certs::Authority,
     config::Config,
     control::{Control, SERVER_NAME},
-    eventually::{eventually, eventually_eq},
+    eventually::{eventually, eventually_eq, eventually_within},
     gateway::{Gateway, Launch},
     objects::{HTTP_GATEWAY, forward, respond, service_entry, tls_secret},
 };
@@ -312,7 +312,7 @@ async fn a_copy_that_cannot_be_kept_is_said_once_and_everything_is_served() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_ran_out_is_not_shown_and_its_successor_is() {
+async fn with_a_certificate_that_has_ended_nobody_is_reached_until_there_is_another() {
     let mut control = Control::start().await;
     control.certificate_seconds(6);
     let web = control.authority().server(&["spiffe://cluster.local/ns/shop/sa/web"]);
@@ -331,7 +331,11 @@ async fn a_certificate_that_ran_out_is_not_shown_and_its_successor_is() {
     let mut gateway = Launch::controlled(config, &control).start().await;
     eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
     control.stop().await;
-    eventually_eq(503, async || gateway.get("up.test", "/").await.status).await;
+    eventually_within(Duration::from_secs(60), "the certificate ends", async || {
+        (gateway.get("up.test", "/").await.status == 503).then_some(())
+    })
+    .await;
+    gateway.log_line("the workload's certificate has ended").await;
     control.restart().await;
     eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
 }

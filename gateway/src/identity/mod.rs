@@ -69,10 +69,24 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
                 if said.insert(problem.clone()) {
                     say(&problem, left);
                 }
+                withdraw_ended(current);
                 tokio::time::sleep(backoff.wait()).await;
             }
         }
     }
+}
+
+/// A certificate that has ended is nobody's identity. Most would refuse it; but whoever resumes a TLS
+/// session looks at no certificate.
+fn withdraw_ended(current: &watch::Sender<Option<Arc<Workload>>>) {
+    current.send_if_modified(|workload| {
+        let is_over = workload.as_ref().is_some_and(|it| now() > it.validity.not_after);
+        if is_over {
+            *workload = None;
+            tracing::error!("the workload's certificate has ended; nothing is reached with it");
+        }
+        is_over
+    });
 }
 
 fn say(problem: &str, seconds_left: Option<i64>) {
@@ -110,6 +124,7 @@ async fn follow_files(folder: &Path, current: &watch::Sender<Option<Arc<Workload
                 }
             },
         }
+        withdraw_ended(current);
         tokio::time::sleep(FILES_INTERVAL).await;
     }
 }

@@ -61,11 +61,9 @@ fn figures(times: &[f64], wrong: u64) -> Found {
     let mut found = Found { latencies: latencies(times), ..Found::default() };
     let tenth = times.len().div_ceil(10);
     found.set(Figure::AcceptanceMean, mean(times));
-    for (figure, q) in [
-        (Figure::AcceptanceP50, 0.5),
-        (Figure::AcceptanceP99, 0.99),
-        (Figure::AcceptanceMax, 1.0),
-    ] {
+    for (figure, q) in
+        [(Figure::AcceptanceP50, 0.5), (Figure::AcceptanceP99, 0.99), (Figure::AcceptanceMax, 1.0)]
+    {
         found.set(figure, quantile(times, q).unwrap_or_default());
     }
     found.set(Figure::AcceptanceFirst, mean(&times[..tenth]));

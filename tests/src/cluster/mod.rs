@@ -64,7 +64,13 @@ impl Cluster {
             .strip_prefix("KUBECONFIG=")
             .map(PathBuf::from)
             .context("weir-cluster tells no KUBECONFIG")?;
-        Ok(Self { name: name.into(), program, kubeconfig, app: OnceCell::new(), weir: OnceCell::new() })
+        Ok(Self {
+            name: name.into(),
+            program,
+            kubeconfig,
+            app: OnceCell::new(),
+            weir: OnceCell::new(),
+        })
     }
 
     /// Takes it away.

@@ -66,7 +66,14 @@ impl Cluster {
         self.helm(&["--reuse-values"], chart, release, namespace, values).await;
     }
 
-    async fn helm(&self, how: &[&str], chart: &str, release: &str, namespace: &str, values: &[&str]) {
+    async fn helm(
+        &self,
+        how: &[&str],
+        chart: &str,
+        release: &str,
+        namespace: &str,
+        values: &[&str],
+    ) {
         let path = format!("{}/../charts/{chart}", env!("CARGO_MANIFEST_DIR"));
         let mut args = vec!["upgrade", release, &path, "--namespace", namespace];
         args.extend(["--wait", "--timeout", "180s"]);
