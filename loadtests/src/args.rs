@@ -17,7 +17,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Say what differs between two results.
     Compare { before: PathBuf, after: PathBuf },
     /// Write a result as a page with charts.

@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 let mut interrupt = signal(SignalKind::interrupt())?;
                 // What is dropped with the run ends its proxies.
                 tokio::select! {
-                    right = run::run(args) => right,
+                    right = run::run(*args) => right,
                     _ = terminate.recv() => Ok(false),
                     _ = interrupt.recv() => Ok(false),
                 }

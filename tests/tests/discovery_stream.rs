@@ -337,7 +337,11 @@ async fn with_a_certificate_that_has_ended_nobody_is_reached_until_there_is_anot
     .await;
     gateway.log_line("the workload's certificate has ended").await;
     control.restart().await;
-    eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
+    // The pauses between tries have grown.
+    eventually_within(Duration::from_secs(60), "there is another certificate", async || {
+        (gateway.get("up.test", "/").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
