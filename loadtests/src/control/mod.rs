@@ -21,11 +21,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use weir_tests::binaries;
+use weir_tests::{binaries, cluster::bed::Missing};
 
 use crate::{
     args::RunArguments,
     measure::Figure,
+    peer::Peer,
     result::{CaseResult, Latencies},
     scenario::{Case, Measure, Scenario},
 };
@@ -75,6 +76,16 @@ impl Programs {
         })
     }
 
+    /// Why there can be no cluster here, if that is so and one would have to be brought up.
+    fn missing_cluster(&self) -> Option<String> {
+        if self.kubeconfig.is_some() {
+            return None;
+        }
+        // What goes wrong with it is said where it is brought up.
+        let missing = weir_tests::cluster::bed::missing().ok().flatten();
+        missing.map(|Missing(why)| format!("no cluster: {why}"))
+    }
+
     /// So many of what there are `full` of.
     fn scaled(&self, full: usize) -> usize {
         #[expect(
@@ -90,6 +101,12 @@ impl Programs {
 
 /// Measures a case of the control plane.
 pub async fn measure(scenario: &Scenario, case: &Case, programs: &Programs) -> CaseResult {
+    if let Some(why) = programs.missing_cluster() {
+        let mut result =
+            CaseResult::of_control_plane(scenario, case, BTreeMap::new(), Vec::new(), None);
+        result.left_out.insert(Peer::Weir, why);
+        return result;
+    }
     let found = found(case, programs).await;
     let failed = found.as_ref().err().map(|error| format!("{error:#}"));
     let Found { figures, latencies } = found.unwrap_or_default();
