@@ -1,12 +1,13 @@
 //! Builds every component once, in start order, and takes them down in the other.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 use weir_config::compile::{Change, Proxy};
@@ -30,6 +31,8 @@ use crate::{
 
 /// Between two looks at the certificate files that secrets name.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
+/// For a certificate that is said to be there.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
 /// For the access log's last lines.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
@@ -78,7 +81,8 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     let proxy = Proxy {
         namespace: bootstrap.namespace.as_str().into(),
         labels: bootstrap.labels.clone(),
-        has_identity: matches!(bootstrap.source, ConfigSource::Discovery(_)),
+        kind: bootstrap.kind.clone(),
+        has_identity: bootstrap.has_identity(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()
     };
@@ -129,18 +133,22 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
 
 /// Where the configuration comes from, with what is needed to follow it.
 enum Source<'a> {
-    Files(file::Options),
+    Files(file::Options, (Option<PathBuf>, bool)),
     Controller(&'a Discovery, Arc<DiscoveryStatus>),
 }
 
 impl<'a> Source<'a> {
     fn new(bootstrap: &'a Bootstrap, telemetry: &Telemetry) -> anyhow::Result<Self> {
         Ok(match &bootstrap.source {
-            ConfigSource::Files { paths, mesh_config } => Self::Files(file::Options {
-                paths: paths.clone(),
-                mesh_config: mesh_config.clone(),
-                namespace: bootstrap.namespace.clone(),
-            }),
+            ConfigSource::Files { paths, mesh_config } => {
+                let options = file::Options {
+                    paths: paths.clone(),
+                    mesh_config: mesh_config.clone(),
+                    namespace: bootstrap.namespace.clone(),
+                };
+                let identity = (bootstrap.identity_files.clone(), bootstrap.has_identity());
+                Self::Files(options, identity)
+            }
             ConfigSource::Discovery(discovery) => {
                 Self::Controller(discovery, telemetry.metrics.discovery()?)
             }
@@ -149,7 +157,7 @@ impl<'a> Source<'a> {
 
     fn status(&self) -> Option<Arc<DiscoveryStatus>> {
         match self {
-            Self::Files(_) => None,
+            Self::Files(..) => None,
             Self::Controller(_, status) => Some(Arc::clone(status)),
         }
     }
@@ -157,7 +165,7 @@ impl<'a> Source<'a> {
     /// Returns only with an error that leaves nothing to serve.
     async fn follow(self, applier: Applier, ready: watch::Sender<bool>) -> anyhow::Result<()> {
         match self {
-            Self::Files(options) => follow_files(applier, options, ready).await,
+            Self::Files(options, identity) => follow_files(applier, options, identity, ready).await,
             Self::Controller(discovery, status) => {
                 // Large, and there is one.
                 Box::pin(follow_controller(applier, discovery, status, ready)).await
@@ -212,9 +220,7 @@ async fn follow_controller(
             },
             Ok(()) = workload.changed() => {
                 let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-                if let Some(secret) = secret {
-                    applier.set_identity(secret).await;
-                }
+                applier.set_identity(secret).await;
             }
             _ = files.tick() => applier.refresh_files().await,
         }
@@ -232,10 +238,20 @@ fn is_ready(ready: &watch::Sender<bool>) {
 async fn follow_files(
     mut applier: Applier,
     options: file::Options,
+    (identity, has_identity): (Option<PathBuf>, bool),
     ready: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
+    let (issued, mut workload) = watch::channel(None);
+    // Without a folder the channel ends, and nothing is awaited from it.
+    let _following = identity
+        .map(|folder| AbortOnDropHandle::new(tokio::spawn(identity::follow(folder, issued))));
     let has_mesh = options.mesh_config.is_some();
     let (source, first) = FileSource::load(options)?;
+    if has_identity && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
+        // Before the first connection, which may need it.
+        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+        applier.set_identity(secret).await;
+    }
     applier.apply(update(first, has_mesh)).await;
     is_ready(&ready);
     let mut changes = source.watch()?;
@@ -247,6 +263,10 @@ async fn follow_files(
                 // The watching thread ended, which it does not by itself: go on with what there is.
                 None => std::future::pending().await,
             },
+            Ok(()) = workload.changed() => {
+                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+                applier.set_identity(secret).await;
+            }
             _ = files.tick() => applier.refresh_files().await,
         }
     }

@@ -2,26 +2,48 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use weir_config::model::ListenerName;
+use weir_config::model::{ListenerName, cluster::Workload};
+
+/// On which side of a proxy its own workload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// It has none.
+    #[default]
+    Gateway,
+    /// A sidecar's workload is who is asked.
+    Inbound,
+    /// A sidecar's workload is who asks.
+    Outbound,
+}
 
 /// Facts of one accepted connection; shared by all its exchanges, never changed.
 #[derive(Debug)]
 pub struct ConnectionInfo {
     /// The socket's peer. For Unix sockets an unspecified address.
     pub peer_addr: SocketAddr,
-    /// Where the connection was accepted.
+    /// Where the connection was accepted; where it was going, if it was redirected.
     pub local_addr: SocketAddr,
+    pub direction: Direction,
     pub listener: ListenerName,
-    /// The number of the Gateway's server port, which `match.port` and authorization see.
+    /// The number of the Gateway's server port, or of the one the connection was going to, which
+    /// `match.port` and authorization see.
     pub port: u16,
     /// The ClientHello's server name, lower case, without a trailing dot; also where TLS is passed
     /// through.
     pub server_name: Option<Arc<str>>,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<TlsInfo>,
+    /// Of an inbound connection: what metrics call the client, as far as its certificate says.
+    pub peer_workload: Option<Arc<Workload>>,
 }
 
 impl ConnectionInfo {
+    /// Where the client was connecting to, if that was not us.
+    #[must_use]
+    pub fn original_dst(&self) -> Option<SocketAddr> {
+        (self.direction != Direction::Gateway).then_some(self.local_addr)
+    }
+
     /// `https` where we terminated TLS.
     #[must_use]
     pub fn scheme(&self) -> &'static str {

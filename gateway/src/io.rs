@@ -28,6 +28,16 @@ pub enum Io {
     UnixServerTls(Box<tokio_rustls::server::TlsStream<UnixStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     UnixClientTls(Box<tokio_rustls::client::TlsStream<UnixStream>>),
+    /// Of which something was read to find out what it is. Boxed: few connections are looked at.
+    Replayed(Box<Replayed>),
+}
+
+/// A socket that is read after what was read from it before.
+#[derive(Debug)]
+pub struct Replayed {
+    bytes: Vec<u8>,
+    read: usize,
+    io: TcpStream,
 }
 
 macro_rules! each {
@@ -39,8 +49,74 @@ macro_rules! each {
             Io::UnixServerTls($io) => $body,
             Io::ClientTls($io) => $body,
             Io::UnixClientTls($io) => $body,
+            Io::Replayed($io) => $body,
         }
     };
+}
+
+impl Io {
+    /// The same stream before `bytes` were read from it. Only sockets are looked into.
+    #[must_use]
+    pub fn after(self, bytes: Vec<u8>) -> Self {
+        match self {
+            Self::Tcp(io) if !bytes.is_empty() => {
+                Self::Replayed(Box::new(Replayed { bytes, read: 0, io }))
+            }
+            other => other,
+        }
+    }
+}
+
+impl AsyncRead for Replayed {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let rest = &this.bytes[this.read..];
+        if rest.is_empty() {
+            return Pin::new(&mut this.io).poll_read(cx, buf);
+        }
+        let length = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..length]);
+        this.read += length;
+        if this.read == this.bytes.len() {
+            // A connection lasts longer than its first bytes.
+            (this.bytes, this.read) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replayed {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
 }
 
 impl AsyncRead for Io {
@@ -93,6 +169,7 @@ impl AsFd for Io {
             Self::UnixServerTls(io) => io.get_ref().0.as_fd(),
             Self::ClientTls(io) => io.get_ref().0.as_fd(),
             Self::UnixClientTls(io) => io.get_ref().0.as_fd(),
+            Self::Replayed(replayed) => replayed.io.as_fd(),
         }
     }
 }

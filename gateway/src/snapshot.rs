@@ -6,6 +6,7 @@ use weir_config::model::{Delta, Resources, Settings};
 
 use crate::{
     cluster::{Clusters, Environment},
+    connection::Direction,
     filter::HttpFilters,
     listener::Listeners,
     route::RouteTables,
@@ -25,6 +26,16 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What holds for everything that is asked of a proxy, or of its workload. What the workload asks
+    /// of others is theirs to judge.
+    #[must_use]
+    pub fn filters_for(&self, direction: Direction) -> &HttpFilters {
+        match direction {
+            Direction::Gateway | Direction::Inbound => &self.filters,
+            Direction::Outbound => HttpFilters::none(),
+        }
+    }
+
     /// The snapshot after `delta`, whose outcome `resources` is. Data is replaced, running things
     /// are kept by name.
     ///

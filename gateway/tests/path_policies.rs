@@ -13,7 +13,7 @@ use weir_config::model::{
 };
 use weir_gateway::head::RequestHeader;
 use weir_gateway::{
-    connection::ConnectionInfo,
+    connection::{ConnectionInfo, Direction},
     filter::{HttpFilters, RouteFilters},
     http::normalize,
     local_reply::LocalReply,
@@ -92,6 +92,8 @@ async fn through(
     request.headers.try_insert("host", "a.example").unwrap();
     let settings = Settings { path_normalization: mode, ..Settings::default() };
     let connection = ConnectionInfo {
+        direction: Direction::Gateway,
+        peer_workload: None,
         peer_addr: "192.0.2.7:4711".parse().unwrap(),
         local_addr: "10.0.0.1:8080".parse().unwrap(),
         listener: ListenerName::new("0.0.0.0_8080"),

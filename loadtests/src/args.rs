@@ -17,7 +17,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Say what differs between two results.
     Compare { before: PathBuf, after: PathBuf },
     /// Write a result as a page with charts.
@@ -48,6 +48,9 @@ pub struct RunArguments {
     /// The gateway to measure; otherwise the one beside this program, then the one in PATH.
     #[arg(long, env = "WEIR_GATEWAY_BIN")]
     pub gateway: Option<PathBuf>,
+    /// The controller to measure; otherwise the one beside this program, then this build's.
+    #[arg(long, env = "WEIR_CONTROLLER_BIN")]
+    pub controller: Option<PathBuf>,
     #[arg(long, env = "WEIR_ENVOY")]
     pub envoy: Option<PathBuf>,
     #[arg(long, env = "WEIR_NGINX")]
@@ -60,6 +63,12 @@ pub struct RunArguments {
     /// The processor of the generator and the origin, and that of the proxy; the first two otherwise.
     #[arg(long, value_parser = cpus)]
     pub cpus: Option<Cpus>,
+    /// The API server that the control plane is measured on; otherwise one is brought up.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Of the counts of objects, proxies and changes that cases of the control plane have, this share.
+    #[arg(long, default_value = "1")]
+    pub scale: f64,
     /// Also count system calls, in short runs of their own; needs perf or strace.
     #[arg(long)]
     pub syscalls: bool,

@@ -17,6 +17,7 @@ mod args;
 mod certs;
 mod chart;
 mod compare;
+mod control;
 mod environment;
 mod grpc;
 mod html;
@@ -55,7 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 let mut interrupt = signal(SignalKind::interrupt())?;
                 // What is dropped with the run ends its proxies.
                 tokio::select! {
-                    right = run::run(args) => right,
+                    right = run::run(*args) => right,
                     _ = terminate.recv() => Ok(false),
                     _ = interrupt.recv() => Ok(false),
                 }

@@ -13,7 +13,7 @@ use crate::{
     environment::Environment,
     measure::{Figure, Sample},
     peer::Peer,
-    scenario::{Measure, Set},
+    scenario::{Case, Measure, Scenario, Set},
     statistics::{Ratio, centre},
 };
 
@@ -48,8 +48,8 @@ pub struct CaseResult {
     pub growth: BTreeMap<Peer, BTreeMap<Figure, Ratio>>,
     /// The same load without a proxy.
     pub direct: BTreeMap<Figure, f64>,
-    /// Latency in microseconds by quantile, of the last sample.
-    pub latencies: BTreeMap<Peer, Vec<(f64, f64)>>,
+    /// Of the last sample.
+    pub latencies: BTreeMap<Peer, Latencies>,
     /// Peers that were not measured, and why.
     pub left_out: BTreeMap<Peer, String>,
     /// Why quads were dropped; those that count are `quads_kept`.
@@ -60,6 +60,9 @@ pub struct CaseResult {
     /// A run that failed has no figures that mean anything.
     pub failed: Option<String>,
 }
+
+/// Latency in microseconds by quantile.
+pub type Latencies = Vec<(f64, f64)>;
 
 /// A figure of one proxy over all samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +100,40 @@ impl RunResult {
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         fs::write(path, serde_json::to_vec_pretty(self)?)
             .with_context(|| format!("write {}", path.display()))
+    }
+}
+
+impl CaseResult {
+    /// Of a case that no peer takes part in, with all that was found of each figure.
+    pub fn of_control_plane(
+        scenario: &Scenario,
+        case: &Case,
+        figures: BTreeMap<Figure, Vec<f64>>,
+        latencies: Latencies,
+        failed: Option<String>,
+    ) -> Self {
+        let value = |samples: Vec<f64>| Some(Value { value: centre(&samples)?, samples });
+        let figures = figures.into_iter().filter_map(|(figure, s)| Some((figure, value(s)?)));
+        Self {
+            name: case.name.clone(),
+            title: case.title.clone(),
+            scenario: scenario.name.clone(),
+            measure: case.measure,
+            unit: case.unit().to_owned(),
+            figures: [(Peer::Weir, figures.collect())].into(),
+            ratios: BTreeMap::new(),
+            growth: BTreeMap::new(),
+            direct: BTreeMap::new(),
+            latencies: [(Peer::Weir, latencies)]
+                .into_iter()
+                .filter(|(_, l)| !l.is_empty())
+                .collect(),
+            left_out: BTreeMap::new(),
+            dropped: Vec::new(),
+            quads_kept: 0,
+            unsteady: false,
+            failed,
+        }
     }
 }
 

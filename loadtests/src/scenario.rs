@@ -36,6 +36,8 @@ pub struct Case {
     pub proxy: Proxy,
     #[serde(default)]
     pub load: Load,
+    #[serde(default)]
+    pub control: Control,
 }
 
 /// Which cases run together on one command.
@@ -66,6 +68,38 @@ pub enum Measure {
     Churn,
     /// Twice as many requests as can be answered.
     Overload,
+    /// Objects written one after another, until each is served.
+    Acceptance,
+    /// Endpoint changes, until many proxies have acknowledged them.
+    Swarm,
+    /// The start of a controller that finds many objects.
+    Start,
+}
+
+impl Measure {
+    /// Whether it is the control plane that is measured; peers have none that could be compared.
+    pub fn is_of_control_plane(self) -> bool {
+        match self {
+            Self::Acceptance | Self::Swarm | Self::Start => true,
+            Self::Cost
+            | Self::Latency
+            | Self::Idle
+            | Self::Change
+            | Self::Churn
+            | Self::Overload => false,
+        }
+    }
+}
+
+/// What there is for the controller, before `--scale`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Control {
+    /// Objects written, those there are, or Services; as the measure has it.
+    pub objects: usize,
+    /// Proxies that follow the controller.
+    pub proxies: usize,
+    pub changes: usize,
 }
 
 /// What the proxy is configured to do.

@@ -23,7 +23,7 @@ use crate::{
         Proxies, push,
         server::{self, Parts, Server},
     },
-    leader,
+    leader::{self, Leadership},
     metrics::Metrics,
     review::Reviews,
     status,
@@ -66,7 +66,7 @@ struct Running {
     writer: JoinHandle<()>,
     ending: CancellationToken,
     discovery: Server,
-    leadership: JoinHandle<()>,
+    election: JoinHandle<()>,
     /// Ends when it is dropped.
     _authority: ca::Ca,
 }
@@ -76,7 +76,7 @@ impl Running {
         self.ending.cancel();
         self.discovery.drain(drain_time).await;
         // The next replica need not wait for the Lease to run out.
-        self.leadership.await.context("let the Lease go")
+        self.election.await.context("let the Lease go")
     }
 }
 
@@ -104,7 +104,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         ending: ending.clone(),
     };
     admin::start(arguments.monitoring_addr, admin).await?;
-    let (is_leader, leadership) = leader::start(
+    let (leadership, election) = leader::start(
         client.clone(),
         &arguments.namespace,
         Arc::clone(&replica),
@@ -113,7 +113,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     );
     // A certificate from elsewhere is shown in the place of one of our own.
     let own = (!has_certificate).then(|| Arc::clone(&serving));
-    let ca = ca::start(&client, ca_options(arguments), own, &metrics, is_leader.clone())
+    let ca = ca::start(&client, ca_options(arguments), own, &metrics, leadership.clone())
         .context("start the certificate authority")?;
     if arguments.status {
         status::start(status::Parts {
@@ -122,10 +122,10 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
             proxies: Arc::clone(&proxies),
             metrics: Arc::clone(&metrics),
             touched: touches,
-            is_leader: is_leader.clone(),
+            leadership: leadership.clone(),
         });
     }
-    admission(arguments, &client, &serving, &metrics, is_leader).await?;
+    admission(arguments, &client, &serving, &metrics, leadership).await?;
     let parts = Parts {
         serving,
         writer,
@@ -137,7 +137,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;
-    Ok(Running { writer: writer_task, ending, discovery, leadership, _authority: ca })
+    Ok(Running { writer: writer_task, ending, discovery, election, _authority: ca })
 }
 
 /// The webhook, and that the API server knows of it.
@@ -146,14 +146,14 @@ async fn admission(
     client: &Client,
     serving: &Arc<Serving>,
     metrics: &Arc<Metrics>,
-    is_leader: tokio::sync::watch::Receiver<bool>,
+    leadership: Leadership,
 ) -> anyhow::Result<()> {
     let (address, serving) = (arguments.webhook_addr, Arc::clone(serving));
     let injector = injector(arguments, client, metrics)?;
     let injects = injector.is_some();
     webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics), injector).await?;
     let name = arguments.webhook_configuration();
-    tokio::spawn(webhook::keep_registered(client.clone(), name, injects, serving, is_leader));
+    tokio::spawn(webhook::keep_registered(client.clone(), name, injects, serving, leadership));
     Ok(())
 }
 

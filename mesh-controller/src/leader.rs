@@ -1,6 +1,9 @@
 //! One replica writes: the one that holds the Lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -33,6 +36,44 @@ struct Observed {
     at: Instant,
 }
 
+/// Whether this replica is the one that writes.
+#[derive(Debug, Clone)]
+pub struct Leadership {
+    leads: watch::Receiver<bool>,
+    /// When what was last heard of the Lease is no longer true.
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Leadership {
+    /// Whether the Lease is held at this moment. A process that was paused has not heard yet that
+    /// another one took over: it asks the clock as well.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        *self.leads.borrow() && Instant::now() < *lock(&self.until)
+    }
+
+    /// What was last heard: which changes are worth noting. Before a write ask [`Self::is_held`].
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        *self.leads.borrow()
+    }
+
+    /// Waits until the Lease is held.
+    pub async fn begins(&mut self) -> Result<(), watch::error::RecvError> {
+        self.leads.wait_for(|leads| *leads).await.map(drop)
+    }
+
+    /// Waits until the Lease is taken or lost. `Err`: it is not run for any more.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.leads.changed().await
+    }
+}
+
+fn lock(until: &Mutex<Instant>) -> std::sync::MutexGuard<'_, Instant> {
+    // Nothing panics while it holds the lock.
+    until.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs for the Lease until `ending`, then lets it go, which ends the task.
 pub fn start(
     client: Client,
@@ -40,10 +81,12 @@ pub fn start(
     identity: Arc<str>,
     metrics: Arc<Metrics>,
     ending: CancellationToken,
-) -> (watch::Receiver<bool>, JoinHandle<()>) {
-    let (sender, is_leader) = watch::channel(false);
+) -> (Leadership, JoinHandle<()>) {
+    let (sender, leads) = watch::channel(false);
+    let until = Arc::new(Mutex::new(Instant::now()));
     let api = Api::namespaced(client, namespace);
-    (is_leader, tokio::spawn(run(api, identity, metrics, ending, sender)))
+    let leadership = Leadership { leads, until: Arc::clone(&until) };
+    (leadership, tokio::spawn(run(api, identity, metrics, ending, sender, until)))
 }
 
 async fn run(
@@ -52,6 +95,7 @@ async fn run(
     metrics: Arc<Metrics>,
     ending: CancellationToken,
     sender: watch::Sender<bool>,
+    until: Arc<Mutex<Instant>>,
 ) {
     let mut observed = Observed { version: None, at: Instant::now() };
     let mut renewed = Instant::now();
@@ -62,6 +106,7 @@ async fn run(
             Ok(Ok(is_holder)) => {
                 if is_holder {
                     renewed = started;
+                    *lock(&until) = started + DEADLINE;
                 }
                 is_holder
             }

@@ -1,11 +1,6 @@
 //! The programs of the workspace, of the profile the tests were built with.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 
 use anyhow::Context as _;
 
@@ -58,9 +53,12 @@ pub fn target() -> anyhow::Result<PathBuf> {
 }
 
 fn profile_folder() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("find the test binary")?;
-    let folder = test.parent().and_then(Path::parent).context("find the target folder")?;
-    Ok(folder.to_owned())
+    let program = env::current_exe().context("find this program")?;
+    let folder = program.parent().context("find the target folder")?;
+    // Tests are in a folder below that of the programs.
+    let is_test = folder.ends_with("deps");
+    let folder = if is_test { folder.parent() } else { Some(folder) };
+    Ok(folder.context("find the target folder")?.to_owned())
 }
 
 fn build(what: &[&str]) -> anyhow::Result<PathBuf> {

@@ -86,16 +86,32 @@ impl Authority {
         (request.signed_by(&self.issuer).expect("sign a certificate").pem(), names)
     }
 
+    /// The certificate of a workload of the mesh, which shows it to clients and to servers.
+    #[must_use]
+    pub fn workload(&self, uri: &str) -> Identity {
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue_for(&[uri], usages.into(), &PKCS_ECDSA_P256_SHA256)
+    }
+
     fn issue(
         &self,
         names: &[&str],
         usage: ExtendedKeyUsagePurpose,
         algorithm: &'static SignatureAlgorithm,
     ) -> Identity {
+        self.issue_for(names, vec![usage], algorithm)
+    }
+
+    fn issue_for(
+        &self,
+        names: &[&str],
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        algorithm: &'static SignatureAlgorithm,
+    ) -> Identity {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, names[0]);
         params.subject_alt_names = names.iter().map(|name| subject_alt_name(name)).collect();
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate_for(algorithm).expect("generate a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");

@@ -189,8 +189,22 @@ impl Controller {
 
     /// Asks the process to end, without waiting.
     pub async fn ask_to_end(&self) {
+        self.signal("-TERM").await;
+    }
+
+    /// Lets the process stand still, as a machine that is suspended does.
+    pub async fn pause(&self) {
+        self.signal("-STOP").await;
+    }
+
+    /// Lets it go on.
+    pub async fn go_on(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("the controller is running");
-        tools::stdout("kill", ["-TERM", &pid.to_string()]).await;
+        tools::stdout("kill", [signal, &pid.to_string()]).await;
     }
 
     /// Waits for the end of the process.

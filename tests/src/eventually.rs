@@ -13,13 +13,25 @@ const INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// After [`DEADLINE`], naming what was waited for.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, ask).await
+}
+
+/// The same with a deadline of its own, for what takes its time on purpose.
+///
+/// # Panics
+/// After `patience`, naming what was waited for.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -19,7 +19,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+};
 
 /// What is served: kind, where its objects are, and what they are called there.
 const KINDS: [(&str, &str, &str); 18] = [
@@ -77,6 +81,14 @@ struct State {
     tokens: BTreeMap<String, Value>,
     secret_readers: BTreeSet<String>,
     requests: Vec<String>,
+    gathering: BTreeMap<String, Gathering>,
+}
+
+/// Requests that wait for each other.
+struct Gathering {
+    missing: usize,
+    /// Closed when all are there.
+    gate: Arc<Semaphore>,
 }
 
 impl ApiServer {
@@ -208,6 +220,12 @@ impl ApiServer {
         self.lock().secret_readers.insert(user);
     }
 
+    /// Answers the next `count` requests that read the object at `path` at the same moment.
+    pub fn gather(&self, path: &str, count: usize) {
+        let gathering = Gathering { missing: count, gate: Arc::new(Semaphore::new(0)) };
+        self.lock().gathering.insert(path.to_owned(), gathering);
+    }
+
     /// `METHOD path?query` of every request so far.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
@@ -287,6 +305,9 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<B
     let query = query(parts.uri.query().unwrap_or_default());
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if parts.method == Method::GET {
+        gathered(state, &path).await;
+    }
     let mut state = state.lock().unwrap();
     state.requests.push(format!("{} {}", parts.method, parts.uri));
     if path.ends_with("/tokenreviews") {
@@ -324,6 +345,23 @@ async fn respond(state: &Mutex<State>, request: Request<Incoming>) -> Response<B
     let content_type = parts.headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
     let is_apply = content_type == Some(b"application/apply-patch+yaml");
     state.single(&parts.method, &path, body, is_apply)
+}
+
+/// Waits for the others that are to be answered at the same moment.
+async fn gathered(state: &Mutex<State>, path: &str) {
+    let gate = {
+        let mut state = state.lock().unwrap();
+        let Some(gathering) = state.gathering.get_mut(path) else { return };
+        gathering.missing -= 1;
+        if gathering.missing == 0 {
+            gathering.gate.close();
+            state.gathering.remove(path);
+            return;
+        }
+        Arc::clone(&gathering.gate)
+    };
+    // It gives no permits: it is closed.
+    let _ = gate.acquire().await;
 }
 
 impl State {

@@ -25,6 +25,7 @@ pub mod eventually;
 pub mod gateway;
 pub mod jwt;
 pub mod kube;
+pub mod mesh;
 pub mod metrics;
 pub mod net;
 pub mod objects;

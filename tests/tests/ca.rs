@@ -1,13 +1,18 @@
 //! The controller as the certificate authority: what it publishes is what its gateways need.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{ffi::OsString, fs, path::PathBuf};
+use std::{ffi::OsString, fs, path::PathBuf, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use weir_tests::{
+    client::discovery::channel,
     config::Config,
     controller::{Controller, NAME},
     eventually::{eventually, eventually_eq},
@@ -136,6 +141,76 @@ async fn the_root_is_kept_and_found_again_by_every_replica() {
     server.delete("ConfigMap", "edge", ROOT);
     let _other = Controller::start_with_own_authority(&server).await;
     assert_eq!(roots(&server, "edge").await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_replicas_that_start_at_the_same_moment_one_makes_the_root_of_all() {
+    let server = ApiServer::start().await;
+    let mut config = Config::new();
+    server.apply(objects(config.port("http")));
+    // Each of them finds that there is none.
+    server.gather("/api/v1/namespaces/weir-system/secrets/istio-ca-secret", 3);
+    let replica = || Controller::start_with_own_authority(&server);
+    let (a, b, c) = tokio::join!(replica(), replica(), replica());
+    let root = roots(&server, "edge").await;
+    let secret = server.find("Secret", "weir-system", "istio-ca-secret").unwrap();
+    let certificate = STANDARD.decode(secret["data"]["ca-cert.pem"].as_str().unwrap()).unwrap();
+    assert_eq!(String::from_utf8(certificate).unwrap(), root);
+
+    let mut tls = client_trusting(&root);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    for replica in [&a, &b, &c] {
+        eventually("the replica shows a certificate of that root", async || {
+            channel(replica.discovery_port(), &tls).await.ok()
+        })
+        .await;
+    }
+    let asked = server.requests();
+    let made = asked
+        .iter()
+        .filter(|request| request.starts_with("POST /api/v1/namespaces/weir-system/secrets"));
+    assert_eq!(made.count(), 3, "all of them tried");
+}
+
+fn client_trusting(root: &str) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(root.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_mesh_is_all_a_gateway_needs() {
+    let mut config = Config::new();
+    let server = ApiServer::start().await;
+    server.apply(objects(config.port("http")));
+    let controller = Controller::start(&server).await;
+    let mesh = controller.authority();
+    let identity = mesh.client(&["spiffe://cluster.local/ns/edge/sa/gateway"]);
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str| files.path().join(name);
+    fs::write(file("cert-chain.pem"), &identity.certificate).unwrap();
+    fs::write(file("key.pem"), &identity.key).unwrap();
+    fs::write(file("root-cert.pem"), mesh.root()).unwrap();
+    let address = format!("127.0.0.1:{}", controller.discovery_port());
+    let arguments: [(&str, OsString); 7] = [
+        ("--discovery", address.into()),
+        ("--discovery-name", NAME.into()),
+        ("--discovery-root", file("root-cert.pem").into()),
+        ("--discovery-token", file("no-token").into()),
+        ("--identity-files", files.path().into()),
+        ("--namespace", "edge".into()),
+        ("--service-account", "gateway".into()),
+    ];
+    let source = arguments.into_iter().flat_map(|(name, value)| [name.into(), value]);
+    let mut gateway = Launch::from_source(config, source.collect()).start().await;
+    serves(&mut gateway).await;
+    let reviews = server.requests().into_iter().filter(|asked| asked.contains("tokenreviews"));
+    assert_eq!(reviews.count(), 0, "nobody showed a token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

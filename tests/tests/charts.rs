@@ -27,6 +27,7 @@ weir_tests::cluster_suite! {
     a_gateway_with_everything_set_renders_as_reviewed,
     a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler,
     the_kinds_can_be_left_out,
+    no_right_is_a_wildcard_and_nothing_of_workloads_is_written,
     a_value_of_no_meaning_is_refused_by_name,
     the_api_server_takes_what_the_charts_render,
     the_base_chart_installs_kinds_that_every_served_version_of_can_be_written,
@@ -86,6 +87,37 @@ async fn the_kinds_can_be_left_out(cluster: Arc<Cluster>) {
     assert_eq!(count(&without_one), count(&all) - 1);
     let none = render(&cluster, "base", &["--set", "base.enableIstioConfigCRDs=false"]).await;
     assert_eq!(count(&none), 0);
+}
+
+async fn no_right_is_a_wildcard_and_nothing_of_workloads_is_written(cluster: Arc<Cluster>) {
+    const READS: [&str; 3] = ["get", "list", "watch"];
+    const WORKLOADS: [&str; 7] =
+        ["pods", "nodes", "namespaces", "services", "deployments", "daemonsets", "pods/exec"];
+    let mut rules = 0;
+    for chart in ["controller", "gateway"] {
+        let rendered = render(&cluster, chart, &[]).await;
+        let documents = serde_yaml::Deserializer::from_str(&rendered);
+        for document in documents.map(|document| Value::deserialize(document).unwrap()) {
+            for rule in document["rules"].as_array().into_iter().flatten() {
+                let texts = |field: &str| -> Vec<String> {
+                    let list = rule[field].as_array().into_iter().flatten();
+                    list.filter_map(|it| it.as_str().map(str::to_owned)).collect()
+                };
+                // That of the webhook is no right: it says what is to be judged.
+                if document["kind"].as_str().is_none_or(|kind| !kind.ends_with("Role")) {
+                    continue;
+                }
+                rules += 1;
+                let (verbs, resources) = (texts("verbs"), texts("resources"));
+                let all = [&verbs[..], &resources, &texts("apiGroups")].concat();
+                assert!(!all.contains(&"*".to_owned()), "{chart}: {rule}");
+                let writes = verbs.iter().any(|verb| !READS.contains(&verb.as_str()));
+                let of_workloads = resources.iter().any(|it| WORKLOADS.contains(&it.as_str()));
+                assert!(!(writes && of_workloads), "{chart}: {rule}");
+            }
+        }
+    }
+    assert!(rules > 5, "{rules} rules were looked at");
 }
 
 async fn a_value_of_no_meaning_is_refused_by_name(cluster: Arc<Cluster>) {

@@ -2,7 +2,7 @@
 //! the controller is not there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use serde_json::{Value, json};
 use weir_config::wire::discovery::Resource;
@@ -11,7 +11,7 @@ use weir_tests::{
     certs::Authority,
     config::Config,
     control::{Control, SERVER_NAME},
-    eventually::{eventually, eventually_eq},
+    eventually::{eventually, eventually_eq, eventually_within},
     gateway::{Gateway, Launch},
     objects::{HTTP_GATEWAY, forward, respond, service_entry, tls_secret},
 };
@@ -295,6 +295,55 @@ async fn a_torn_copy_is_said_and_what_was_whole_of_it_is_served() {
     let mut gateway = with_copy(config, &control).start().await;
     gateway.log_line("is torn at byte").await;
     answers(&mut gateway, "a.test", "before").await;
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_kept_is_said_once_and_everything_is_served() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    // Nobody can make a folder there.
+    let launch = Launch::controlled(config, &control).args(["--state-dir", "/proc/weir"]);
+    let mut gateway = launch.start().await;
+    answers(&mut gateway, "a.test", "before").await;
+    for edition in ["second", "third"] {
+        control.apply(&respond("a", "a.test", edition));
+        answers(&mut gateway, "a.test", edition).await;
+    }
+    let log = gateway.log();
+    assert_eq!(log.matches("without a copy on disk").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn with_a_certificate_that_has_ended_nobody_is_reached_until_there_is_another() {
+    let mut control = Control::start().await;
+    control.certificate_seconds(6);
+    let web = control.authority().server(&["spiffe://cluster.local/ns/shop/sa/web"]);
+    let server = control.authority().server_config(&web, &["istio-http/1.1"], true);
+    let upstream = Echo::start_tls("workload", server).await;
+    let mut config = Config::new();
+    control.apply(&config.fill(HTTP_GATEWAY));
+    control.apply(&service_entry("up.test", "HTTP", &[upstream.port()]));
+    // Each request has a handshake of its own.
+    control.apply(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: up}\nspec:\n  \
+         host: up.test\n  trafficPolicy:\n    tls: {mode: ISTIO_MUTUAL}\n    \
+         connectionPool: {http: {maxRequestsPerConnection: 1}}\n",
+    );
+    control.apply(&forward("up", "*", "up.test"));
+    let mut gateway = Launch::controlled(config, &control).start().await;
+    eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
+    control.stop().await;
+    eventually_within(Duration::from_secs(60), "the certificate ends", async || {
+        (gateway.get("up.test", "/").await.status == 503).then_some(())
+    })
+    .await;
+    gateway.log_line("the workload's certificate has ended").await;
+    control.restart().await;
+    // The pauses between tries have grown.
+    eventually_within(Duration::from_secs(60), "there is another certificate", async || {
+        (gateway.get("up.test", "/").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! What the controller writes into the status of objects, and which replica does.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use weir_tests::{
     client::discovery::{Hello, Proxy},
     controller::Controller,
-    eventually::{eventually, eventually_eq},
+    eventually::{eventually, eventually_eq, eventually_within},
     kube::ApiServer,
 };
 
@@ -119,6 +119,49 @@ async fn a_controller_that_starts_writes_nothing_that_is_there() {
     server.apply([virtual_service(2, good())]);
     conditions(&server, 2).await;
     assert_eq!(writes(&server), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stood_still_writes_nothing_after_another_took_over() {
+    let server = ApiServer::start().await;
+    let first = Controller::start(&server).await;
+    first.log_line("is_leader=true").await;
+    let second = Controller::start(&server).await;
+    server.apply([virtual_service(1, good())]);
+    conditions(&server, 1).await;
+    let wrote = async |controller: &Controller| {
+        controller.metrics().await.sum("weir_controller_status_writes_total", &[])
+    };
+    eventually_eq(1.0, async || wrote(&first).await).await;
+
+    first.pause().await;
+    // The Lease has to run out.
+    eventually_within(Duration::from_secs(90), "the other leads", async || {
+        second.log().contains("is_leader=true").then_some(())
+    })
+    .await;
+    // Nobody is there to write this but the second, until the first is back.
+    server.apply([virtual_service(2, good())]);
+    first.go_on().await;
+    conditions(&server, 2).await;
+    first.log_line("is_leader=false").await;
+    eventually_eq(1.0, async || wrote(&second).await).await;
+    assert_eq!(wrote(&first).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_is_not_applied_says_so() {
+    let server = ApiServer::start().await;
+    server.apply([json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+        "metadata": {"name": "patch", "namespace": "shop", "generation": 1},
+        "spec": {"configPatches": []}})]);
+    let _controller = Controller::start(&server).await;
+    let refused = vec![condition("Accepted", "False", "NotApplied")];
+    eventually_eq(Some(refused), async || {
+        let found = server.find("EnvoyFilter", "shop", "patch")?;
+        Some(shown(&found["status"]))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,18 @@
 //! Several tenants and gateways in a real cluster: who is served what.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::json;
-use tokio::sync::OnceCell;
 use weir_tests::{
     certs::Authority,
-    client::http::{Connection, Reply, Request},
-    cluster::{Cluster, Namespace, app, weir::INGRESS},
-    eventually::{eventually, eventually_eq},
+    client::http::{Connection, Request},
+    cluster::{
+        Cluster,
+        shop::{PUBLIC, TO_WEB, ask, gateway, served, status, tls_gateway, virtual_service},
+        weir::INGRESS,
+    },
+    eventually::eventually_eq,
     jwt::Issuer,
 };
 
@@ -23,94 +26,12 @@ weir_tests::cluster_suite! {
     a_virtual_service_of_another_namespace_needs_permission,
 }
 
-/// The installation all tests share, and the Gateway most of them use: port 80, every host.
-async fn installed(cluster: &Cluster) {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            cluster.load_app().await;
-            cluster.install_weir().await;
-            let gateway = gateway("public", "ingressgateway", "*");
-            eventually("the webhook lets a Gateway pass", async || {
-                let output = cluster.existing(INGRESS).try_apply(&gateway).await;
-                output.status.success().then_some(())
-            })
-            .await;
-        })
-        .await;
-}
-
-/// A Gateway for plain HTTP.
-fn gateway(name: &str, selected: &str, host: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: {name} }}\nspec:\n  \
-         selector: {{ istio: {selected} }}\n  servers:\n  \
-         - {{ port: {{ number: 80, name: http, protocol: HTTP }}, hosts: ['{host}'] }}\n"
-    )
-}
-
-/// A VirtualService of the shared Gateway.
-fn virtual_service(host: &str, gateway: &str, http: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: web }}\nspec:\n  \
-         hosts: [{host}]\n  gateways: [{gateway}]\n  http: {http}\n"
-    )
-}
-
-fn shared() -> String {
-    format!("{INGRESS}/public")
-}
-
-fn to_web() -> &'static str {
-    "[{ route: [{ destination: { host: web } }] }]"
-}
-
-/// A namespace with the application `web` in these versions.
-async fn shop<'c>(cluster: &'c Cluster, name: &str, versions: &[&str]) -> Namespace<'c> {
-    installed(cluster).await;
-    let namespace = cluster.namespace(name).await;
-    for version in versions {
-        namespace.apply(&app::manifest("web", version, 1)).await;
-    }
-    for version in versions {
-        namespace.rolled_out(&format!("web-{version}")).await;
-    }
-    namespace
-}
-
-/// A `web` that is divided into the subsets v1 and v2.
-async fn divided<'c>(cluster: &'c Cluster, name: &str) -> Namespace<'c> {
-    let shop = shop(cluster, name, &["v1", "v2"]).await;
-    shop.apply(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: web }\n\
-         spec: { host: web, subsets: [{ name: v1, labels: { version: v1 } }, \
-         { name: v2, labels: { version: v2 } }] }\n",
-    )
-    .await;
-    shop
-}
-
-async fn ask(address: SocketAddr, request: &Request) -> anyhow::Result<Reply> {
-    Connection::http1_to(address).await?.send(request).await
-}
-
-async fn status(address: SocketAddr, host: &str) -> Option<u16> {
-    ask(address, &Request::get(host, "/")).await.ok().map(|reply| reply.status)
-}
-
-async fn served(address: SocketAddr, host: &str) {
-    eventually(&format!("{host} is served"), async || {
-        (status(address, host).await == Some(200)).then_some(())
-    })
-    .await;
-}
-
 async fn requests_are_routed_by_header(cluster: Arc<Cluster>) {
-    let shop = divided(&cluster, "header").await;
+    let shop = cluster.divided_shop("header").await;
     let http = "[{ match: [{ headers: { x-group: { exact: beta } } }], \
                 route: [{ destination: { host: web, subset: v2 } }] }, \
                 { route: [{ destination: { host: web, subset: v1 } }] }]";
-    shop.apply(&virtual_service("header.test", &shared(), http)).await;
+    shop.apply(&virtual_service("header.test", PUBLIC, http)).await;
     let address = cluster.ingress(80).await;
     served(address, "header.test").await;
     for _ in 0..10 {
@@ -122,14 +43,14 @@ async fn requests_are_routed_by_header(cluster: Arc<Cluster>) {
 }
 
 async fn the_port_of_a_service_says_that_it_speaks_grpc(cluster: Arc<Cluster>) {
-    let shop = shop(&cluster, "grpc", &["v1"]).await;
+    let shop = cluster.shop("grpc", &["v1"]).await;
     shop.apply(
         "apiVersion: v1\nkind: Service\nmetadata: { name: calls }\nspec:\n  selector: { app: web }\n  \
          ports: [{ name: grpc, port: 80, targetPort: http }]\n",
     )
     .await;
-    let calls = to_web().replace("web", "calls");
-    shop.apply(&virtual_service("grpc.test", &shared(), &calls)).await;
+    let calls = TO_WEB.replace("web", "calls");
+    shop.apply(&virtual_service("grpc.test", PUBLIC, &calls)).await;
     let address = cluster.ingress(80).await;
     served(address, "grpc.test").await;
     let message = b"\0\0\0\0\x05hello".to_vec();
@@ -142,15 +63,6 @@ async fn the_port_of_a_service_says_that_it_speaks_grpc(cluster: Arc<Cluster>) {
     assert_eq!(reply.trailers.unwrap()["grpc-status"], "0");
 }
 
-fn tls_gateway(name: &str, host: &str, credential: &str) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: {name} }}\nspec:\n  \
-         selector: {{ istio: ingressgateway }}\n  servers:\n  \
-         - port: {{ number: 443, name: https-{name}, protocol: HTTPS }}\n    hosts: [{host}]\n    \
-         tls: {{ mode: SIMPLE, credentialName: {credential} }}\n"
-    )
-}
-
 fn secret(name: &str, authority: &Authority, host: &str) -> String {
     let identity = authority.server(&[host]);
     let data = json!({"tls.crt": identity.certificate, "tls.key": identity.key});
@@ -160,7 +72,7 @@ fn secret(name: &str, authority: &Authority, host: &str) -> String {
 }
 
 async fn a_secret_of_another_namespace_is_not_served(cluster: Arc<Cluster>) {
-    let tenant = shop(&cluster, "tenant", &["v1"]).await;
+    let tenant = cluster.shop("tenant", &["v1"]).await;
     let ingress = cluster.existing(INGRESS);
     let (own, others) = (Authority::new("own"), Authority::new("others"));
     // The tenant asks the shared gateway for a certificate by a name that the ingress namespace has not.
@@ -168,7 +80,7 @@ async fn a_secret_of_another_namespace_is_not_served(cluster: Arc<Cluster>) {
     tenant.apply(&tls_gateway("stolen", "stolen.test", "stolen")).await;
     ingress.apply(&secret("own", &own, "own.test")).await;
     ingress.apply(&tls_gateway("own", "own.test", "own")).await;
-    tenant.apply(&virtual_service("own.test", &format!("{INGRESS}/own"), to_web())).await;
+    tenant.apply(&virtual_service("own.test", &format!("{INGRESS}/own"), TO_WEB)).await;
     let address = cluster.ingress(443).await;
     let connect = async |authority: &Authority, name: &str| {
         let tls = authority.client_config(None, &["http/1.1"]);
@@ -179,7 +91,7 @@ async fn a_secret_of_another_namespace_is_not_served(cluster: Arc<Cluster>) {
 }
 
 async fn a_token_is_required_where_the_policy_says_so(cluster: Arc<Cluster>) {
-    let shop = shop(&cluster, "token", &["v1"]).await;
+    let shop = cluster.shop("token", &["v1"]).await;
     let issuer = Issuer::new("https://issuer.test", "k1");
     let selector = json!({"matchLabels": {"istio": "ingressgateway"}});
     let authentication = json!({"apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
@@ -192,7 +104,7 @@ async fn a_token_is_required_where_the_policy_says_so(cluster: Arc<Cluster>) {
     let ingress = cluster.existing(INGRESS);
     ingress.apply(&authentication.to_string()).await;
     ingress.apply(&policy.to_string()).await;
-    shop.apply(&virtual_service("token.test", &shared(), to_web())).await;
+    shop.apply(&virtual_service("token.test", PUBLIC, TO_WEB)).await;
     let address = cluster.ingress(80).await;
     eventually_eq(Some(403), async || status(address, "token.test").await).await;
     let with = async |token: &str| {
@@ -207,11 +119,11 @@ async fn a_token_is_required_where_the_policy_says_so(cluster: Arc<Cluster>) {
 }
 
 async fn a_gateway_serves_what_selects_it_and_no_other(cluster: Arc<Cluster>) {
-    let shop = shop(&cluster, "second", &["v1"]).await;
+    let shop = cluster.shop("second", &["v1"]).await;
     cluster.install_gateway("istio-second", "second-ingress", &[]).await;
     let second = cluster.existing("second-ingress");
     second.apply(&gateway("second", "second", "*")).await;
-    shop.apply(&virtual_service("second.test", "second-ingress/second", to_web())).await;
+    shop.apply(&virtual_service("second.test", "second-ingress/second", TO_WEB)).await;
     let address = second.balanced("istio-second", 80).await;
     served(address, "second.test").await;
     let first = cluster.ingress(80).await;
@@ -220,13 +132,13 @@ async fn a_gateway_serves_what_selects_it_and_no_other(cluster: Arc<Cluster>) {
 
 async fn a_virtual_service_of_another_namespace_needs_permission(cluster: Arc<Cluster>) {
     let (allowed, denied) =
-        tokio::join!(shop(&cluster, "allowed", &["v1"]), shop(&cluster, "denied", &["v1"]));
+        tokio::join!(cluster.shop("allowed", &["v1"]), cluster.shop("denied", &["v1"]));
     let ingress = cluster.existing(INGRESS);
     let only = gateway("only", "ingressgateway", "allowed/*.only.test");
     ingress.apply(&only.replace("number: 80, name: http", "number: 80, name: http-only")).await;
     let only = format!("{INGRESS}/only");
-    denied.apply(&virtual_service("denied.only.test", &only, to_web())).await;
-    allowed.apply(&virtual_service("allowed.only.test", &only, to_web())).await;
+    denied.apply(&virtual_service("denied.only.test", &only, TO_WEB)).await;
+    allowed.apply(&virtual_service("allowed.only.test", &only, TO_WEB)).await;
     let address = cluster.ingress(80).await;
     served(address, "allowed.only.test").await;
     assert_eq!(status(address, "denied.only.test").await, Some(404));

@@ -25,8 +25,8 @@ pub use selector::{LabelSelector, PolicyTargetReference, Selector};
 pub use string_match::StringMatch;
 
 use istio::{
-    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, RequestAuthentication,
-    ServiceEntry, VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, PeerAuthentication,
+    RequestAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
 };
 use kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Secret, Service};
 
@@ -62,6 +62,9 @@ pub enum Spec {
     DestinationRule(Box<DestinationRule>),
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
+    /// Boxed, for its connection pools.
+    Sidecar(Box<Sidecar>),
+    PeerAuthentication(PeerAuthentication),
     RequestAuthentication(RequestAuthentication),
     AuthorizationPolicy(AuthorizationPolicy),
     EnvoyFilter(EnvoyFilter),
@@ -81,6 +84,8 @@ impl Spec {
             Self::DestinationRule(_) => Kind::DestinationRule,
             Self::ServiceEntry(_) => Kind::ServiceEntry,
             Self::WorkloadEntry(_) => Kind::WorkloadEntry,
+            Self::Sidecar(_) => Kind::Sidecar,
+            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
             Self::RequestAuthentication(_) => Kind::RequestAuthentication,
             Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
             Self::EnvoyFilter(_) => Kind::EnvoyFilter,
@@ -147,6 +152,8 @@ pub enum Kind {
     DestinationRule,
     ServiceEntry,
     WorkloadEntry,
+    Sidecar,
+    PeerAuthentication,
     RequestAuthentication,
     AuthorizationPolicy,
     EnvoyFilter,
@@ -160,12 +167,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
         Self::ServiceEntry,
         Self::WorkloadEntry,
+        Self::Sidecar,
+        Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
         Self::EnvoyFilter,
@@ -185,6 +194,8 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
+            Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::EnvoyFilter => "EnvoyFilter",
@@ -205,8 +216,11 @@ impl Kind {
             | Self::DestinationRule
             | Self::ServiceEntry
             | Self::WorkloadEntry
+            | Self::Sidecar
             | Self::EnvoyFilter => "networking.istio.io",
-            Self::RequestAuthentication | Self::AuthorizationPolicy => "security.istio.io",
+            Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
+                "security.istio.io"
+            }
             Self::Service | Self::Endpoints | Self::Secret | Self::ConfigMap | Self::Namespace => {
                 ""
             }

@@ -7,10 +7,13 @@ use super::{
     cluster::workload_labels,
     name::{resolve_host, service_host},
     secret,
-    store::{Link, contains},
+    store::{Link, contains, mesh_hosts},
 };
 use crate::{
-    api::{Kind, Object, ObjectKey, Spec, kubernetes::endpoint_slice::SERVICE_NAME_LABEL},
+    api::{
+        Kind, Object, ObjectKey, Spec, istio::VirtualService,
+        kubernetes::endpoint_slice::SERVICE_NAME_LABEL,
+    },
     model::{SecretName, matcher::HostPattern},
 };
 
@@ -33,12 +36,19 @@ pub(super) struct Dirty {
     /// By host.
     pub(super) endpoints: BTreeSet<Arc<str>>,
     pub(super) secrets: BTreeSet<SecretName>,
+    /// Of sidecars: hosts they connect to.
+    pub(super) outbound: BTreeSet<Arc<str>>,
+    /// Of sidecars: what their workload listens on.
+    pub(super) inbound: bool,
+    /// Of sidecars: what they know may be something else.
+    pub(super) scope: bool,
 }
 
 impl Dirty {
     /// All units there are.
     pub(super) fn everything(compiler: &Compiler) -> Self {
-        let mut dirty = Self { settings: true, policies: true, ..Self::default() };
+        let mut dirty =
+            Self { settings: true, policies: true, inbound: true, scope: true, ..Self::default() };
         for object in compiler.view.store.objects() {
             dirty.mark_object(compiler, object);
         }
@@ -73,7 +83,10 @@ impl Dirty {
             Spec::Gateway(_) => {
                 self.gateways.insert(object.key());
             }
-            Spec::VirtualService(_) => self.mark_virtual_service(compiler, object.key()),
+            Spec::VirtualService(spec) => {
+                self.mark_mesh_hosts(compiler, namespace, spec);
+                self.mark_virtual_service(compiler, object.key());
+            }
             Spec::DestinationRule(rule) => {
                 self.destination_rules.insert(object.key());
                 let host = resolve_host(&rule.host, namespace, &proxy.cluster_domain);
@@ -90,6 +103,7 @@ impl Dirty {
                     && !service.selector.is_empty()
                     && contains(&proxy.labels, &service.selector);
                 if is_own {
+                    self.inbound = true;
                     self.gateways.extend(compiler.sockets.keys().cloned());
                 }
             }
@@ -115,15 +129,43 @@ impl Dirty {
                 self.policies |=
                     *namespace == proxy.namespace || **namespace == *root || proxy.stands_alone;
             }
+            Spec::PeerAuthentication(_) => {
+                let root = compiler.view.root_namespace();
+                self.inbound |= *namespace == proxy.namespace || **namespace == *root;
+            }
+            Spec::Sidecar(_) => {
+                let root = compiler.view.root_namespace();
+                self.scope |= *namespace == proxy.namespace || **namespace == *root;
+            }
             Spec::EnvoyFilter(_) | Spec::Namespace(_) => {}
         }
     }
 
     /// A VirtualService, and those that include it by `delegate`.
     pub(super) fn mark_virtual_service(&mut self, compiler: &Compiler, key: ObjectKey) {
-        let roots = compiler.view.store.linked_keys(&Link::Delegate(key.clone()));
-        self.virtual_services.extend(roots.cloned());
-        self.virtual_services.insert(key);
+        let store = &compiler.view.store;
+        let roots = store.linked_keys(&Link::Delegate(key.clone())).cloned();
+        for key in roots.chain([key]) {
+            if let Some(object) = store.find(&key)
+                && let Spec::VirtualService(spec) = &object.spec
+            {
+                self.mark_mesh_hosts(compiler, &object.metadata.namespace, spec);
+            }
+            self.virtual_services.insert(key);
+        }
+    }
+
+    /// The hosts sidecars reach by way of a VirtualService.
+    fn mark_mesh_hosts(&mut self, compiler: &Compiler, namespace: &str, spec: &VirtualService) {
+        if !compiler.view.is_sidecar() {
+            return;
+        }
+        for pattern in mesh_hosts(spec, namespace, &compiler.view.proxy.cluster_domain) {
+            let hosts = compiler.registry.hosts();
+            let covered = hosts.filter(|host| pattern.covers(&HostPattern::parse(host)));
+            self.outbound.extend(covered.cloned());
+            self.outbound.insert(pattern.to_string().into());
+        }
     }
 
     /// The services a DestinationRule's host includes.

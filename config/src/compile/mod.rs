@@ -13,6 +13,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -28,6 +29,7 @@ mod recompile;
 mod route;
 mod secret;
 mod settings;
+mod sidecar;
 mod store;
 
 /// What the names in objects refer to, for whoever chooses which objects a proxy gets: it must not
@@ -52,6 +54,7 @@ use self::{
     output::Output,
     route::{Contribution, Domain},
     secret::References,
+    sidecar::{Scope as SidecarScope, Sidecar},
     store::Store,
 };
 use crate::{
@@ -61,9 +64,20 @@ use crate::{
     validate::validate,
 };
 
+/// What a proxy stands in front of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ProxyKind {
+    /// A cluster: it listens on what Gateways say.
+    #[default]
+    Gateway,
+    /// A workload, with these addresses: it takes what is redirected to it.
+    Sidecar { addresses: Vec<IpAddr> },
+}
+
 /// Who the configuration is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
+    pub kind: ProxyKind,
     pub namespace: Arc<str>,
     /// What Gateway and policy selectors are compared with.
     pub labels: BTreeMap<String, String>,
@@ -80,6 +94,7 @@ pub struct Proxy {
 impl Default for Proxy {
     fn default() -> Self {
         Self {
+            kind: ProxyKind::Gateway,
             namespace: "default".into(),
             labels: BTreeMap::new(),
             cluster_domain: "cluster.local".into(),
@@ -116,6 +131,8 @@ struct View {
     proxy: Proxy,
     mesh: MeshConfig,
     store: Store,
+    /// What a sidecar knows of the mesh, and what it does with what it does not know.
+    scope: SidecarScope,
 }
 
 impl View {
@@ -125,6 +142,10 @@ impl View {
             "" => "istio-system",
             name => name,
         }
+    }
+
+    fn is_sidecar(&self) -> bool {
+        matches!(self.proxy.kind, ProxyKind::Sidecar { .. })
     }
 
     fn trust_domain(&self) -> &str {
@@ -147,6 +168,11 @@ enum Unit {
     DestinationRule(ObjectKey),
     Service(Arc<str>),
     Endpoints(Arc<str>),
+    /// What a sidecar does with connections to a host.
+    Outbound(Arc<str>),
+    /// What a sidecar does with connections to its workload.
+    Inbound,
+    Sidecar,
     VirtualService(ObjectKey),
     Domain(Domain),
     Secret(SecretName),
@@ -171,6 +197,8 @@ pub struct Compiler {
     bound: BTreeMap<ObjectKey, route::virtual_service::Bound>,
     contributions: BTreeMap<Domain, Members<Contribution>>,
     references: References,
+    /// Of sidecars only.
+    sidecar: Sidecar,
     output: Output,
 }
 
@@ -182,7 +210,7 @@ impl Compiler {
         let has_mesh = mesh.is_some();
         let mesh = mesh.unwrap_or_default();
         let mut compiler = Self {
-            view: View { proxy, mesh, store: Store::default() },
+            view: View { proxy, mesh, store: Store::default(), scope: SidecarScope::default() },
             has_mesh,
             refused: BTreeSet::new(),
             registry: Registry::default(),
@@ -194,6 +222,7 @@ impl Compiler {
             bound: BTreeMap::new(),
             contributions: BTreeMap::new(),
             references: References::default(),
+            sidecar: Sidecar::default(),
             output: Output::default(),
         };
         compiler.compile_units(Dirty::everything(&compiler));

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The reserved gateway name that stands for all sidecars.
-const MESH_GATEWAY: &str = "mesh";
+pub(super) const MESH_GATEWAY: &str = "mesh";
 
 /// The fully qualified, lower-case form of a host in `namespace`. A short name - no dot, not an
 /// address, no wildcard - is a Kubernetes service of that namespace.

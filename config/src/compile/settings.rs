@@ -27,8 +27,12 @@ const BUILT_IN_LOG_PROVIDER: &str = "envoy";
 
 /// The settings of `mesh`. Without a mesh configuration they are Istio's defaults, with an access
 /// log: a gateway someone tries out should say what it does.
-pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Settings {
-    let defaults = Settings::default();
+pub(super) fn compile(
+    mesh: Option<&MeshConfig>,
+    is_sidecar: bool,
+    findings: &mut Findings,
+) -> Settings {
+    let defaults = defaults(is_sidecar);
     let Some(mesh) = mesh else {
         let path = STDOUT.into();
         let access_log = Some(AccessLog { path, format: AccessLogFormat::Text(None) });
@@ -49,7 +53,7 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
         },
         num_trusted_proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
         proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
-        forward_client_cert: forward_client_cert(config, headers),
+        forward_client_cert: forward_client_cert(config, headers, defaults.forward_client_cert),
         access_log: access_log(mesh, findings),
         server_name: match server {
             Some(server) if server.disabled == Some(true) => None,
@@ -81,17 +85,32 @@ pub(super) fn compile(mesh: Option<&MeshConfig>, findings: &mut Findings) -> Set
     }
 }
 
-/// The topology's word, else the headers', else what gateways do.
-fn forward_client_cert(config: &ProxyConfig, headers: &ProxyHeaders) -> ForwardClientCert {
+/// A sidecar passes on who came before, and what the application calls itself (istio-compat 5.4).
+fn defaults(is_sidecar: bool) -> Settings {
+    match is_sidecar {
+        false => Settings::default(),
+        true => Settings {
+            forward_client_cert: ForwardClientCert::AppendForward,
+            server_name: None,
+            ..Settings::default()
+        },
+    }
+}
+
+/// The topology's word, else the headers', else what such proxies do.
+fn forward_client_cert(
+    config: &ProxyConfig,
+    headers: &ProxyHeaders,
+    default: ForwardClientCert,
+) -> ForwardClientCert {
     let topology = config.gateway_topology.as_ref();
     let details = match topology.map(|topology| topology.forward_client_cert_details) {
         None | Some(ForwardClientCertDetails::Undefined) => headers.forwarded_client_cert,
         Some(details) => details,
     };
     match details {
-        ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet => {
-            ForwardClientCert::SanitizeSet
-        }
+        ForwardClientCertDetails::Undefined => default,
+        ForwardClientCertDetails::SanitizeSet => ForwardClientCert::SanitizeSet,
         ForwardClientCertDetails::Sanitize => ForwardClientCert::Sanitize,
         ForwardClientCertDetails::ForwardOnly => ForwardClientCert::ForwardOnly,
         ForwardClientCertDetails::AppendForward => ForwardClientCert::AppendForward,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use super::{
     Proxy,
     members::Members,
-    name::{resolve_gateway, resolve_host, service_host},
+    name::{MESH_GATEWAY, resolve_gateway, resolve_host, service_host},
 };
 use crate::{
     api::{
@@ -22,6 +22,8 @@ use crate::{
 pub(super) enum Link {
     /// VirtualServices bound to this Gateway.
     Gateway(ObjectKey),
+    /// VirtualServices for sidecars' connections to this host.
+    Mesh(HostPattern),
     /// VirtualServices that delegate to this one.
     Delegate(ObjectKey),
     /// VirtualServices that send traffic to this host.
@@ -157,6 +159,8 @@ fn links(object: &Object, proxy: &Proxy) -> Vec<Link> {
         Spec::Endpoints(_) => vec![Link::Endpoints(own_host(name))],
         Spec::Gateway(_)
         | Spec::WorkloadEntry(_)
+        | Spec::Sidecar(_)
+        | Spec::PeerAuthentication(_)
         | Spec::RequestAuthentication(_)
         | Spec::AuthorizationPolicy(_)
         | Spec::EnvoyFilter(_)
@@ -175,7 +179,21 @@ fn virtual_service_links(spec: &VirtualService, namespace: &Arc<str>, proxy: &Pr
     let destinations = destinations(spec).map(|destination| {
         Link::Destination(resolve_host(&destination.host, namespace, &proxy.cluster_domain))
     });
-    gateways.chain(delegates).chain(destinations).collect()
+    let mesh = mesh_hosts(spec, namespace, &proxy.cluster_domain).map(Link::Mesh);
+    gateways.chain(delegates).chain(destinations).chain(mesh).collect()
+}
+
+/// The hosts a VirtualService is for at sidecars: none, unless it is bound to `mesh`, as it is when it
+/// names no gateway.
+pub(super) fn mesh_hosts(
+    spec: &VirtualService,
+    namespace: &str,
+    cluster_domain: &str,
+) -> impl Iterator<Item = HostPattern> {
+    let is_bound =
+        spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == MESH_GATEWAY);
+    let hosts = spec.hosts.iter().filter(move |_| is_bound);
+    hosts.map(move |host| HostPattern::parse(&resolve_host(host, namespace, cluster_domain)))
 }
 
 /// The VirtualService a rule in `own` namespace delegates to.

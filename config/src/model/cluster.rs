@@ -30,6 +30,11 @@ pub struct Cluster {
     pub circuit_breakers: CircuitBreakers,
     pub outlier_detection: Option<OutlierDetection>,
     pub tls: Option<UpstreamTls>,
+    /// Only endpoints that offer the mesh's TLS are talked to with `tls`, the others in clear text.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub auto_mtls: bool,
+    #[serde(skip_serializing_if = "SourceAddress::is_any")]
+    pub source_address: SourceAddress,
     /// What the standard metrics call this destination.
     pub destination: Destination,
 }
@@ -44,6 +49,25 @@ pub enum Discovery {
     StrictDns { refresh: Duration },
     /// The name is resolved, new connections go to the first address (`DNS_ROUND_ROBIN`).
     LogicalDns { refresh: Duration },
+    /// The address the client was connecting to. `members_only`: if an endpoint has it.
+    OriginalDst { members_only: bool },
+}
+
+/// What connections to endpoints come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceAddress {
+    /// As the operating system chooses.
+    #[default]
+    Any,
+    /// 127.0.0.6 or `::6`, which is not redirected: the connection was taken in already.
+    Inbound,
+}
+
+impl SourceAddress {
+    fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -182,6 +206,9 @@ pub struct Destination {
     /// `destination_service_name`: the short name.
     pub service_name: Arc<str>,
     pub service_namespace: Arc<str>,
+    /// It is the proxy's own workload that is asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_own: bool,
 }
 
 /// The members of a cluster; separate, so that their change is a message of its own.
@@ -199,6 +226,9 @@ pub struct Endpoint {
     /// Relative; at least 1.
     pub weight: u32,
     pub locality: Locality,
+    /// It takes the mesh's TLS (`security.istio.io/tlsMode: istio`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mesh_tls: bool,
     /// What the standard metrics call the workload; empty where not known.
     pub workload: Workload,
 }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+
 use super::{
     matcher::HostPattern,
     name::{FilterChainName, ListenerName, RouteTableName, SecretName},
@@ -36,6 +38,19 @@ pub enum ListenerKind {
     Tls,
     /// Bytes; one chain.
     Tcp,
+    /// Connections to the workload that were redirected here. The chain is chosen by where they
+    /// were going and how they begin.
+    Inbound,
+    /// The same of connections the workload makes.
+    Outbound,
+}
+
+impl ListenerKind {
+    /// Whether connections have another destination than the listener.
+    #[must_use]
+    pub fn is_redirected(self) -> bool {
+        matches!(self, Self::Inbound | Self::Outbound)
+    }
 }
 
 /// One thing a listener can do with a connection.
@@ -46,11 +61,42 @@ pub struct FilterChain {
     pub listener: ListenerName,
     /// Server names this chain is for. Unused on `Http` and `Tcp` listeners.
     pub server_names: Arc<[HostPattern]>,
+    /// Redirected connections this chain is for; the narrowest destination that has chains decides.
+    /// Unused on other listeners.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirected: Option<RedirectMatch>,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<DownstreamTls>,
     pub network: NetworkFilter,
     /// Namespace and name of the Gateway, for dumps and logs.
     pub gateway: Arc<str>,
+}
+
+/// Where a redirected connection was going, and how it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedirectMatch {
+    /// `None`: any address.
+    pub address: Option<IpNet>,
+    /// `None`: any port.
+    pub port: Option<u16>,
+    pub begins: Beginning,
+}
+
+/// What the first bytes of a connection are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Beginning {
+    /// Anything no other chain of the destination is for. Where there is no other, nothing is awaited.
+    Any,
+    /// A request in clear text.
+    Http,
+    /// A ClientHello, with one of the chain's server names if it has any.
+    Tls,
+    /// A ClientHello that offers a protocol of the mesh.
+    MeshTls,
+    /// A ClientHello that offers HTTP of the mesh.
+    MeshHttp,
 }
 
 /// What reads the bytes of a connection.

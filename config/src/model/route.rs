@@ -186,6 +186,21 @@ pub struct RetryPolicy {
     pub ignore_previous_hosts: bool,
 }
 
+impl RetryPolicy {
+    /// Nothing is done twice.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            attempts: 0,
+            per_try_timeout: None,
+            on: RetryOn::default(),
+            retriable_status_codes: Arc::default(),
+            backoff: Duration::ZERO,
+            ignore_previous_hosts: true,
+        }
+    }
+}
+
 /// Conditions of Envoy's `x-envoy-retry-on` and `x-envoy-retry-grpc-on`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,13 +12,15 @@ pub(super) enum Lookup {
 
 /// Every kind, with the versions of it that are read. All versions of a kind have
 /// the same schema.
-const SERVED: [(Kind, &[&str]); 14] = [
+const SERVED: [(Kind, &[&str]); 16] = [
     (Kind::Gateway, NETWORKING),
     (Kind::VirtualService, NETWORKING),
     (Kind::DestinationRule, NETWORKING),
     (Kind::ServiceEntry, NETWORKING),
     (Kind::WorkloadEntry, NETWORKING),
+    (Kind::Sidecar, NETWORKING),
     (Kind::EnvoyFilter, &["v1alpha3"]),
+    (Kind::PeerAuthentication, SECURITY),
     (Kind::RequestAuthentication, SECURITY),
     (Kind::AuthorizationPolicy, SECURITY),
     (Kind::Service, &["v1"]),

@@ -155,6 +155,8 @@ impl Reader<'_> {
             }
             Kind::ServiceEntry => self.read_spec(envelope, key).map(Spec::ServiceEntry),
             Kind::WorkloadEntry => self.read_spec(envelope, key).map(Spec::WorkloadEntry),
+            Kind::Sidecar => self.read_spec(envelope, key).map(Box::new).map(Spec::Sidecar),
+            Kind::PeerAuthentication => self.read_spec(envelope, key).map(Spec::PeerAuthentication),
             Kind::RequestAuthentication => {
                 self.read_spec(envelope, key).map(Spec::RequestAuthentication)
             }

@@ -18,11 +18,13 @@ mod kubernetes;
 mod mesh_config;
 mod metadata;
 mod name;
+mod peer_authentication;
 mod percent;
 mod regex;
 mod request_authentication;
 mod selector;
 mod service_entry;
+mod sidecar;
 mod time;
 mod virtual_service;
 mod workload_entry;
@@ -41,6 +43,10 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::DestinationRule(rule) => destination_rule::validate(rule, spec, &mut findings),
         Spec::ServiceEntry(entry) => service_entry::validate(entry, spec, &mut findings),
         Spec::WorkloadEntry(entry) => workload_entry::validate(entry, spec, &mut findings),
+        Spec::Sidecar(sidecar) => sidecar::validate(sidecar, spec, &mut findings),
+        Spec::PeerAuthentication(policy) => {
+            peer_authentication::validate(policy, spec, &mut findings);
+        }
         Spec::RequestAuthentication(policy) => {
             request_authentication::validate(policy, spec, &mut findings);
         }

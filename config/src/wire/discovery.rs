@@ -9,8 +9,9 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// Bytes of resources after which a response is ended and another begun: large pushes are read while
-/// they are made, and no message comes near the limits of gRPC.
-pub const RESPONSE_SIZE: usize = 256 * 1024;
+/// they are made, and no message comes near the limits of gRPC. The sender's buffer of a stream stays as
+/// large as the largest response was, for as long as the proxy is connected.
+pub const RESPONSE_SIZE: usize = 64 * 1024;
 
 /// Bytes a message may have: a response is ended by the resource that fills it, the largest of which
 /// is an object of [`crate::parse::MAX_OBJECT_SIZE`].

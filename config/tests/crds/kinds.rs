@@ -63,6 +63,14 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         group: NETWORKING,
+        name: "Sidecar",
+        plural: "sidecars",
+        short_names: &[],
+        versions: NETWORKING_VERSIONS,
+        columns: &[],
+    },
+    Kind {
+        group: NETWORKING,
         name: "VirtualService",
         plural: "virtualservices",
         short_names: &["vs"],
@@ -87,6 +95,14 @@ pub const KINDS: &[Kind] = &[
         short_names: &["ap"],
         versions: SECURITY_VERSIONS,
         columns: &[("Action", ".spec.action", "What is done with requests that match")],
+    },
+    Kind {
+        group: SECURITY,
+        name: "PeerAuthentication",
+        plural: "peerauthentications",
+        short_names: &["pa"],
+        versions: SECURITY_VERSIONS,
+        columns: &[("Mode", ".spec.mtls.mode", "Whether connections have to be mutual TLS")],
     },
     Kind {
         group: SECURITY,
@@ -153,6 +169,18 @@ impl Kind {
             "type": "object",
             "description": "What became of the object, written by the controller.",
             "x-kubernetes-preserve-unknown-fields": true,
+            // Of every writer its own: who writes one leaves the others.
+            "properties": { "conditions": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": {
+                    "type": "object",
+                    "x-kubernetes-preserve-unknown-fields": true,
+                    "required": ["type"],
+                    "properties": { "type": { "type": "string" } },
+                },
+            }},
         });
         json!({
             "name": name,

@@ -36,6 +36,7 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 pub(super) enum Kind {
     Admin,
     Status,
+    /// Metrics for whoever scrapes the pod.
     Metrics,
 }
 

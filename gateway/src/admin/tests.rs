@@ -92,6 +92,8 @@ impl Fixture {
             log_format: LogFormat::Text,
             drain_time: Duration::ZERO,
             name_server: None,
+            kind: weir_config::compile::ProxyKind::Gateway,
+            identity_files: None,
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

@@ -67,7 +67,7 @@ pub(super) struct DiscoveryArguments {
         env = "WEIR_IDENTITY_FILES",
         default_value = "/var/run/secrets/workload-spiffe-credentials"
     )]
-    identity_files: PathBuf,
+    pub(super) identity_files: PathBuf,
 
     /// What its identity begins with [default: cluster.local; Istio: TRUST_DOMAIN]
     #[arg(long, value_name = "DOMAIN", env = "WEIR_TRUST_DOMAIN")]

@@ -6,12 +6,17 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use weir_config::compile::ProxyKind;
 
 mod check;
 mod discovery;
+mod sidecar;
 
-pub use self::discovery::{Discovery, Environment};
 use self::discovery::{DiscoveryArguments, pod_labels};
+pub use self::{
+    discovery::{Discovery, Environment},
+    sidecar::SidecarArguments,
+};
 
 const ABOUT: &str = "An edge gateway that runs Istio's configuration, with or without Kubernetes.";
 
@@ -146,8 +151,8 @@ struct ProcessArguments {
     #[arg(long, value_name = "ADDR", env = "WEIR_STATUS", default_value = "0.0.0.0:15021")]
     status: SocketAddr,
 
-    /// Where /stats/prometheus is served, for whoever scrapes it from elsewhere [default: nowhere but
-    /// with the admin pages]
+    /// Where /stats/prometheus is served beside the admin pages, for whoever scrapes it from elsewhere
+    /// [default: nowhere; by sidecars on ports 15020 and 15090]
     #[arg(long, value_name = "ADDR,...", env = "WEIR_METRICS", value_delimiter = ',')]
     metrics: Vec<SocketAddr>,
 
@@ -204,7 +209,6 @@ pub struct Bootstrap {
     pub namespace: String,
     pub admin: SocketAddr,
     pub status: SocketAddr,
-    pub metrics: Vec<SocketAddr>,
     /// At least 1.
     pub workers: usize,
     pub log_level: String,
@@ -212,6 +216,11 @@ pub struct Bootstrap {
     pub drain_time: Duration,
     /// `None`: the system's.
     pub name_server: Option<SocketAddr>,
+    pub kind: ProxyKind,
+    /// Where metrics are served beside the admin port.
+    pub metrics: Vec<SocketAddr>,
+    /// With a folder as source: where somebody puts a certificate of the mesh.
+    pub identity_files: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -220,7 +229,13 @@ impl Arguments {
     /// # Errors
     /// Neither is named, or the environment does not make sense.
     pub fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
-        let GatewayArguments { config, discovery, proxy, process } = self.gateway;
+        self.gateway.into_bootstrap(environment)
+    }
+}
+
+impl GatewayArguments {
+    fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
+        let Self { config, discovery, proxy, process } = self;
         let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         if !config.is_empty() {
             return Ok(Bootstrap::of_files(config, proxy, process));
@@ -314,6 +329,8 @@ impl Bootstrap {
             log_format,
             drain_time,
             name_server,
+            kind: ProxyKind::Gateway,
+            identity_files: None,
         }
     }
 }
@@ -425,6 +442,8 @@ mod tests {
             log_format: LogFormat::Text,
             drain_time: Duration::from_secs(45),
             name_server: None,
+            kind: ProxyKind::Gateway,
+            identity_files: None,
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

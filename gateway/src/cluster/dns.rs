@@ -130,7 +130,9 @@ fn publish(
     let located = {
         let names = names.lock();
         match &cluster.config().discovery {
-            Discovery::Static | Discovery::StrictDns { .. } => names.every_address(members),
+            Discovery::Static | Discovery::OriginalDst { .. } | Discovery::StrictDns { .. } => {
+                names.every_address(members)
+            }
             Discovery::LogicalDns { .. } => names.first_address(members).into_iter().collect(),
         }
     };

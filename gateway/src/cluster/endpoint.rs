@@ -12,7 +12,10 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use weir_config::model::cluster::{EndpointAddress, Workload};
 
-use super::{outlier::Monitor, transport::Transports};
+use super::{
+    outlier::Monitor,
+    transport::{Transports, Ways},
+};
 use crate::{
     telemetry::{Protocol, clusters::ClusterGauges},
     upstream::{Address, Pool, Target},
@@ -42,6 +45,7 @@ pub struct Endpoint {
     key: Key,
     address: Address,
     weight: u32,
+    mesh_tls: bool,
     workload: Arc<Workload>,
     pools: Pools,
     state: Arc<State>,
@@ -60,6 +64,7 @@ pub(super) struct Member {
     pub key: Key,
     pub address: Address,
     pub weight: u32,
+    pub mesh_tls: bool,
     pub workload: Arc<Workload>,
 }
 
@@ -98,10 +103,14 @@ impl Endpoint {
         transports: &Transports,
         gauges: &Arc<ClusterGauges>,
     ) -> Arc<Self> {
-        let Member { key, address, weight, workload } = member;
-        let reusable = prev.filter(|prev| prev.pools.are_for(transports));
+        let Member { key, address, weight, mesh_tls, workload } = member;
+        let ways = transports.ways(mesh_tls);
+        let principal = Some(&workload.principal).filter(|name| !name.is_empty());
+        let identity = principal.filter(|_| transports.checks_identity(mesh_tls)).cloned();
+        let reusable = prev.filter(|prev| prev.pools.are_for(ways, identity.as_ref()));
         if let Some(prev) = reusable
             && prev.weight == weight
+            && prev.mesh_tls == mesh_tls
             && prev.workload == workload
         {
             return Arc::clone(prev);
@@ -109,13 +118,14 @@ impl Endpoint {
         Arc::new(Self {
             id: prev.map_or_else(EndpointId::next, |prev| prev.id),
             pools: reusable.map_or_else(
-                || Pools::new(&address, transports, gauges),
+                || Pools::new(&address, ways, identity.as_ref(), gauges),
                 |prev| prev.pools.clone(),
             ),
             state: prev.map_or_else(|| Arc::new(State::new()), |prev| Arc::clone(&prev.state)),
             key,
             address,
             weight,
+            mesh_tls,
             workload,
         })
     }
@@ -126,6 +136,7 @@ impl Endpoint {
             key: self.key.clone(),
             address: self.address.clone(),
             weight: self.weight,
+            mesh_tls: self.mesh_tls,
             workload: Arc::clone(&self.workload),
         }
     }
@@ -225,33 +236,43 @@ impl Endpoint {
 }
 
 impl Pools {
-    fn new(address: &Address, transports: &Transports, gauges: &Arc<ClusterGauges>) -> Self {
+    fn new(
+        address: &Address,
+        ways: &Ways,
+        identity: Option<&Arc<str>>,
+        gauges: &Arc<ClusterGauges>,
+    ) -> Self {
         let pool = |transport: &Arc<_>| {
-            let target = Target { address: address.clone(), transport: Arc::clone(transport) };
+            let transport = Arc::clone(transport);
+            let target =
+                Target { address: address.clone(), transport, identity: identity.cloned() };
             Pool::new(target, Arc::clone(gauges))
         };
-        match transports {
-            Transports::One(transport) => Self::One(pool(transport)),
-            Transports::MatchDownstream { http1, http2 } => {
+        match ways {
+            Ways::One(transport) => Self::One(pool(transport)),
+            Ways::MatchDownstream { http1, http2 } => {
                 Self::MatchDownstream { http1: pool(http1), http2: pool(http2) }
             }
         }
     }
 
-    fn are_for(&self, transports: &Transports) -> bool {
-        match (self, transports) {
-            (Self::One(pool), Transports::One(transport)) => {
-                *pool.target().transport == **transport
-            }
+    fn are_for(&self, ways: &Ways, identity: Option<&Arc<str>>) -> bool {
+        let is_same = self.iter().all(|pool| pool.target().identity.as_ref() == identity);
+        is_same && self.are_of(ways)
+    }
+
+    fn are_of(&self, ways: &Ways) -> bool {
+        match (self, ways) {
+            (Self::One(pool), Ways::One(transport)) => *pool.target().transport == **transport,
             (
                 Self::MatchDownstream { http1, http2 },
-                Transports::MatchDownstream { http1: transport1, http2: transport2 },
+                Ways::MatchDownstream { http1: transport1, http2: transport2 },
             ) => {
                 *http1.target().transport == **transport1
                     && *http2.target().transport == **transport2
             }
-            (Self::One(_), Transports::MatchDownstream { .. })
-            | (Self::MatchDownstream { .. }, Transports::One(_)) => false,
+            (Self::One(_), Ways::MatchDownstream { .. })
+            | (Self::MatchDownstream { .. }, Ways::One(_)) => false,
         }
     }
 

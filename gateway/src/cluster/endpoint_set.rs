@@ -96,6 +96,13 @@ impl EndpointSet {
         endpoints.find(|endpoint| !tried.contains(&endpoint.id()))
     }
 
+    /// The endpoint with this address.
+    pub(super) fn find(&self, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+        let is_there =
+            |endpoint: &&Arc<Endpoint>| endpoint.address().socket_addr() == Some(address);
+        self.candidates.iter().find(is_there)
+    }
+
     /// An endpoint, one not in `tried` where there is one; `None` when the set is empty. Requests with
     /// the same `hash` get the same one, if the policy is to look at it.
     pub(super) fn pick(
@@ -207,7 +214,8 @@ impl Membership {
                 Some(prev) if **prev.workload() == config.workload => Arc::clone(prev.workload()),
                 _ => Arc::new(config.workload.clone()),
             };
-            let member = Member { key, address, weight: config.weight, workload };
+            let (weight, mesh_tls) = (config.weight, config.mesh_tls);
+            let member = Member { key, address, weight, mesh_tls, workload };
             let next = Endpoint::next(prev.as_ref(), member, transports, gauges);
             if let Some(prev) = prev {
                 prev.retire(Some(&next));

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use self::{
     circuit_breaker::CircuitBreaker,
     dns::{Members, Resolution},
     endpoint_set::{EndpointSet, Location, Membership},
+    original_dst::OriginalDst,
     transport::Transports,
 };
 use crate::{
@@ -37,6 +39,7 @@ mod dns;
 mod endpoint;
 mod endpoint_set;
 mod hash_table;
+mod original_dst;
 mod outlier;
 mod resolver;
 mod transport;
@@ -64,6 +67,8 @@ pub struct Cluster {
     sweep_due: AtomicU64,
     started: Instant,
     resolution: OnceLock<Resolution>,
+    /// Endpoints that are where clients were going.
+    original_dst: OriginalDst,
 }
 
 impl fmt::Debug for Cluster {
@@ -106,9 +111,10 @@ impl Cluster {
             sweep_due: AtomicU64::new(u64::MAX),
             started: Instant::now(),
             resolution: OnceLock::new(),
+            original_dst: OriginalDst::default(),
         });
         cluster.publish(&cluster.membership());
-        if config.discovery != Discovery::Static {
+        if cluster.dns_refresh().is_some() {
             let resolver = environment.resolver.clone();
             let known = prev.and_then(|prev| prev.resolution.get());
             let resolution = Resolution::start(&cluster, Arc::clone(members), resolver, known);
@@ -154,7 +160,8 @@ impl Cluster {
     }
 
     /// An endpoint for the next attempt, one not in `tried` if there is one. `hash` is that of the key
-    /// the cluster hashes, where the request has it.
+    /// the cluster hashes, where the request has it. `original_dst` is where the client was going, which
+    /// clusters of that kind go to.
     ///
     /// # Errors
     /// 503 `UH` without any endpoint to choose from.
@@ -162,8 +169,18 @@ impl Cluster {
         &self,
         hash: Option<u64>,
         tried: &[EndpointId],
+        original_dst: Option<SocketAddr>,
     ) -> Result<Arc<Endpoint>, LocalReply> {
         self.sweep_if_due();
+        if let Discovery::OriginalDst { members_only } = self.config.discovery {
+            let address = original_dst.ok_or_else(no_healthy_upstream)?;
+            let member = self.endpoints.load().find(address).cloned();
+            return match member {
+                Some(member) => Ok(member),
+                None if members_only => Err(no_healthy_upstream()),
+                None => Ok(self.original_dst.endpoint(address, &self.transports, self.gauges())),
+            };
+        }
         let set = self.endpoints.load();
         set.pick(hash, tried, &mut Rng::new()).cloned().ok_or_else(no_healthy_upstream)
     }
@@ -227,7 +244,7 @@ impl Cluster {
 
     fn dns_refresh(&self) -> Option<Duration> {
         match self.config.discovery {
-            Discovery::Static => None,
+            Discovery::Static | Discovery::OriginalDst { .. } => None,
             Discovery::StrictDns { refresh } | Discovery::LogicalDns { refresh } => Some(refresh),
         }
     }
@@ -237,6 +254,7 @@ impl Cluster {
         if let Some(resolution) = self.resolution.get() {
             resolution.stop();
         }
+        self.original_dst.retire();
         let successors = successor.map(|successor| successor.membership().members().to_vec());
         self.membership().retire(&successors.unwrap_or_default());
     }

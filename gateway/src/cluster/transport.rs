@@ -14,9 +14,19 @@ use crate::{
     upstream::{Protocol, TlsContext, Transport},
 };
 
+/// How the endpoints of a cluster are talked to.
+#[derive(Debug, Clone)]
+pub(super) struct Transports {
+    /// As configured.
+    configured: Ways,
+    /// Automatic mTLS: for endpoints that do not take the mesh's TLS. The others have to be who they
+    /// are said to be.
+    clear: Option<Ways>,
+}
+
 /// One way, or one for each protocol a client may speak.
 #[derive(Debug, Clone)]
-pub(super) enum Transports {
+pub(super) enum Ways {
     One(Arc<Transport>),
     MatchDownstream { http1: Arc<Transport>, http2: Arc<Transport> },
 }
@@ -30,7 +40,17 @@ impl Transports {
         limits: &Limits,
     ) -> Self {
         let reusable = prev.filter(|(prev, _)| prev.tls == config.tls).map(|(_, prev)| prev);
-        let transport = |protocol| {
+        let ways = |transport: &dyn Fn(Protocol) -> Arc<Transport>| match config.protocol {
+            UpstreamProtocol::Http1 => Ways::One(transport(Protocol::Http1)),
+            UpstreamProtocol::Http2 => Ways::One(transport(Protocol::Http2)),
+            UpstreamProtocol::Tcp => Ways::One(transport(Protocol::Tcp)),
+            UpstreamProtocol::MatchDownstream => Ways::MatchDownstream {
+                http1: transport(Protocol::Http1),
+                http2: transport(Protocol::Http2),
+            },
+        };
+        let clear = |protocol| Arc::new(transport(config, protocol, None, limits));
+        let configured = |protocol| {
             let kept = reusable
                 .and_then(|prev| prev.tls_context(protocol))
                 .filter(|context| context.is_current(secrets));
@@ -40,15 +60,17 @@ impl Transports {
             });
             Arc::new(transport(config, protocol, tls, limits))
         };
-        match config.protocol {
-            UpstreamProtocol::Http1 => Self::One(transport(Protocol::Http1)),
-            UpstreamProtocol::Http2 => Self::One(transport(Protocol::Http2)),
-            UpstreamProtocol::Tcp => Self::One(transport(Protocol::Tcp)),
-            UpstreamProtocol::MatchDownstream => Self::MatchDownstream {
-                http1: transport(Protocol::Http1),
-                http2: transport(Protocol::Http2),
-            },
-        }
+        Self { configured: ways(&configured), clear: config.auto_mtls.then(|| ways(&clear)) }
+    }
+
+    /// For an endpoint that takes the mesh's TLS, or does not.
+    pub(super) fn ways(&self, mesh_tls: bool) -> &Ways {
+        self.clear.as_ref().filter(|_| !mesh_tls).unwrap_or(&self.configured)
+    }
+
+    /// Whether an endpoint has to be the workload it is said to be.
+    pub(super) fn checks_identity(&self, mesh_tls: bool) -> bool {
+        self.clear.is_some() && mesh_tls
     }
 
     /// Whether the secrets they were built from are still the ones in force.
@@ -59,15 +81,21 @@ impl Transports {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Transport>> {
+        self.configured.iter()
+    }
+
+    fn tls_context(&self, protocol: Protocol) -> Option<&Arc<TlsContext>> {
+        self.iter().find(|transport| transport.protocol == protocol)?.tls.as_ref()
+    }
+}
+
+impl Ways {
+    fn iter(&self) -> impl Iterator<Item = &Arc<Transport>> {
         let (first, second) = match self {
             Self::One(transport) => (transport, None),
             Self::MatchDownstream { http1, http2 } => (http1, Some(http2)),
         };
         std::iter::once(first).chain(second)
-    }
-
-    fn tls_context(&self, protocol: Protocol) -> Option<&Arc<TlsContext>> {
-        self.iter().find(|transport| transport.protocol == protocol)?.tls.as_ref()
     }
 }
 
@@ -98,6 +126,7 @@ fn transport(
         idle_timeout: config.idle_timeout,
         max_connection_duration: config.max_connection_duration,
         keepalive: config.tcp_keepalive,
+        source_address: config.source_address,
         max_requests_per_connection: config.max_requests_per_connection,
         max_concurrent_streams: config.max_concurrent_streams,
         max_connections: config.circuit_breakers.max_connections,

@@ -12,7 +12,7 @@ use weir_config::{
     api::{MeshConfig, ObjectKey},
     compile::{Change, Compiler, Proxy},
     diagnostic::{Diagnostic, Severity},
-    model::{Delta, Resources, Secret},
+    model::{Delta, Resources, Secret, SecretName},
 };
 
 use crate::{
@@ -136,12 +136,12 @@ impl Applier {
         self.report(started.elapsed());
     }
 
-    /// The proxy's own certificate is this from now on.
-    pub async fn set_identity(&mut self, secret: Arc<Secret>) {
+    /// The proxy's own certificate is this from now on; `None`: it has none any more.
+    pub async fn set_identity(&mut self, secret: Option<Arc<Secret>>) {
         let snapshot = {
             let mut state = lock(&self.state);
             let mut delta = Delta::default();
-            delta.secrets.insert(secret.name.clone(), Some(secret));
+            delta.secrets.insert(SecretName::workload(), secret);
             state.secrets = Secrets::next(&state.secrets, &delta);
             // Before there is a configuration, nothing uses it.
             self.warm.then(|| self.build(&state, &Delta::default()))

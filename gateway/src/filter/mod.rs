@@ -4,7 +4,7 @@
 //! in [`RouteFilters`]; both are destructured where the order is written, so that a filter nobody runs
 //! does not compile.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::HeaderValue;
 use weir_config::model::{self, WorkloadPolicies, route::Scheme};
@@ -76,6 +76,13 @@ pub struct RouteFilters {
 }
 
 impl HttpFilters {
+    /// Those that let everything pass.
+    #[must_use]
+    pub fn none() -> &'static Self {
+        static NONE: LazyLock<HttpFilters> = LazyLock::new(HttpFilters::default);
+        &NONE
+    }
+
     /// The filters after a change. Rules that stay the same keep their keys and verified tokens.
     ///
     /// Keys with an address are fetched by tasks of the runtime this is called in.

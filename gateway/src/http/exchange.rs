@@ -103,7 +103,7 @@ impl<'a> Line<'a> {
         let table = snapshot.route_tables.find(&self.downstream.route_table)?;
         let mut route = table.select(self.request, &self.context)?;
         self.take(route, info);
-        let filters = &snapshot.filters;
+        let filters = snapshot.filters_for(self.downstream.conn.direction);
         filters.authenticate(&route.filters, self.request, &mut self.context, info)?;
         if table.has_claim_matches() {
             // The claims are known only now, and they take part in the choice.

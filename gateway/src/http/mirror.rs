@@ -176,7 +176,7 @@ impl Copy {
         let Ok(_permit) = cluster.admit() else { return };
         let hash = self.hash;
         for reuse in [Reuse::Allowed, Reuse::Never] {
-            let Ok(endpoint) = cluster.pick(hash, &[]) else { return };
+            let Ok(endpoint) = cluster.pick(hash, &[], None) else { return };
             let _in_flight = endpoint.begin();
             let host = self.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
             let pool = endpoint.pool(self.protocol);

@@ -7,7 +7,11 @@
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use weir_config::model::{Settings, route::Scheme, settings::PathNormalization};
+use weir_config::model::{
+    Settings,
+    route::Scheme,
+    settings::{ForwardClientCert, PathNormalization},
+};
 
 use super::{
     field::{X_ENVOY_EXTERNAL_ADDRESS, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REQUEST_ID},
@@ -15,6 +19,7 @@ use super::{
 };
 use crate::{
     canonical::{authority, path},
+    connection::{ConnectionInfo, Direction},
     filter::RequestContext,
     head::{Headers, Repeated, RequestHeader},
     local_reply::LocalReply,
@@ -44,7 +49,11 @@ pub fn request(
             .map_err(|hop_by_hop::ProtectedNomination| refuse("protected_header_nominated"))?;
 
     let connection = Arc::clone(&info.connection);
-    let trusted = settings.num_trusted_proxies;
+    let trusted = match connection.direction {
+        Direction::Gateway => settings.num_trusted_proxies,
+        // Nobody in the mesh adds itself, so the last who did is one further out.
+        Direction::Inbound | Direction::Outbound => settings.num_trusted_proxies + 1,
+    };
     // Read before the proxy's own entry is appended.
     if let Some(client) = forwarded::client_ip(&request.headers, trusted) {
         info.client_addr = SocketAddr::new(client, 0);
@@ -52,6 +61,10 @@ pub fn request(
     let own_scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let scheme = forwarded::scheme(&request.headers, own_scheme, trusted);
 
+    if connection.direction != Direction::Gateway {
+        forward_in_mesh(settings, request, &connection, scheme);
+        return Ok(RequestContext { scheme, upgrade, ..RequestContext::default() });
+    }
     let headers = &mut request.headers;
     if fields.internal {
         // Every client counts as external: a private address does not make one trustworthy
@@ -78,6 +91,28 @@ pub fn request(
         append_forwarded_host: settings.x_forwarded_host,
         ..RequestContext::default()
     })
+}
+
+/// What sidecars change of what is told about the client: next to nothing, so that the application is
+/// told by its clients what it would be told without them (istio-compat 5.4). Who a client of the mesh is,
+/// only the side that verified it says.
+fn forward_in_mesh(
+    settings: &Settings,
+    request: &mut RequestHeader,
+    connection: &ConnectionInfo,
+    scheme: Scheme,
+) {
+    let (client_cert, peer) = match connection.direction {
+        Direction::Inbound => (settings.forward_client_cert, connection.peer_identity()),
+        Direction::Gateway | Direction::Outbound => (ForwardClientCert::Sanitize, None),
+    };
+    let headers = &mut request.headers;
+    let scheme = || HeaderValue::from_static(scheme.as_str());
+    headers.insert_if_absent(X_FORWARDED_PROTO, scheme);
+    forwarded::client_cert(headers, client_cert, peer);
+    if settings.request_id && !headers.contains_key(X_REQUEST_ID) {
+        set_request_id(settings, headers);
+    }
 }
 
 fn refuse(details: &'static str) -> LocalReply {

@@ -140,7 +140,9 @@ async fn attempt(
 ) -> Result<Answered, Failed> {
     let ignore = attempts.policy.ignore_previous_hosts;
     let avoid: &[EndpointId] = if ignore { &earlier.endpoints } else { &[] };
-    let endpoint = attempts.cluster.pick(attempts.hash, avoid).map_err(Failed::NoEndpoint)?;
+    let original_dst = info.connection.original_dst();
+    let picked = attempts.cluster.pick(attempts.hash, avoid, original_dst);
+    let endpoint = picked.map_err(Failed::NoEndpoint)?;
     let in_flight = endpoint.begin();
     earlier.endpoints.push(endpoint.id());
     info.upstream.attempts += 1;

@@ -61,6 +61,8 @@ fn connection_info(alpn: Option<&[u8]>, is_tls: bool) -> Arc<ConnectionInfo> {
     Arc::new(ConnectionInfo {
         peer_addr: addr,
         local_addr: addr,
+        direction: crate::connection::Direction::Gateway,
+        peer_workload: None,
         listener: ListenerName::new("test"),
         port: 80,
         server_name: None,

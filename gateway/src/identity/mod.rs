@@ -46,6 +46,12 @@ pub async fn keep(options: Options, current: watch::Sender<Option<Arc<Workload>>
     }
 }
 
+/// Keeps `current` what the files in a folder say, which somebody else looks after. Never ends by
+/// itself.
+pub async fn follow(folder: PathBuf, current: watch::Sender<Option<Arc<Workload>>>) {
+    follow_files(&folder, &current).await;
+}
+
 /// Asks for a certificate, and for the next when half of its life is over.
 async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>) {
     let mut backoff = Backoff::default();
@@ -69,10 +75,24 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
                 if said.insert(problem.clone()) {
                     say(&problem, left);
                 }
+                withdraw_ended(current);
                 tokio::time::sleep(backoff.wait()).await;
             }
         }
     }
+}
+
+/// A certificate that has ended is nobody's identity. Most would refuse it; but whoever resumes a TLS
+/// session looks at no certificate.
+fn withdraw_ended(current: &watch::Sender<Option<Arc<Workload>>>) {
+    current.send_if_modified(|workload| {
+        let is_over = workload.as_ref().is_some_and(|it| now() > it.validity.not_after);
+        if is_over {
+            *workload = None;
+            tracing::error!("the workload's certificate has ended; nothing is reached with it");
+        }
+        is_over
+    });
 }
 
 fn say(problem: &str, seconds_left: Option<i64>) {
@@ -110,6 +130,7 @@ async fn follow_files(folder: &Path, current: &watch::Sender<Option<Arc<Workload
                 }
             },
         }
+        withdraw_ended(current);
         tokio::time::sleep(FILES_INTERVAL).await;
     }
 }

@@ -22,6 +22,7 @@ use weir_config::model::listener::BindAddress;
 use crate::io::Io;
 
 const BACKLOG: i32 = 4096;
+const EAFNOSUPPORT: i32 = nix::errno::Errno::EAFNOSUPPORT as i32;
 /// Of Unix sockets: the owner and its group may connect.
 const UNIX_MODE: u32 = 0o660;
 
@@ -87,15 +88,15 @@ pub(super) enum ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Binds and listens. Has to be called in the runtime that will accept.
+    /// Binds and listens. Has to be called in the runtime that will accept. `both_families`: `[::]` is
+    /// for IPv4 as well.
     ///
     /// # Errors
     /// One sentence for the user.
-    pub(super) fn bind(address: &BindAddress) -> Result<Self, BindError> {
+    pub(super) fn bind(address: &BindAddress, both_families: bool) -> Result<Self, BindError> {
         match address {
-            BindAddress::Ip(address) => {
-                bind_tcp(*address).map_err(|error| BindError::new(address.to_string(), error))
-            }
+            BindAddress::Ip(address) => bind_families(*address, both_families)
+                .map_err(|error| BindError::new(address.to_string(), error)),
             BindAddress::Unix(path) => bind_unix(path),
         }
     }
@@ -142,10 +143,20 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<ListeningSocket> {
+fn bind_families(address: SocketAddr, both: bool) -> io::Result<ListeningSocket> {
+    match bind_tcp(address, !both) {
+        // A kernel without IPv6.
+        Err(error) if both && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), true)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<ListeningSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     // A restart must not wait for the connections of the one before.
     socket.set_reuse_address(true)?;

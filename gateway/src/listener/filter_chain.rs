@@ -1,17 +1,19 @@
 //! Which filter chain a connection gets: by the ClientHello's server name, exact before the longest
 //! wildcard before `*`. Looked up by hash; the number of names does not matter.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use rustc_hash::FxHashMap;
 use rustls::ServerConfig;
 use smallvec::SmallVec;
 use weir_config::model::{
     FilterChain, FilterChainName,
     listener::{DownstreamTls, NetworkFilter},
-    matcher::HostPattern,
 };
 
+use super::{
+    destination::{DestinationChains, Destinations},
+    server_names::ServerNames,
+};
 use crate::{
     drain::{DrainSignal, DrainTrigger},
     tls::{LoadedSecret, Secrets, server_config},
@@ -120,10 +122,9 @@ fn still_serves(old: &FilterChain, new: &FilterChain) -> bool {
 #[derive(Debug, Default)]
 pub struct FilterChains {
     by_name: BTreeMap<FilterChainName, Arc<Chain>>,
-    exact: FxHashMap<Arc<str>, Arc<Chain>>,
-    /// By `.example.com` for `*.example.com`.
-    suffix: FxHashMap<Arc<str>, Arc<Chain>>,
-    any: Option<Arc<Chain>>,
+    server_names: ServerNames,
+    /// Of redirected connections.
+    destinations: Destinations,
 }
 
 impl FilterChains {
@@ -143,19 +144,9 @@ impl FilterChains {
     }
 
     fn insert(&mut self, chain: Arc<Chain>) {
-        for name in &*chain.config.server_names {
-            let chain = || Arc::clone(&chain);
-            match name {
-                HostPattern::Exact(host) => {
-                    self.exact.entry(Arc::clone(host)).or_insert_with(chain);
-                }
-                HostPattern::Suffix(suffix) => {
-                    self.suffix.entry(Arc::clone(suffix)).or_insert_with(chain);
-                }
-                HostPattern::Any => {
-                    self.any.get_or_insert_with(chain);
-                }
-            }
+        match &chain.config.redirected {
+            Some(redirected) => self.destinations.insert(redirected, &chain),
+            None => self.server_names.insert(&chain),
         }
         self.by_name.insert(chain.config.name.clone(), chain);
     }
@@ -164,20 +155,12 @@ impl FilterChains {
     /// names none gets what is for all names.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<Chain>> {
-        server_name.and_then(|name| self.select_named(name)).or(self.any.as_ref())
+        self.server_names.select(server_name)
     }
 
-    fn select_named(&self, name: &str) -> Option<&Arc<Chain>> {
-        if let Some(chain) = self.exact.get(name) {
-            return Some(chain);
-        }
-        if self.suffix.is_empty() {
-            return None;
-        }
-        // The leftmost dot leaves the longest suffix. A wildcard stands for at least one label.
-        memchr::memchr_iter(b'.', name.as_bytes())
-            .filter(|dot| *dot > 0)
-            .find_map(|dot| self.suffix.get(&name[dot..]))
+    /// What there is for connections that were going to `address`.
+    pub(super) fn destination(&self, address: SocketAddr) -> &Arc<DestinationChains> {
+        self.destinations.find(address)
     }
 
     /// The chain of a listener that has but one.

@@ -172,7 +172,8 @@ impl ListenerManager {
     fn listen(&self, binding: &Arc<Binding>) -> Result<SocketState, BindError> {
         // The socket belongs to the reactor of the runtime it is made in.
         let _runtime = self.runtime.enter();
-        let socket = ListeningSocket::bind(&binding.state.load().config.address)?;
+        let config = Arc::clone(&binding.state.load().config);
+        let socket = ListeningSocket::bind(&config.address, config.kind.is_redirected())?;
         let address = socket.address();
         tracing::info!(listener = %binding.name(), %address, "listening");
         let accept = self.runtime.spawn(accept::run(socket, Arc::clone(binding)));

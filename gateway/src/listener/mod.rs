@@ -14,11 +14,16 @@ use crate::tls::Secrets;
 
 mod accept;
 mod bind;
+mod destination;
 pub mod filter_chain;
+mod first_bytes;
 mod manager;
+mod original_dst;
 mod overload;
 mod proxy_protocol;
+mod redirected;
 mod serve;
+mod server_names;
 mod tls;
 
 pub use self::{

@@ -14,11 +14,11 @@ use super::{
     ListenerState,
     filter_chain::{Chain, ChainTls},
     overload::{OpenConnection, Overload},
-    proxy_protocol,
+    proxy_protocol, redirected,
     tls::{self, HandshakeError, Hello},
 };
 use crate::{
-    connection::{ConnectionInfo, TlsInfo},
+    connection::{ConnectionInfo, Direction, TlsInfo},
     engine::Engine,
     http,
     io::Io,
@@ -66,19 +66,21 @@ impl Binding {
 }
 
 /// A connection of which nothing was read yet.
-struct Accepted {
-    io: Io,
-    peer_addr: SocketAddr,
-    local_addr: SocketAddr,
+pub(super) struct Accepted {
+    pub(super) io: Io,
+    pub(super) peer_addr: SocketAddr,
+    pub(super) local_addr: SocketAddr,
 }
 
 /// A connection whose filter chain serves it from now on.
-struct Established {
-    io: Io,
-    info: Arc<ConnectionInfo>,
-    chain: Arc<Chain>,
+pub(super) struct Established {
+    pub(super) io: Io,
+    pub(super) info: Arc<ConnectionInfo>,
+    pub(super) chain: Arc<Chain>,
     /// Read already, and for the upstream.
-    hello: Vec<u8>,
+    pub(super) hello: Vec<u8>,
+    /// An upstream that was connected before the client said anything.
+    pub(super) early: Option<Box<tcp::Early>>,
 }
 
 /// The line of a connection: filter chain and TLS, then what the chain has for it.
@@ -92,6 +94,9 @@ async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection)
     let Some(accepted) = accepted else { return };
     let kind = binding.state.load().config.kind;
     let established = match kind {
+        ListenerKind::Inbound | ListenerKind::Outbound => {
+            Box::pin(redirected::establish(&binding, accepted)).await
+        }
         ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
         // Boxed, because its state is large and gone before the connection's long life begins.
         ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await,
@@ -132,7 +137,7 @@ fn plain(binding: &Binding, accepted: Accepted) -> Option<Established> {
         record_no_chain(&binding.shared.engine, info);
         return None;
     };
-    Some(Established { io, info, chain: Arc::clone(chain), hello: Vec::new() })
+    Some(Established { io, info, chain: Arc::clone(chain), hello: Vec::new(), early: None })
 }
 
 async fn secure_in_time(binding: &Binding, accepted: Accepted) -> Option<Established> {
@@ -164,36 +169,42 @@ async fn secure(
     };
     let chain = Arc::clone(chain);
     Ok(Some(match &chain.tls {
-        ChainTls::None => Established { io, info: info(None), chain, hello: hello.bytes },
+        ChainTls::None => {
+            Established { io, info: info(None), chain, hello: hello.bytes, early: None }
+        }
         ChainTls::Unavailable(why) => return Err(HandshakeError::Unavailable(Arc::clone(why))),
         ChainTls::Terminate(config) => {
             let (io, tls) = tls::terminate(io, hello, config, &binding.shared.overload).await?;
-            Established { io, info: info(Some(tls)), chain, hello: Vec::new() }
+            Established { io, info: info(Some(tls)), chain, hello: Vec::new(), early: None }
         }
     }))
 }
 
 impl Established {
     async fn serve(self, engine: &Arc<Engine>) {
-        let Self { io, info, chain, hello } = self;
+        let Self { io, info, chain, hello, early } = self;
         let drain = chain.drain_signal();
         let network = chain.config.network.clone();
         // A long connection must not keep the certificates of its beginning in memory.
         drop(chain);
         match network {
             NetworkFilter::Http { route_table } => {
+                let io = io.after(hello);
                 http::serve_connection(Arc::clone(engine), io, info, route_table, drain).await;
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
                 // Boxed, so that HTTP connections do not hold the room for it.
-                Box::pin(tcp::serve(engine, io, info, proxy, drain)).await;
+                match early {
+                    Some(early) => Box::pin(early.serve(engine, io, proxy, drain)).await,
+                    None => Box::pin(tcp::serve(engine, io, info, proxy, drain)).await,
+                }
             }
         }
     }
 }
 
-fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
+pub(super) fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
     let mut stream = StreamInfo::start(info, Protocol::Tcp);
     engine.telemetry.record_tcp_opened(&stream);
     stream.flags.set(ResponseFlag::NoRoute);
@@ -202,20 +213,30 @@ fn record_no_chain(engine: &Engine, info: Arc<ConnectionInfo>) {
 }
 
 impl ListenerState {
-    fn info(
+    pub(super) fn info(
         &self,
         peer_addr: SocketAddr,
         local_addr: SocketAddr,
         server_name: Option<Arc<str>>,
         tls: Option<TlsInfo>,
     ) -> Arc<ConnectionInfo> {
+        let direction = match self.config.kind {
+            ListenerKind::Inbound => Direction::Inbound,
+            ListenerKind::Outbound => Direction::Outbound,
+            ListenerKind::Http | ListenerKind::Tls | ListenerKind::Tcp => Direction::Gateway,
+        };
         Arc::new(ConnectionInfo {
             peer_addr,
             local_addr,
+            direction,
             listener: self.config.name.clone(),
-            port: self.config.port,
+            port: match direction {
+                Direction::Gateway => self.config.port,
+                Direction::Inbound | Direction::Outbound => local_addr.port(),
+            },
             server_name,
             tls,
+            peer_workload: None,
         })
     }
 }

@@ -107,17 +107,24 @@ fn tls_reason(error: &TlsError) -> &'static str {
 impl Hello {
     /// Reads until the ClientHello is complete, however it is cut into records and packets.
     pub(super) async fn read(io: &mut Io) -> Result<Self, HandshakeError> {
+        Self::read_on(io, Vec::with_capacity(FIRST_READ_BYTES)).await
+    }
+
+    /// The same, of a ClientHello that begins with `bytes`.
+    pub(super) async fn read_on(io: &mut Io, mut bytes: Vec<u8>) -> Result<Self, HandshakeError> {
         let mut acceptor = Acceptor::default();
-        let mut bytes = Vec::with_capacity(FIRST_READ_BYTES);
+        let mut fed = 0;
+        let mut needs_more = bytes.is_empty();
         loop {
-            let start = bytes.len();
-            if start == MAX_HELLO_BYTES {
+            let start = fed;
+            if bytes.len() >= MAX_HELLO_BYTES {
                 return Err(HandshakeError::HelloTooLarge);
             }
-            let room = MAX_HELLO_BYTES - start;
-            if (&mut *io).take(room as u64).read_buf(&mut bytes).await? == 0 {
+            let room = MAX_HELLO_BYTES - bytes.len();
+            if needs_more && (&mut *io).take(room as u64).read_buf(&mut bytes).await? == 0 {
                 return Err(HandshakeError::Closed);
             }
+            (needs_more, fed) = (true, bytes.len());
             let mut unread = &bytes[start..];
             while !unread.is_empty() {
                 acceptor.read_tls(&mut unread)?;
@@ -134,6 +141,30 @@ impl Hello {
                 }
             }
         }
+    }
+}
+
+/// What a ClientHello says about the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MeshOffer {
+    /// Nothing: its TLS is the application's, or somebody else's.
+    None,
+    Bytes,
+    Http,
+}
+
+impl Hello {
+    /// The protocols of the mesh it offers (istio-compat 1.14).
+    pub(super) fn mesh_offer(&self) -> MeshOffer {
+        let mut offer = MeshOffer::None;
+        for name in self.accepted.client_hello().alpn().into_iter().flatten() {
+            match name {
+                b"istio-http/1.0" | b"istio-http/1.1" | b"istio-h2" => return MeshOffer::Http,
+                b"istio" | b"istio-peer-exchange" => offer = MeshOffer::Bytes,
+                _ => {}
+            }
+        }
+        offer
     }
 }
 
@@ -172,9 +203,11 @@ pub(super) async fn terminate(
             Ok((Io::UnixServerTls(Box::new(stream)), facts))
         }
         // Only sockets are accepted.
-        Io::ServerTls(_) | Io::UnixServerTls(_) | Io::ClientTls(_) | Io::UnixClientTls(_) => {
-            Err(HandshakeError::Closed)
-        }
+        Io::ServerTls(_)
+        | Io::UnixServerTls(_)
+        | Io::ClientTls(_)
+        | Io::UnixClientTls(_)
+        | Io::Replayed(_) => Err(HandshakeError::Closed),
     }
 }
 

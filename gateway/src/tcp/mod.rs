@@ -5,7 +5,10 @@ use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use socket2::SockRef;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 use weir_config::{
     model::{cluster::HashKey, route::WeightedCluster},
     xxh64::xxh64,
@@ -28,6 +31,9 @@ use copy::{End, Moved};
 /// Connect attempts, each at another endpoint while there is one.
 const MAX_ATTEMPTS: u32 = 3;
 
+/// Of an upstream that speaks first.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+
 const DRAIN_TIMEOUT: &str = "drain_timeout";
 
 /// What a filter chain does with the bytes of a connection.
@@ -41,6 +47,7 @@ pub struct TcpProxy {
 }
 
 /// The upstream's side of a connection and what it counts against.
+#[derive(Debug)]
 struct Upstream {
     io: Io,
     cluster: Arc<Cluster>,
@@ -61,11 +68,74 @@ pub async fn serve(
     engine.telemetry.record_tcp_opened(&info);
     match upstream {
         Ok(upstream) => copy(downstream, upstream, proxy, drain, &mut info).await,
-        Err(Unopened::Denied(details)) => info.termination_details = Cow::Owned(details),
-        Err(Unopened::Failed(flag)) => info.flags.set(flag),
-        Err(Unopened::Cut) => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
+        Err(unopened) => {
+            unopened.tell(&mut info);
+            if info.connection.original_dst().is_some() {
+                // The client should see what it would see without us: nobody is there.
+                reset(&downstream);
+            }
+        }
     }
     engine.telemetry.record_tcp(&info);
+}
+
+/// An upstream that was connected before the client said anything: it may be the one to begin.
+#[derive(Debug)]
+pub struct Early {
+    upstream: Upstream,
+    info: StreamInfo,
+    /// What it said.
+    first: Vec<u8>,
+}
+
+impl Early {
+    /// `None`: there is no upstream, which is recorded.
+    pub async fn open(
+        engine: &Engine,
+        connection: Arc<ConnectionInfo>,
+        proxy: &TcpProxy,
+        drain: &DrainSignal,
+    ) -> Option<Self> {
+        let mut info = StreamInfo::start(connection, Protocol::Tcp);
+        match Box::pin(open(engine, proxy, drain, &mut info)).await {
+            Ok(upstream) => Some(Self { upstream, info, first: Vec::new() }),
+            Err(unopened) => {
+                engine.telemetry.record_tcp_opened(&info);
+                unopened.tell(&mut info);
+                engine.telemetry.record_tcp(&info);
+                None
+            }
+        }
+    }
+
+    /// Returns once the upstream says something, or that it will not. May be dropped at any time.
+    pub async fn spoken(&mut self) {
+        self.first.reserve(FIRST_READ_BYTES);
+        // A failure is met again by whoever reads on.
+        let _ = self.upstream.io.read_buf(&mut self.first).await;
+    }
+
+    /// Proxies the connection to its end and records it.
+    pub async fn serve(
+        self: Box<Self>,
+        engine: &Engine,
+        mut downstream: Io,
+        proxy: TcpProxy,
+        drain: DrainSignal,
+    ) {
+        let Self { upstream, mut info, first } = *self;
+        engine.telemetry.record_tcp_opened(&info);
+        let greeted = drain.clone().until_cut(pin!(downstream.write_all(&first))).await;
+        match greeted {
+            Some(Ok(())) => {
+                copy(downstream, upstream, proxy, drain, &mut info).await;
+                info.bytes_sent += first.len() as u64;
+            }
+            Some(Err(_gone)) => info.flags.set(ResponseFlag::DownstreamTermination),
+            None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
+        }
+        engine.telemetry.record_tcp(&info);
+    }
 }
 
 /// Why a connection ends before it has an upstream.
@@ -77,6 +147,16 @@ enum Unopened {
     Cut,
 }
 
+impl Unopened {
+    fn tell(self, info: &mut StreamInfo) {
+        match self {
+            Self::Denied(details) => info.termination_details = Cow::Owned(details),
+            Self::Failed(flag) => info.flags.set(flag),
+            Self::Cut => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
+        }
+    }
+}
+
 /// Authorizes the connection and finds it an upstream.
 async fn open(
     engine: &Engine,
@@ -85,7 +165,8 @@ async fn open(
     info: &mut StreamInfo,
 ) -> Result<Upstream, Unopened> {
     let snapshot = engine.snapshot();
-    snapshot.filters.on_connection(&info.connection).map_err(Unopened::Denied)?;
+    let filters = snapshot.filters_for(info.connection.direction);
+    filters.on_connection(&info.connection).map_err(Unopened::Denied)?;
     // The clusters only: a snapshot must not live as long as connecting may take.
     let clusters = snapshot.clusters.clone();
     drop(snapshot);
@@ -134,7 +215,7 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
     let by_address = matches!(cluster.config().hash_key, Some(HashKey::SourceIp));
     let hash = by_address.then(|| xxh64(info.client_addr.ip().to_string().as_bytes(), 0));
     loop {
-        let endpoint = match cluster.pick(hash, &tried) {
+        let endpoint = match cluster.pick(hash, &tried, info.connection.original_dst()) {
             Ok(endpoint) => endpoint,
             Err(reply) => return Err(reply.flag.unwrap_or(ResponseFlag::NoHealthyUpstream)),
         };

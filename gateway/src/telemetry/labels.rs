@@ -290,7 +290,7 @@ pub struct Destinations {
     slots: usize,
 }
 
-type DestinationKey = (Arc<str>, Arc<str>, Arc<str>);
+type DestinationKey = (Arc<str>, Arc<str>, Arc<str>, bool);
 
 #[derive(Debug)]
 struct Entry {
@@ -307,8 +307,8 @@ impl Destinations {
 
     #[must_use]
     pub fn resolve(&self, destination: &Destination) -> Arc<ClusterStats> {
-        let Destination { service, service_name, service_namespace } = destination;
-        let key = (service.clone(), service_name.clone(), service_namespace.clone());
+        let Destination { service, service_name, service_namespace, is_own } = destination;
+        let key = (service.clone(), service_name.clone(), service_namespace.clone(), *is_own);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.entry(key).or_insert_with(|| Entry {
             stats: Arc::new(ClusterStats::new(destination.clone(), self.slots)),

@@ -233,6 +233,7 @@ pub mod labels;
 pub mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod peers;
 mod process;
 pub mod record;
 pub mod series;

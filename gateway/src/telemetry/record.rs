@@ -7,7 +7,10 @@ use std::{
 };
 
 use tracing::debug;
-use weir_config::model::{Settings, cluster::Destination};
+use weir_config::model::{
+    Settings,
+    cluster::{Destination, Workload},
+};
 
 use crate::head::{RequestHeader, ResponseHeader};
 
@@ -16,7 +19,9 @@ use super::{
     access_log::{AccessLog, Counters, Entry},
     labels::{ClusterStats, Destinations, Outcome, Reporter},
     metrics::Metrics,
+    peers::Peers,
 };
+use crate::connection::Direction;
 
 /// Where every exchange is told.
 #[derive(Debug)]
@@ -26,6 +31,9 @@ pub struct Telemetry {
     destinations: Arc<Destinations>,
     /// Of exchanges that reached no cluster.
     unrouted: Arc<ClusterStats>,
+    /// The same of what was asked of the workload.
+    unrouted_inbound: Arc<ClusterStats>,
+    pub peers: Peers,
 }
 
 impl Telemetry {
@@ -42,6 +50,9 @@ impl Telemetry {
         Self {
             access_log: AccessLog::new(workers, counters),
             unrouted: destinations.resolve(&Destination::default()),
+            unrouted_inbound: destinations
+                .resolve(&Destination { is_own: true, ..Destination::default() }),
+            peers: Peers::default(),
             metrics,
             destinations,
         }
@@ -67,7 +78,7 @@ impl Telemetry {
         response: Option<&ResponseHeader>,
     ) {
         let duration = info.started.elapsed();
-        self.stats(info).http.with(Outcome::of(info), info.upstream.workload.as_ref(), |counts| {
+        self.stats(info).http.with(Outcome::of(info), other_side(info), |counts| {
             counts.record(duration, info.bytes_received, info.bytes_sent);
             if info.grpc {
                 counts.request_messages.fetch_add(info.request_messages, Relaxed);
@@ -94,7 +105,7 @@ impl Telemetry {
     /// Called exactly once per proxied TCP connection, when its upstream is connected or has failed.
     pub fn record_tcp_opened(&self, info: &StreamInfo) {
         // What will become of it is not known yet, so that its flags are not either.
-        self.stats(info).tcp.with(Outcome::opened(), info.upstream.workload.as_ref(), |counts| {
+        self.stats(info).tcp.with(Outcome::opened(), other_side(info), |counts| {
             counts.opened.fetch_add(1, Relaxed);
         });
     }
@@ -102,7 +113,7 @@ impl Telemetry {
     /// Called exactly once per proxied TCP connection, after it closed.
     pub fn record_tcp(&self, info: &StreamInfo) {
         let duration = info.started.elapsed();
-        self.stats(info).tcp.with(Outcome::of(info), info.upstream.workload.as_ref(), |counts| {
+        self.stats(info).tcp.with(Outcome::of(info), other_side(info), |counts| {
             counts.closed.fetch_add(1, Relaxed);
             counts.received_bytes.fetch_add(info.bytes_received, Relaxed);
             counts.sent_bytes.fetch_add(info.bytes_sent, Relaxed);
@@ -116,7 +127,19 @@ impl Telemetry {
     }
 
     fn stats<'a>(&'a self, info: &'a StreamInfo) -> &'a ClusterStats {
-        info.upstream.stats.as_ref().unwrap_or(&self.unrouted)
+        let unrouted = match info.connection.direction {
+            Direction::Gateway | Direction::Outbound => &self.unrouted,
+            Direction::Inbound => &self.unrouted_inbound,
+        };
+        info.upstream.stats.as_ref().unwrap_or(unrouted)
+    }
+}
+
+/// The workload that is not the proxy's own: who asks, of what comes in.
+fn other_side(info: &StreamInfo) -> Option<&Arc<Workload>> {
+    match info.connection.direction {
+        Direction::Gateway | Direction::Outbound => info.upstream.workload.as_ref(),
+        Direction::Inbound => info.connection.peer_workload.as_ref(),
     }
 }
 
@@ -125,7 +148,6 @@ mod tests {
     use std::time::Instant;
 
     use prometheus::TextEncoder;
-    use weir_config::model::cluster::Workload;
 
     use super::*;
     use crate::{connection::ConnectionInfo, telemetry::Protocol};
@@ -140,6 +162,8 @@ mod tests {
             server_name: None,
             peer_addr: ([192, 0, 2, 1], 4000).into(),
             local_addr: ([192, 0, 2, 2], 80).into(),
+            direction: Direction::Gateway,
+            peer_workload: None,
             listener: weir_config::model::ListenerName::new("0.0.0.0_80"),
             port: 80,
             tls: None,
@@ -152,6 +176,7 @@ mod tests {
             service: "reviews.shop.svc.cluster.local".into(),
             service_name: "reviews".into(),
             service_namespace: "shop".into(),
+            is_own: false,
         }))
     }
 

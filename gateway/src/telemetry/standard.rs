@@ -50,7 +50,9 @@ const TCP_RECEIVED: Family = Family::counter(
 /// Reads the counts of every destination at each scrape.
 #[derive(Debug)]
 pub struct StandardMetrics {
-    reporter: Vec<LabelPair>,
+    /// This proxy's part, of what its workload (or a gateway) asks and of what it is asked.
+    as_source: Vec<LabelPair>,
+    as_destination: Vec<LabelPair>,
     destinations: Arc<Destinations>,
     families: Vec<Desc>,
 }
@@ -74,7 +76,12 @@ impl StandardMetrics {
             TCP_SENT,
             TCP_RECEIVED,
         ])?;
-        Ok(Self { reporter: reporter_labels(reporter), destinations, families })
+        Ok(Self {
+            as_source: reporter_source(reporter),
+            as_destination: reporter_destination(reporter),
+            destinations,
+            families,
+        })
     }
 
     fn labels(
@@ -83,8 +90,15 @@ impl StandardMetrics {
         workload: Option<&Workload>,
         outcome: Outcome,
     ) -> Vec<LabelPair> {
-        let mut labels = self.reporter.clone();
-        labels.extend(destination_labels(stats, workload));
+        let mut labels = match stats.destination.is_own {
+            false => self.as_source.clone(),
+            true => self.as_destination.clone(),
+        };
+        match stats.destination.is_own {
+            false => labels.extend(destination_labels(workload)),
+            true => labels.extend(source_labels(workload)),
+        }
+        labels.extend(service_labels(stats));
         labels.extend(outcome_labels(outcome));
         labels
     }
@@ -145,7 +159,7 @@ impl Collector for StandardMetrics {
     }
 }
 
-fn reporter_labels(reporter: &Reporter) -> Vec<LabelPair> {
+fn reporter_source(reporter: &Reporter) -> Vec<LabelPair> {
     let Reporter { workload, namespace, app, version, canonical_service, canonical_revision } =
         reporter;
     vec![
@@ -164,7 +178,53 @@ fn reporter_labels(reporter: &Reporter) -> Vec<LabelPair> {
     ]
 }
 
-fn destination_labels(stats: &ClusterStats, workload: Option<&Workload>) -> [LabelPair; 11] {
+fn reporter_destination(reporter: &Reporter) -> Vec<LabelPair> {
+    let Reporter { workload, namespace, app, version, canonical_service, canonical_revision } =
+        reporter;
+    vec![
+        pair("reporter", "destination"),
+        pair("destination_workload", workload),
+        pair("destination_workload_namespace", namespace),
+        pair("destination_principal", UNKNOWN),
+        pair("destination_app", app),
+        pair("destination_version", version),
+        pair("destination_canonical_service", canonical_service),
+        pair("destination_canonical_revision", canonical_revision),
+        pair("destination_cluster", UNKNOWN),
+    ]
+}
+
+/// What the client's certificate says. Without one it may be anybody.
+fn source_labels(workload: Option<&Workload>) -> [LabelPair; 9] {
+    let none = Workload::default();
+    let Workload { name, namespace, app, version, principal } = workload.unwrap_or(&none);
+    let spiffe = match principal.is_empty() {
+        true => String::new(),
+        false => format!("spiffe://{principal}"),
+    };
+    [
+        pair("source_workload", name),
+        pair("source_workload_namespace", namespace),
+        pair("source_principal", &spiffe),
+        pair("source_app", app),
+        pair("source_version", version),
+        pair("source_canonical_service", app),
+        pair("source_canonical_revision", if app.is_empty() { UNKNOWN } else { "latest" }),
+        pair("source_cluster", UNKNOWN),
+        pair("connection_security_policy", if workload.is_some() { "mutual_tls" } else { "none" }),
+    ]
+}
+
+fn service_labels(stats: &ClusterStats) -> [LabelPair; 3] {
+    let destination = &stats.destination;
+    [
+        pair("destination_service", &destination.service),
+        pair("destination_service_name", &destination.service_name),
+        pair("destination_service_namespace", &destination.service_namespace),
+    ]
+}
+
+fn destination_labels(workload: Option<&Workload>) -> [LabelPair; 8] {
     let none = Workload::default();
     let Workload { name, namespace, app, version, principal } = workload.unwrap_or(&none);
     let canonical_service = if app.is_empty() { name } else { app };
@@ -173,16 +233,12 @@ fn destination_labels(stats: &ClusterStats, workload: Option<&Workload>) -> [Lab
         (true, false) => "latest",
         (true, true) => UNKNOWN,
     };
-    let destination = &stats.destination;
     [
         pair("destination_workload", name),
         pair("destination_workload_namespace", namespace),
         pair("destination_principal", principal),
         pair("destination_app", app),
         pair("destination_version", version),
-        pair("destination_service", &destination.service),
-        pair("destination_service_name", &destination.service_name),
-        pair("destination_service_namespace", &destination.service_namespace),
         pair("destination_canonical_service", canonical_service),
         pair("destination_canonical_revision", canonical_revision),
         pair("destination_cluster", UNKNOWN),

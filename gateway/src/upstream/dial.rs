@@ -1,16 +1,25 @@
 //! From an address to a connected byte stream.
 
-use std::{io, net::SocketAddr, path::Path};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
     time::timeout,
 };
-use weir_config::model::cluster;
+use weir_config::model::cluster::{self, SourceAddress};
 
-use super::{Address, Target, error::ConnectError};
+use super::{Address, Target, Transport, error::ConnectError, verify};
 use crate::io::Io;
+
+/// What inbound connections go on from (sidecar reference 1.3).
+const INBOUND_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+const INBOUND_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// Connects to `target`, handshake included, within its connect timeout. `host` is the request's; TLS
 /// without a configured server name uses it.
@@ -29,13 +38,18 @@ async fn connect(target: &Target, host: Option<&str>) -> Result<Io, ConnectError
         Address::Logical(current) => (**current.load()).ok_or(ConnectError::NoAddress)?,
         Address::Unix(path) => return connect_unix(path, target, host).await,
     };
-    let io = connect_tcp(address, target.transport.keepalive)
+    let Transport { keepalive, source_address, .. } = *target.transport;
+    let io = connect_tcp(address, keepalive, source_address)
         .await
         .map_err(|error| ConnectError::from_connect(&error))?;
     match &target.transport.tls {
         None => Ok(Io::Tcp(io)),
         Some(tls) => {
             let io = tls.connect(io, host, Some(address.ip())).await.map_err(ConnectError::Tls)?;
+            if let Some(identity) = &target.identity {
+                let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
+                verify::is_workload(chain, identity).map_err(ConnectError::Tls)?;
+            }
             Ok(Io::ClientTls(Box::new(io)))
         }
     }
@@ -59,13 +73,30 @@ async fn connect_unix(
 async fn connect_tcp(
     address: SocketAddr,
     keepalive: Option<cluster::TcpKeepalive>,
+    source: SourceAddress,
 ) -> io::Result<TcpStream> {
-    let io = TcpStream::connect(address).await?;
+    let io = match source {
+        SourceAddress::Any => TcpStream::connect(address).await?,
+        SourceAddress::Inbound => connect_inbound(address).await?,
+    };
     io.set_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         SockRef::from(&io).set_tcp_keepalive(&socket_keepalive(keepalive))?;
     }
     Ok(io)
+}
+
+/// From the address that says that a connection was taken in already. Its port is chosen when it is
+/// known where the connection goes: else every one of the few ports there are would be taken for all
+/// destinations, also those of the application.
+async fn connect_inbound(address: SocketAddr) -> io::Result<TcpStream> {
+    let (socket, source): (_, IpAddr) = match address {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, INBOUND_V4.into()),
+        SocketAddr::V6(_) => (TcpSocket::new_v6()?, INBOUND_V6.into()),
+    };
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(address).await
 }
 
 fn socket_keepalive(keepalive: cluster::TcpKeepalive) -> TcpKeepalive {

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use weir_config::model::cluster::TcpKeepalive;
+use weir_config::model::cluster::{SourceAddress, TcpKeepalive};
 
 use crate::codec;
 
@@ -30,6 +30,9 @@ pub use self::{
 pub struct Target {
     pub address: Address,
     pub transport: Arc<Transport>,
+    /// `trust-domain/ns/namespace/sa/account` its certificate has to be of; `None`: whatever the
+    /// transport's TLS accepts.
+    pub identity: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +67,7 @@ pub struct Transport {
     /// A connection older than this takes no more requests; `None`: any age.
     pub max_connection_duration: Option<Duration>,
     pub keepalive: Option<TcpKeepalive>,
+    pub source_address: SourceAddress,
     /// 0: no limit.
     pub max_requests_per_connection: u32,
     /// Of one HTTP/2 connection; the peer may allow less.
@@ -86,6 +90,7 @@ impl PartialEq for Transport {
             idle_timeout,
             max_connection_duration,
             keepalive,
+            source_address,
             max_requests_per_connection,
             max_concurrent_streams,
             max_connections,
@@ -103,6 +108,7 @@ impl PartialEq for Transport {
             && *idle_timeout == other.idle_timeout
             && *max_connection_duration == other.max_connection_duration
             && *keepalive == other.keepalive
+            && *source_address == other.source_address
             && *max_requests_per_connection == other.max_requests_per_connection
             && *max_concurrent_streams == other.max_concurrent_streams
             && *max_connections == other.max_connections

@@ -18,6 +18,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
+use super::error::TlsFailure;
 use crate::tls::provider;
 
 /// Verifies the chain as usual, but instead of the host the certificate has to carry one of the
@@ -94,6 +95,13 @@ fn single_uri(leaf: &CertificateDer<'_>) -> Option<String> {
     });
     let uri = uris.next()?;
     uris.next().is_none().then(|| uri.to_owned())
+}
+
+/// Whether a verified chain is of one workload of the mesh and no other.
+pub(super) fn is_workload(chain: &[CertificateDer<'_>], principal: &str) -> Result<(), TlsFailure> {
+    let uri = chain.first().and_then(single_uri);
+    let is_same = uri.as_deref().and_then(|uri| uri.strip_prefix("spiffe://")) == Some(principal);
+    if is_same { Ok(()) } else { Err(TlsFailure::Identity) }
 }
 
 impl ServerCertVerifier for IdentityVerifier {

@@ -10,9 +10,10 @@ mod syscalls;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
-pub use cost::peak;
+pub use cost::{mebibytes, peak};
 pub use direct::direct;
 pub use syscalls::syscalls;
 
@@ -54,6 +55,29 @@ pub enum Figure {
     OverloadGrowth,
     /// From the end of an overload until latency is as before.
     Recovery,
+    /// From the API server's acceptance of an object to its first right answer.
+    AcceptanceMean,
+    AcceptanceP50,
+    AcceptanceP99,
+    AcceptanceMax,
+    /// Of the first tenth of them, and of the last: whether what is there already costs something.
+    AcceptanceFirst,
+    AcceptanceLast,
+    Wrong,
+    /// From the API server's acceptance of a change until a proxy acknowledged it.
+    AckP50,
+    AckP99,
+    /// The same until the last of the proxies did.
+    AllAckP50,
+    AllAckP99,
+    /// Memory of the controller for each connected proxy.
+    ConnectedProxy,
+    /// From the start of the controller until a proxy acknowledged everything.
+    FirstSnapshot,
+    FirstSnapshotCpu,
+    /// Memory of the controller for each object.
+    HeldObject,
+    ControllerResident,
 }
 
 /// Which way is better.
@@ -131,6 +155,22 @@ impl Figure {
             Self::Goodput => ("goodput at twice the peak", "of peak", Better::More),
             Self::OverloadGrowth => ("memory while overloaded", "of before", Better::Less),
             Self::Recovery => ("recovery from overload", "ms", Better::Less),
+            Self::AcceptanceMean => ("accepted to served, mean", "ms", Better::Less),
+            Self::AcceptanceP50 => ("accepted to served, p50", "ms", Better::Less),
+            Self::AcceptanceP99 => ("accepted to served, p99", "ms", Better::Less),
+            Self::AcceptanceMax => ("accepted to served, max", "ms", Better::Less),
+            Self::AcceptanceFirst => ("mean of the first tenth", "ms", Better::Less),
+            Self::AcceptanceLast => ("mean of the last tenth", "ms", Better::Less),
+            Self::Wrong => ("wrong answers", "", Better::Less),
+            Self::AckP50 => ("acknowledged by one, p50", "ms", Better::Less),
+            Self::AckP99 => ("acknowledged by one, p99", "ms", Better::Less),
+            Self::AllAckP50 => ("acknowledged by all, p50", "ms", Better::Less),
+            Self::AllAckP99 => ("acknowledged by all, p99", "ms", Better::Less),
+            Self::ConnectedProxy => ("memory of a proxy", "KiB", Better::Less),
+            Self::FirstSnapshot => ("start to first snapshot", "ms", Better::Less),
+            Self::FirstSnapshotCpu => ("processor time until then", "ms", Better::Less),
+            Self::HeldObject => ("memory of an object", "KiB", Better::Less),
+            Self::ControllerResident => ("memory of the controller", "MiB", Better::Less),
         }
     }
 
@@ -164,5 +204,8 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
         Measure::Change => change::take(running, timing).await,
         Measure::Churn => churn::take(running, timing).await,
         Measure::Overload => overload::take(running, timing).await,
+        Measure::Acceptance | Measure::Swarm | Measure::Start => {
+            bail!("{} is not measured with a proxy", running.case.name)
+        }
     }
 }

@@ -5,7 +5,7 @@ mod progress;
 mod quads;
 mod select;
 
-use std::{fs, process::ExitCode};
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, ensure};
 
@@ -13,11 +13,12 @@ use crate::{
     affinity::{self, Cpus},
     args::RunArguments,
     certs::Credentials,
+    control,
     environment::Environment,
     html,
     peer::{Paths, Peer, Program},
-    result::RunResult,
-    scenario::Scenario,
+    result::{CaseResult, RunResult},
+    scenario::{Case, Scenario},
     table,
 };
 use progress::Progress;
@@ -29,34 +30,69 @@ pub async fn run(args: RunArguments) -> anyhow::Result<bool> {
         Some(cpus) => cpus,
         None => Cpus::allowed().context("ask which processors may be used")?,
     };
-    let (programs, missing) = find(&args)?;
+    let (proxied, controlled): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| !scenario.cases.iter().all(is_of_control_plane));
+    let (programs, missing) = if proxied.is_empty() { Default::default() } else { find(&args)? };
     let plan = quads::Plan::new(&args, cpus, programs.clone());
-    let mut progress = Progress::start(plan.steps(&chosen));
+    let cases = controlled.iter().map(|scenario| scenario.cases.len()).sum::<usize>();
+    let mut progress = Progress::start(plan.steps(&proxied) + cases);
     if !cpus.apart() {
         progress.note("there is one processor only: the figures say little");
     }
     for line in &missing {
         progress.note(line);
     }
-    affinity::pin(cpus.generator).context("bind to a processor")?;
     let folder = tempfile::tempdir()?;
     let credentials = Credentials::create(folder.path()).context("make certificates")?;
     let environment = Environment::look(cpus, programs, missing);
     let seconds = plan.timing.seconds.as_secs_f64();
     let mut result = RunResult::new(args.set, plan.quads, seconds, environment);
     fs::create_dir_all(&args.out).with_context(|| format!("create {}", args.out.display()))?;
-    for scenario in &chosen {
+    // First, on all processors: what the generator starts later is bound to its own.
+    for scenario in &controlled {
+        let cases = control_plane(scenario, &args, &mut progress).await?;
+        take_note(&mut result, cases, &args.out, &progress)?;
+    }
+    affinity::pin(cpus.generator).context("bind to a processor")?;
+    for scenario in &proxied {
         let cases = plan.measure(scenario, &credentials, &mut progress).await?;
-        for case in &cases {
-            progress.print(&table::case(case));
-        }
-        result.cases.extend(cases);
-        // After each scenario: a run that is ended early has its results so far.
-        result.write(&args.out.join("result.json"))?;
+        take_note(&mut result, cases, &args.out, &progress)?;
     }
     fs::write(args.out.join("report.html"), html::page(&result))?;
     progress.print(&table::summary(&result, &args.out));
     Ok(result.cases.iter().all(|case| case.failed.is_none()))
+}
+
+/// Shows the results of a scenario and writes all there are so far: a run may be ended early.
+fn take_note(
+    result: &mut RunResult,
+    cases: Vec<CaseResult>,
+    out: &Path,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    for case in &cases {
+        progress.print(&table::case(case));
+    }
+    result.cases.extend(cases);
+    result.write(&out.join("result.json"))
+}
+
+async fn control_plane(
+    scenario: &Scenario,
+    args: &RunArguments,
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<CaseResult>> {
+    let programs = control::Programs::find(args)?;
+    let mut results = Vec::new();
+    for case in &scenario.cases {
+        progress.step(&case.name);
+        results.push(control::measure(scenario, case, &programs).await);
+    }
+    Ok(results)
+}
+
+fn is_of_control_plane(case: &Case) -> bool {
+    case.measure.is_of_control_plane()
 }
 
 /// Names and titles of all scenarios.

@@ -64,6 +64,8 @@ impl Plan {
             Measure::Idle | Measure::Change | Measure::Churn | Measure::Overload => {
                 self.quads.div_ceil(3)
             }
+            // Measured apart from proxies.
+            Measure::Acceptance | Measure::Swarm | Measure::Start => 0,
         }
     }
 

@@ -18,6 +18,8 @@ use kube::{
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::leader::Leadership;
+
 const NAME: &str = "istio-ca-root-cert";
 const KEY: &str = "root-cert.pem";
 /// Marks what is not user configuration, as Istio does.
@@ -34,13 +36,13 @@ const PAGE: u32 = 500;
 pub(super) async fn distribute(
     client: Client,
     mut roots: watch::Receiver<String>,
-    mut is_leader: watch::Receiver<bool>,
+    mut leadership: Leadership,
 ) {
     let mut problem = String::new();
     loop {
         // Their senders live as long as the process.
         let (Ok(_), Ok(_)) = (
-            is_leader.wait_for(|leads| *leads).await.map(|_| ()),
+            leadership.begins().await,
             roots.wait_for(|roots| !roots.is_empty()).await.map(|_| ()),
         ) else {
             return;
@@ -49,7 +51,7 @@ pub(super) async fn distribute(
         let result = tokio::select! {
             result = keep(&client, &bundle) => result,
             _ = roots.changed() => Ok(()),
-            _ = is_leader.changed() => Ok(()),
+            _ = leadership.changed() => Ok(()),
         };
         match result {
             Ok(()) => problem.clear(),

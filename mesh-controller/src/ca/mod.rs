@@ -39,6 +39,7 @@ use self::{
     rotate::{Plan, Roots},
 };
 use crate::{
+    leader::Leadership,
     metrics::Metrics,
     tls::{Credentials, Serving},
 };
@@ -96,7 +97,7 @@ struct Keeper {
     serving: Option<Arc<Serving>>,
     /// When the certificate of our servers is to be replaced.
     renewal: SystemTime,
-    is_leader: watch::Receiver<bool>,
+    leadership: Leadership,
     /// What was wrong last time.
     problem: String,
 }
@@ -122,7 +123,7 @@ pub fn start(
     options: Options,
     serving: Option<Arc<Serving>>,
     metrics: &Metrics,
-    is_leader: watch::Receiver<bool>,
+    leadership: Leadership,
 ) -> anyhow::Result<Ca> {
     let authorities = Arc::new(Authorities {
         signing: ArcSwapOption::empty(),
@@ -135,10 +136,10 @@ pub fn start(
         authorities: Arc::clone(&authorities),
         serving,
         renewal: UNIX_EPOCH,
-        is_leader: is_leader.clone(),
+        leadership: leadership.clone(),
         problem: String::new(),
     };
-    let bundles = bundle::distribute(client.clone(), authorities.bundle.subscribe(), is_leader);
+    let bundles = bundle::distribute(client.clone(), authorities.bundle.subscribe(), leadership);
     let tasks = [tokio::spawn(keeper.run()), tokio::spawn(bundles)];
     Ok(Ca { authorities, _tasks: tasks.map(AbortOnDropHandle::new) })
 }
@@ -193,7 +194,7 @@ impl Keeper {
             tokio::select! {
                 () = tokio::time::sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
                 // A new leader goes on with what the last one began.
-                Ok(()) = self.is_leader.changed() => {}
+                Ok(()) = self.leadership.changed() => {}
             }
         }
     }
@@ -224,7 +225,7 @@ impl Keeper {
         };
         let data = data_of(secret.clone());
         let roots = Roots::read(&data).with_context(|| format!("use Secret {SELF_SIGNED}"))?;
-        if !*self.is_leader.borrow() {
+        if !self.leadership.is_held() {
             return Ok(roots);
         }
         let Some(next) = roots.step(organisation, plan, now)? else { return Ok(roots) };

@@ -29,6 +29,10 @@ use crate::{ca::Authorities, review::ServiceAccount, tls::Serving};
 /// A request for a certificate: a key, and what proxies of Istio say about themselves.
 const MAX_SIGNING_REQUEST: usize = 256 * 1024;
 
+/// Responses that wait to be written: a change and the Sync behind it, so that both leave in one
+/// record. What else is to be sent stays shared.
+const WAITING: usize = 2;
+
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -81,8 +85,7 @@ impl Shared {
 
     /// Begins a discovery stream.
     fn converse(self: Arc<Self>, identity: Identity, body: Incoming) -> HttpResponse<Body> {
-        // One that is being written and one that waits: what else is to be sent stays shared.
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = mpsc::channel(WAITING);
         let ended = CancellationToken::new();
         let turn = tokio::spawn(Arc::clone(&self).turn_comes(ended.clone()));
         let streams = self.streams.clone();

@@ -28,6 +28,7 @@ use crate::{
         Proxies, Rejected,
         push::{State, Writer},
     },
+    leader::Leadership,
     metrics::Metrics,
     store::{Dirty, Written},
     watch::{WATCHED, WatchedKind},
@@ -60,12 +61,12 @@ pub struct Parts {
     pub proxies: Arc<Proxies>,
     pub metrics: Arc<Metrics>,
     pub touched: mpsc::UnboundedReceiver<Dirty>,
-    pub is_leader: watch::Receiver<bool>,
+    pub leadership: Leadership,
 }
 
 /// Starts to write, whenever this replica leads.
 pub fn start(parts: Parts) {
-    let Parts { client, writer, proxies, metrics, touched, is_leader } = parts;
+    let Parts { client, writer, proxies, metrics, touched, leadership } = parts;
     let rejections = proxies.watch_rejections();
     let statuses = Statuses {
         client,
@@ -75,7 +76,7 @@ pub fn start(parts: Parts) {
         pending: BTreeSet::new(),
         rejected: BTreeMap::new(),
     };
-    tokio::spawn(statuses.run(touched, is_leader, rejections));
+    tokio::spawn(statuses.run(touched, leadership, rejections));
 }
 
 struct Statuses {
@@ -99,12 +100,12 @@ impl Statuses {
     async fn run(
         mut self,
         mut touched: mpsc::UnboundedReceiver<Dirty>,
-        mut is_leader: watch::Receiver<bool>,
+        mut leadership: Leadership,
         mut rejections: watch::Receiver<u64>,
     ) {
         let mut next = tokio::time::Instant::now();
         loop {
-            let leads = *is_leader.borrow();
+            let leads = leadership.leads();
             let has_work = leads && !self.pending.is_empty();
             tokio::select! {
                 dirty = touched.recv() => {
@@ -115,12 +116,12 @@ impl Statuses {
                         self.pending.extend(keys.filter(|key| KINDS.contains(&key.kind)));
                     }
                 }
-                result = is_leader.changed() => {
+                result = leadership.changed() => {
                     if result.is_err() {
                         return;
                     }
                     self.pending.clear();
-                    if *is_leader.borrow_and_update() {
+                    if leadership.leads() {
                         self.look_at_everything().await;
                     }
                 }
@@ -131,7 +132,7 @@ impl Statuses {
                     self.follow_rejections();
                 }
                 () = tokio::time::sleep_until(next), if has_work => {
-                    next = tokio::time::Instant::now() + self.write_one(&is_leader).await;
+                    next = tokio::time::Instant::now() + self.write_one(&leadership).await;
                 }
             }
         }
@@ -162,15 +163,16 @@ impl Statuses {
     }
 
     /// Returns how long to wait before the next one.
-    async fn write_one(&mut self, is_leader: &watch::Receiver<bool>) -> Duration {
+    async fn write_one(&mut self, leadership: &Leadership) -> Duration {
         let Some(key) = self.pending.pop_first() else { return INTERVAL };
         let rejections = self.rejected.get(&key).cloned().unwrap_or_default();
         let wanted = key.clone();
         let write = self.writer.visit(move |state| write_for(state, &wanted, &rejections)).await;
         let Some(Some(write)) = write else { return Duration::ZERO };
         // Looked at as late as can be: another replica may lead by now.
-        if !*is_leader.borrow() {
-            return INTERVAL;
+        if !leadership.is_held() {
+            self.pending.insert(key);
+            return PAUSE;
         }
         match self.write(&key, &write).await {
             Ok(()) => {

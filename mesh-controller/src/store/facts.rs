@@ -154,8 +154,13 @@ impl Facts {
             Spec::AuthorizationPolicy(spec) => Self::Policy {
                 selector: spec.selector.clone().map(|selector| selector.match_labels),
             },
+            Spec::PeerAuthentication(spec) => Self::Policy {
+                selector: spec.selector.clone().map(|selector| selector.match_labels),
+            },
             Spec::Secret(_) | Spec::ConfigMap(_) => Self::Material,
-            Spec::EnvoyFilter(_) | Spec::Endpoints(_) | Spec::Namespace(_) => Self::Unused,
+            Spec::Sidecar(_) | Spec::EnvoyFilter(_) | Spec::Endpoints(_) | Spec::Namespace(_) => {
+                Self::Unused
+            }
         }
     }
 }

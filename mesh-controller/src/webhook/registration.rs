@@ -11,10 +11,9 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::tls::Serving;
+use crate::{leader::Leadership, tls::Serving};
 
 /// How often it is looked at: someone may have applied the chart again.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -27,13 +26,13 @@ pub async fn keep_registered(
     name: String,
     injects: bool,
     serving: Arc<Serving>,
-    mut is_leader: watch::Receiver<bool>,
+    mut leadership: Leadership,
 ) {
     let validating: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
     let mutating: Api<MutatingWebhookConfiguration> = Api::all(client);
     let mut authorities = serving.watch_authorities();
     loop {
-        if *is_leader.borrow_and_update() {
+        if leadership.is_held() {
             let bundle = authorities.borrow_and_update().clone();
             if let Err(error) = register(&validating, &name, bundle.as_bytes()).await {
                 warn!(name, "the webhook of validation is not up to date: {error:#}");
@@ -43,7 +42,7 @@ pub async fn keep_registered(
             }
         }
         tokio::select! {
-            result = is_leader.changed() => if result.is_err() { return },
+            result = leadership.changed() => if result.is_err() { return },
             result = authorities.changed() => if result.is_err() { return },
             () = tokio::time::sleep(INTERVAL) => {}
         }

@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
+use anyhow::ensure;
 use http::Version;
 use tokio::{sync::watch, task::JoinSet};
 
-use super::http::{Connection, Request};
+use super::http::{Connection, Reply, Request};
 
 /// Running load.
 #[derive(Debug)]
@@ -45,10 +47,22 @@ impl Load {
         connections: usize,
         request: &Request,
     ) -> Self {
+        Self::start_paced(address, version, connections, request, Duration::ZERO)
+    }
+
+    /// The same with a pause after each answer, for machines that have something else to do.
+    #[must_use]
+    pub fn start_paced(
+        address: SocketAddr,
+        version: Version,
+        connections: usize,
+        request: &Request,
+        pause: Duration,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut workers = JoinSet::new();
         for _ in 0..connections {
-            workers.spawn(work(address, version, request.clone(), stopped.clone()));
+            workers.spawn(work(address, version, request.clone(), pause, stopped.clone()));
         }
         Self { stop, workers }
     }
@@ -72,6 +86,7 @@ async fn work(
     address: SocketAddr,
     version: Version,
     request: Request,
+    pause: Duration,
     stopped: watch::Receiver<bool>,
 ) -> Tally {
     let mut tally = Tally::default();
@@ -79,15 +94,18 @@ async fn work(
     while !*stopped.borrow() {
         let outcome = exchange(address, version, &request, &mut connection, &mut tally).await;
         match outcome {
-            Ok(200) => tally.succeeded += 1,
-            Ok(status) => *tally.failures.entry(format!("status {status}")).or_default() += 1,
+            Ok(()) => tally.succeeded += 1,
             Err(error) => {
                 connection = None;
                 *tally.failures.entry(format!("{error:#}")).or_default() += 1;
             }
         }
         // Lets the others of this thread, backends among them, have their turn.
-        tokio::task::yield_now().await;
+        if pause.is_zero() {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(pause).await;
+        }
     }
     tally
 }
@@ -98,7 +116,7 @@ async fn exchange(
     request: &Request,
     connection: &mut Option<Connection>,
     tally: &mut Tally,
-) -> anyhow::Result<u16> {
+) -> anyhow::Result<()> {
     loop {
         if connection.as_ref().is_none_or(Connection::is_closed) {
             tally.connections += 1;
@@ -108,12 +126,24 @@ async fn exchange(
             });
         }
         match connection.as_mut().expect("just connected").send(request).await {
-            Ok(reply) => return Ok(reply.status),
+            Ok(reply) => return succeeded(&reply),
             // The server closed it at the same moment.
             Err(error) if was_not_sent(&error) => *connection = None,
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A good answer; to a call of gRPC one that says so itself.
+fn succeeded(reply: &Reply) -> anyhow::Result<()> {
+    ensure!(reply.status == 200, "status {}", reply.status);
+    let is_grpc = reply.header("content-type").is_some_and(|it| it.starts_with("application/grpc"));
+    if is_grpc {
+        let trailers = reply.trailers.as_ref().unwrap_or(&reply.headers);
+        let status = trailers.get("grpc-status").and_then(|status| status.to_str().ok());
+        ensure!(status == Some("0"), "gRPC status {status:?}");
+    }
+    Ok(())
 }
 
 /// Whether nothing of the request has left: it waited for a connection that ended.

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod bed;
+pub mod shop;
 pub mod suite;
 pub mod weir;
 
@@ -32,6 +33,7 @@ pub struct Cluster {
     program: PathBuf,
     kubeconfig: PathBuf,
     app: OnceCell<()>,
+    weir: OnceCell<()>,
 }
 
 impl Cluster {
@@ -62,7 +64,13 @@ impl Cluster {
             .strip_prefix("KUBECONFIG=")
             .map(PathBuf::from)
             .context("weir-cluster tells no KUBECONFIG")?;
-        Ok(Self { name: name.into(), program, kubeconfig, app: OnceCell::new() })
+        Ok(Self {
+            name: name.into(),
+            program,
+            kubeconfig,
+            app: OnceCell::new(),
+            weir: OnceCell::new(),
+        })
     }
 
     /// Takes it away.

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use serde_json::Value;
+
 use super::{Cluster, Namespace};
-use crate::binaries;
+use crate::{binaries, eventually::eventually};
 
 /// Where the controller runs.
 pub const SYSTEM: &str = "weir-system";
@@ -20,9 +22,9 @@ impl Cluster {
     /// # Panics
     /// When a chart cannot be installed, or what it installs does not become ready.
     pub async fn install_weir(&self) {
-        for program in ["weir-controller", "weir-gateway"] {
-            let image = format!("{HUB}/{program}:{TAG}");
-            self.load_image(&image, &[&binaries::built(program)]).await;
+        self.load_weir().await;
+        for namespace in [SYSTEM, INGRESS] {
+            self.namespace(namespace).await.restrict().await;
         }
         self.helm_install("base", "base", SYSTEM, &[]).await;
         let image = format!("global.hub={HUB},global.tag={TAG},global.imagePullPolicy=Never");
@@ -36,6 +38,15 @@ impl Cluster {
         self.install_gateway(INGRESS_GATEWAY, INGRESS, &[]).await;
     }
 
+    /// The images of both programs, with the names that the charts are given.
+    pub async fn load_weir(&self) {
+        for program in ["weir-controller", "weir-gateway"] {
+            let built = tokio::task::spawn_blocking(|| binaries::built(program)).await;
+            let built = built.expect("build the workspace");
+            self.load_image(&format!("{HUB}/{program}:{TAG}"), &[&built]).await;
+        }
+    }
+
     /// Installs a gateway; its pods have the labels `app: {release}` and `istio:` without `istio-`.
     pub async fn install_gateway(&self, release: &str, namespace: &str, values: &[&str]) {
         let image = format!("hub={HUB},tag={TAG},imagePullPolicy=Never");
@@ -44,18 +55,67 @@ impl Cluster {
     }
 
     async fn helm_install(&self, chart: &str, release: &str, namespace: &str, values: &[&str]) {
+        self.helm(&["--install", "--create-namespace"], chart, release, namespace, values).await;
+    }
+
+    /// Changes values of a release, and waits until that is done.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn helm_upgrade(&self, chart: &str, release: &str, namespace: &str, values: &[&str]) {
+        self.helm(&["--reuse-values"], chart, release, namespace, values).await;
+    }
+
+    async fn helm(
+        &self,
+        how: &[&str],
+        chart: &str,
+        release: &str,
+        namespace: &str,
+        values: &[&str],
+    ) {
         let path = format!("{}/../charts/{chart}", env!("CARGO_MANIFEST_DIR"));
-        let mut args = vec!["upgrade", "--install", release, &path, "--namespace", namespace];
-        args.extend(["--create-namespace", "--wait", "--timeout", "180s"]);
+        let mut args = vec!["upgrade", release, &path, "--namespace", namespace];
+        args.extend(["--wait", "--timeout", "180s"]);
+        args.extend(how);
         for value in values {
             args.extend(["--set", value]);
         }
         let output = self.try_helm(&args).await;
-        if !output.status.success() {
-            let pods = self.kubectl(&["--namespace", namespace, "describe", "pods"]).await;
-            let told = String::from_utf8_lossy(&output.stderr);
-            panic!("helm install {chart}: {told}\n{pods}");
+        if output.status.success() {
+            return;
         }
+        let logs = ["logs", "--all-containers", "--selector", "app"];
+        let namespace = self.existing(namespace);
+        panic!(
+            "helm {args:?}: {}\n{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            namespace.kubectl(&["describe", "pods"]).await,
+            namespace.kubectl(&logs).await
+        );
+    }
+
+    /// Scales the controller, to none or back to one, and waits until that is so.
+    pub async fn scale_controller(&self, replicas: u32) {
+        let system = self.existing(SYSTEM);
+        let replicas = format!("--replicas={replicas}");
+        system.kubectl(&["scale", "deployment/weir-controller", &replicas]).await;
+        system.rolled_out("weir-controller").await;
+    }
+
+    /// The webhook's failure policy and authorities.
+    pub async fn webhook(&self) -> String {
+        let path = "jsonpath={.webhooks[0].failurePolicy} {.webhooks[0].clientConfig.caBundle}";
+        let name = "validatingwebhookconfiguration/weir-controller-weir-system";
+        self.kubectl(&["get", name, "--output", path]).await
+    }
+
+    /// Waits until the API server asks the controller before it takes an object.
+    pub async fn asked_first(&self) {
+        eventually("the webhook is registered", async || {
+            self.webhook().await.starts_with("Fail LS0t").then_some(())
+        })
+        .await;
     }
 
     /// A namespace that is there already.
@@ -67,5 +127,20 @@ impl Cluster {
     /// Where the first gateway is reached from outside.
     pub async fn ingress(&self, port: u16) -> SocketAddr {
         self.existing(INGRESS).balanced(INGRESS_GATEWAY, port).await
+    }
+}
+
+impl Namespace<'_> {
+    /// Its pods have to satisfy Pod Security's strictest level.
+    async fn restrict(&self) {
+        let label = "pod-security.kubernetes.io/enforce=restricted";
+        self.cluster.kubectl(&["label", "namespace", &self.name, label]).await;
+    }
+
+    /// The pods there are, those that are going included.
+    pub async fn all_pods(&self) -> Vec<Value> {
+        let list = self.kubectl(&["get", "pods", "--output", "json"]).await;
+        let list: Value = serde_json::from_str(&list).expect("kubectl prints JSON");
+        list["items"].as_array().expect("a list of pods").clone()
     }
 }

@@ -30,6 +30,8 @@ pub struct Endpoint {
     /// Not of Kubernetes: the labels of the pod, which subsets are chosen by. The controller adds
     /// them.
     pub labels: BTreeMap<String, String>,
+    /// Not of Kubernetes: of the pod, which its certificate in the mesh is for. The controller adds it.
+    pub service_account: String,
     /// Not of Kubernetes: of the node, as the zone is. The controller adds it.
     pub region: String,
     /// Not of Kubernetes: as `region`.

@@ -12,9 +12,11 @@ use crate::api::istio::{
 };
 
 pub mod extension_provider;
+mod outbound_mode;
 pub mod proxy_config;
 
 pub use extension_provider::ExtensionProvider;
+pub use outbound_mode::OutboundTrafficPolicyMode;
 pub use proxy_config::ProxyConfig;
 
 /// Settings of the whole mesh. Absent fields have the defaults Istio documents.
@@ -102,16 +104,6 @@ pub enum AccessLogEncoding {
 #[serde(rename_all = "camelCase", default)]
 pub struct OutboundTrafficPolicy {
     pub mode: OutboundTrafficPolicyMode,
-}
-
-/// Refuse, pass on, or resolve the host and pass on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum OutboundTrafficPolicyMode {
-    RegistryOnly,
-    #[default]
-    AllowAny,
-    AllowAnyDynamicDns,
 }
 
 /// Where inbound traffic to unlisted ports goes.

@@ -52,7 +52,7 @@ pub(in crate::compile) fn compile(
             let endpoints = members
                 .iter()
                 .filter(|member| contains(&member.labels, labels))
-                .map(|member| member.endpoint.clone());
+                .map(Member::endpoint);
             clusters.push(ClusterEndpoints {
                 cluster: cluster_name(&service.host, port.number, subset),
                 endpoints: endpoints.collect(),
@@ -109,7 +109,7 @@ fn kubernetes_members(
         match &object.spec {
             Spec::EndpointSlice(slice) => {
                 has_slices = true;
-                from_slices.extend(slice_members(object, slice, spec, port));
+                from_slices.extend(slice_members(view, object, slice, spec, port));
             }
             Spec::Endpoints(endpoints) => {
                 from_endpoints.extend(endpoints_members(object, endpoints, spec, port));
@@ -123,6 +123,7 @@ fn kubernetes_members(
 /// The endpoints of a slice, with the labels of their pods. Where those are not known, as in a folder,
 /// the labels of the slice are what subsets can be chosen by.
 fn slice_members(
+    view: &View,
     object: &Object,
     slice: &EndpointSlice,
     spec: &kubernetes::Service,
@@ -145,6 +146,9 @@ fn slice_members(
             let has_own = !endpoint.labels.is_empty();
             let labels = if has_own { &endpoint.labels } else { &object.metadata.labels };
             member.describe(object, labels, endpoint.target_ref.as_ref());
+            let namespace = &member.endpoint.workload.namespace;
+            member.endpoint.workload.principal =
+                principal(view, namespace, &endpoint.service_account);
             Some(member)
         })
         .collect()
@@ -194,6 +198,8 @@ fn entry_members(
     findings: &mut Findings,
 ) -> Vec<Member> {
     let resolves = match entry.resolution {
+        // The clients say where.
+        Resolution::None if view.is_sidecar() => return Vec::new(),
         Resolution::None | Resolution::DynamicDns => {
             let name = entry.resolution.name();
             let message = format!(
@@ -309,20 +315,33 @@ fn workload(
         namespace: Arc::clone(namespace),
         app: label(["app", "app.kubernetes.io/name"]),
         version: label(["version", "app.kubernetes.io/version"]),
-        principal: if account.is_empty() {
-            Arc::default()
-        } else {
-            format!("{}/ns/{namespace}/sa/{account}", view.trust_domain()).into()
-        },
+        principal: principal(view, namespace, account),
     }
 }
 
+/// Who a workload with this service account is in the mesh; empty without one.
+fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
+    match account {
+        "" => Arc::default(),
+        account => format!("{}/ns/{namespace}/sa/{account}", view.trust_domain()).into(),
+    }
+}
+
+/// On a workload: it takes the mesh's TLS.
+const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
+
 impl Member {
+    fn endpoint(&self) -> Endpoint {
+        let mesh_tls = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
+        Endpoint { mesh_tls, ..self.endpoint.clone() }
+    }
+
     fn at(address: EndpointAddress) -> Self {
         let endpoint = Endpoint {
             address,
             weight: 1,
             locality: Locality::default(),
+            mesh_tls: false,
             workload: Workload::default(),
         };
         Self { endpoint, labels: BTreeMap::new() }

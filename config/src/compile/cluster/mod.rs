@@ -12,11 +12,11 @@ mod tls;
 pub use self::{registry::service_export_to, rule::patterns};
 
 use self::policy::Policy;
-use self::registry::{Port, Subset};
+use self::registry::Subset;
 pub(super) use self::{
     endpoint::{compile as compile_endpoints, workload_labels},
-    policy::warn_unsupported,
-    registry::{Registry, Service},
+    policy::{default_pool, warn_unsupported},
+    registry::{Port, Registry, Service},
     rule::warn_unknown_host,
 };
 use super::{View, finding::Findings, name::cluster_name, secret::Reference};
@@ -28,7 +28,7 @@ use crate::{
     },
     model::{
         Cluster, ClusterName,
-        cluster::{Destination, Discovery, UpstreamProtocol},
+        cluster::{Destination, Discovery, SourceAddress, UpstreamProtocol},
     },
 };
 
@@ -92,9 +92,10 @@ impl Builder<'_> {
         let pool = policy.connection_pool();
         let protocol = self.protocol(port, &policy);
         let tls = policy.tls(self.view, self.service, port, protocol, compiled).ok()?;
+        let auto_mtls = tls.is_some() && !policy.says_tls();
         Some(Cluster {
             name: name.clone(),
-            discovery: self.discovery(port),
+            discovery: self.discovery(port, &policy),
             protocol,
             lb_policy: policy.lb_policy(),
             warmup: policy.warmup(),
@@ -109,10 +110,13 @@ impl Builder<'_> {
             circuit_breakers: pool.circuit_breakers,
             outlier_detection: policy.outlier_detection(),
             tls,
+            auto_mtls,
+            source_address: SourceAddress::Any,
             destination: Destination {
                 service: Arc::clone(&self.service.host),
                 service_name: Arc::clone(&self.service.name),
                 service_namespace: Arc::clone(&self.service.namespace),
+                is_own: false,
             },
         })
     }
@@ -139,7 +143,10 @@ impl Builder<'_> {
         }
     }
 
-    fn discovery(&self, port: &Port) -> Discovery {
+    fn discovery(&self, port: &Port, policy: &Policy<'_>) -> Discovery {
+        if self.view.is_sidecar() && policy.is_passthrough() {
+            return Discovery::OriginalDst { members_only: false };
+        }
         let refresh = self.view.mesh.dns_refresh_rate.map_or(DEFAULT_DNS_REFRESH, |rate| rate.0);
         let owner = self.view.store.find(&port.owner);
         match owner.map(|object| &object.spec) {
@@ -149,8 +156,15 @@ impl Builder<'_> {
             Some(Spec::ServiceEntry(entry)) => match entry.resolution {
                 Resolution::Dns => Discovery::StrictDns { refresh },
                 Resolution::DnsRoundRobin => Discovery::LogicalDns { refresh },
+                Resolution::None if self.view.is_sidecar() => {
+                    Discovery::OriginalDst { members_only: false }
+                }
                 Resolution::None | Resolution::Static | Resolution::DynamicDns => Discovery::Static,
             },
+            // Clients know the endpoints; one that is gone must not become another one.
+            _ if self.view.is_sidecar() && self.service.is_headless => {
+                Discovery::OriginalDst { members_only: true }
+            }
             _ => Discovery::Static,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         istio::{
             connection_pool::{ConnectionPoolSettings, HttpSettings, OutlierDetection},
             destination_rule::{
-                ClientTlsSettings, DestinationRule, LoadBalancerSettings, TrafficPolicy,
+                ClientTlsSettings, DestinationRule, LoadBalancerSettings, SimpleLb, TrafficPolicy,
             },
             load_balancer::ConsistentHashLb,
         },
@@ -37,15 +37,15 @@ pub(super) struct Policy<'a> {
 }
 
 /// The part of the model's Cluster that `connectionPool` decides.
-pub(super) struct ConnectionPool {
-    pub(super) connect_timeout: Duration,
-    pub(super) idle_timeout: Option<Duration>,
-    pub(super) tcp_idle_timeout: Option<Duration>,
-    pub(super) max_connection_duration: Option<Duration>,
-    pub(super) tcp_keepalive: Option<TcpKeepalive>,
-    pub(super) max_requests_per_connection: u32,
-    pub(super) max_concurrent_streams: u32,
-    pub(super) circuit_breakers: CircuitBreakers,
+pub(in crate::compile) struct ConnectionPool {
+    pub(in crate::compile) connect_timeout: Duration,
+    pub(in crate::compile) idle_timeout: Option<Duration>,
+    pub(in crate::compile) tcp_idle_timeout: Option<Duration>,
+    pub(in crate::compile) max_connection_duration: Option<Duration>,
+    pub(in crate::compile) tcp_keepalive: Option<TcpKeepalive>,
+    pub(in crate::compile) max_requests_per_connection: u32,
+    pub(in crate::compile) max_concurrent_streams: u32,
+    pub(in crate::compile) circuit_breakers: CircuitBreakers,
 }
 
 impl<'a> Policy<'a> {
@@ -206,6 +206,16 @@ impl<'a> Policy<'a> {
         })
     }
 
+    /// Whether a rule decides about TLS, and not who the endpoints are.
+    pub(super) fn says_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// `simple: PASSTHROUGH`
+    pub(super) fn is_passthrough(&self) -> bool {
+        self.load_balancer.is_some_and(|lb| lb.simple == Some(SimpleLb::Passthrough))
+    }
+
     /// TLS towards the endpoints; `Err` when the cluster must not be used.
     pub(super) fn tls(
         &self,
@@ -215,10 +225,17 @@ impl<'a> Policy<'a> {
         protocol: UpstreamProtocol,
         compiled: &mut CompiledService,
     ) -> Result<Option<UpstreamTls>, tls::Unavailable> {
-        let Some((settings, object, field)) = &self.tls else { return Ok(None) };
+        let Some((settings, object, field)) = &self.tls else {
+            return Ok(tls::automatic(view, service, port));
+        };
         let origination = tls::Origination { view, service, port, protocol, object, field };
         origination.compile(settings, &mut compiled.findings, &mut compiled.secrets)
     }
+}
+
+/// The limits of a cluster no DestinationRule is for.
+pub(in crate::compile) fn default_pool(view: &View) -> ConnectionPool {
+    Policy { mesh: Some(&view.mesh), ..Policy::default() }.connection_pool()
 }
 
 /// One hour when not written, never when `0s`.

@@ -2,8 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
+
+use ipnet::IpNet;
 
 use crate::{
     api::{
@@ -19,6 +22,8 @@ use crate::{
     },
 };
 
+/// What `clusterIP` says where there is none.
+const HEADLESS: &str = "None";
 /// On a Service: the namespaces that see it, in the form of `exportTo`.
 const EXPORT_TO_ANNOTATION: &str = "networking.istio.io/exportTo";
 
@@ -57,6 +62,11 @@ pub(in crate::compile) struct Service {
     pub(in crate::compile) namespace: Arc<str>,
     pub(in crate::compile) ports: Vec<Port>,
     pub(in crate::compile) subsets: Vec<Subset>,
+    /// What clients connect to, if it is not the endpoints.
+    pub(in crate::compile) addresses: Vec<IpNet>,
+    /// Clients connect to an endpoint of their own choice.
+    pub(in crate::compile) is_headless: bool,
+    pub(in crate::compile) is_kubernetes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -142,6 +152,9 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
         namespace: Arc::clone(&first.metadata.namespace),
         ports: ports(first),
         subsets: Vec::new(),
+        addresses: addresses(first),
+        is_headless: matches!(&first.spec, Spec::Service(spec) if spec.cluster_ip == HEADLESS),
+        is_kubernetes: first.kind() == Kind::Service,
     };
     for object in rest {
         let adds_ports = first.kind() == Kind::ServiceEntry
@@ -158,9 +171,17 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
                 format!("{host} is defined by {} already; this object adds nothing", first.key()),
             );
         }
+        if adds_ports {
+            service.addresses.extend(addresses(object));
+        }
         service.ports.extend(new);
     }
-    Some(service)
+    let scope = &view.scope;
+    service.ports.retain(|port| scope.admits(&service.namespace, host, port.number));
+    service.addresses.sort_unstable();
+    service.addresses.dedup();
+    // Of a service without ports nothing is to be known but that it exists.
+    (!service.ports.is_empty() || scope.is_everything()).then_some(service)
 }
 
 fn is_visible(view: &View, object: &Object) -> bool {
@@ -192,6 +213,20 @@ fn ports(object: &Object) -> Vec<Port> {
         Spec::ServiceEntry(spec) => {
             spec.ports.iter().map(|port| entry_port(object, port)).collect()
         }
+        _ => Vec::new(),
+    }
+}
+
+/// The virtual addresses of a service.
+fn addresses(object: &Object) -> Vec<IpNet> {
+    let parse =
+        |text: &String| text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()));
+    match &object.spec {
+        Spec::Service(spec) if spec.cluster_ips.is_empty() => {
+            parse(&spec.cluster_ip).into_iter().collect()
+        }
+        Spec::Service(spec) => spec.cluster_ips.iter().filter_map(parse).collect(),
+        Spec::ServiceEntry(spec) => spec.addresses.iter().filter_map(parse).collect(),
         _ => Vec::new(),
     }
 }

@@ -6,7 +6,11 @@ use super::{Port, Service};
 use crate::{
     api::{
         Object, Spec,
-        istio::client_tls::{ClientTlsMode, ClientTlsSettings},
+        istio::{
+            client_tls::{ClientTlsMode, ClientTlsSettings},
+            service_entry::Location,
+        },
+        kubernetes::service::ServiceType,
     },
     compile::{
         View,
@@ -33,6 +37,42 @@ pub(super) struct Origination<'a> {
     pub(super) protocol: UpstreamProtocol,
     pub(super) object: &'a Object,
     pub(super) field: &'a str,
+}
+
+/// The mesh's TLS for the endpoints that take it, where no rule says anything about TLS.
+pub(super) fn automatic(view: &View, service: &Service, port: &Port) -> Option<UpstreamTls> {
+    let owner = view.store.find(&port.owner)?;
+    let is_in_mesh = match &owner.spec {
+        Spec::Service(spec) => spec.r#type != ServiceType::ExternalName,
+        Spec::ServiceEntry(entry) => entry.location == Location::MeshInternal,
+        _ => false,
+    };
+    let is_on = view.proxy.has_identity && view.mesh.enable_auto_mtls != Some(false);
+    (is_on && is_in_mesh).then(|| {
+        let sni = format!("outbound_.{}_._.{}", port.number, service.host);
+        mesh(sni.into(), subject_alt_names(view, port, &[]))
+    })
+}
+
+/// With the proxy's own certificate, to a workload of the mesh.
+fn mesh(sni: Arc<str>, identities: Arc<[Arc<str>]>) -> UpstreamTls {
+    UpstreamTls {
+        sni: Some(sni),
+        certificate: Some(SecretName::workload()),
+        trust: UpstreamTrust::Mesh { trust_bundle: SecretName::workload(), identities },
+        // What is offered says that the mesh is spoken, and is the proxy's to know.
+        alpn: Arc::default(),
+    }
+}
+
+/// Those written in a rule, else the ServiceEntry's.
+fn subject_alt_names(view: &View, port: &Port, written: &[String]) -> Arc<[Arc<str>]> {
+    let owner = view.store.find(&port.owner);
+    let names = match owner.map(|object| &object.spec) {
+        Some(Spec::ServiceEntry(entry)) if written.is_empty() => &entry.subject_alt_names,
+        _ => written,
+    };
+    names.iter().map(|name| name.as_str().into()).collect()
 }
 
 impl Origination<'_> {
@@ -89,34 +129,16 @@ impl Origination<'_> {
         Ok(Some(UpstreamTls { sni: sni.map(Into::into), certificate, trust, alpn: self.alpn() }))
     }
 
-    /// With the proxy's own certificate, to a workload of the mesh.
     fn mesh(&self, settings: &ClientTlsSettings) -> UpstreamTls {
         let sni = match settings.sni.as_str() {
             "" => format!("outbound_.{}_._.{}", self.port.number, self.service.host).into(),
             sni => sni.into(),
         };
-        UpstreamTls {
-            sni: Some(sni),
-            certificate: Some(SecretName::workload()),
-            trust: UpstreamTrust::Mesh {
-                trust_bundle: SecretName::workload(),
-                identities: self.names(settings),
-            },
-            // What is offered says that the mesh is spoken, and is the proxy's to know.
-            alpn: Arc::default(),
-        }
+        mesh(sni, self.names(settings))
     }
 
-    /// The rule's names, else the ServiceEntry's.
     fn names(&self, settings: &ClientTlsSettings) -> Arc<[Arc<str>]> {
-        let owner = self.view.store.find(&self.port.owner);
-        let names = match owner.map(|object| &object.spec) {
-            Some(Spec::ServiceEntry(entry)) if settings.subject_alt_names.is_empty() => {
-                &entry.subject_alt_names
-            }
-            _ => &settings.subject_alt_names,
-        };
-        names.iter().map(|name| name.as_str().into()).collect()
+        subject_alt_names(self.view, self.port, &settings.subject_alt_names)
     }
 
     fn alpn(&self) -> Arc<[Arc<str>]> {

@@ -186,6 +186,7 @@ impl<'a> Merge<'a> {
             name: FilterChainName::new(name.clone()),
             listener: self.socket.listener(),
             server_names: Arc::default(),
+            redirected: None,
             tls: None,
             network: closed(),
             gateway: origin(candidate.gateway),
@@ -212,6 +213,7 @@ impl<'a> Merge<'a> {
             name: FilterChainName::new(name.clone()),
             listener: self.socket.listener(),
             server_names: hosts.patterns().cloned().collect(),
+            redirected: None,
             tls: Some(context),
             network: NetworkFilter::Http { route_table: route_table.clone() },
             gateway: origin(gateway),
@@ -282,6 +284,7 @@ impl<'a> Merge<'a> {
                 name: FilterChainName::new(name),
                 listener: listener.clone(),
                 server_names: Arc::default(),
+                redirected: None,
                 tls: None,
                 network: NetworkFilter::Http { route_table: route_table.clone() },
                 gateway: origin(first.gateway),
@@ -323,6 +326,7 @@ fn describe(kind: ListenerKind) -> &'static str {
         ListenerKind::Http => "plain HTTP",
         ListenerKind::Tls => "TLS",
         ListenerKind::Tcp => "TCP",
+        ListenerKind::Inbound | ListenerKind::Outbound => "redirected connections",
     }
 }
 

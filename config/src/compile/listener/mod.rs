@@ -82,6 +82,9 @@ pub(super) struct Layout {
 /// The sockets of a Gateway that selects this proxy.
 pub(super) fn sockets(view: &View, object: &Object, findings: &mut Findings) -> BTreeSet<Socket> {
     let Spec::Gateway(spec) = &object.spec else { return BTreeSet::new() };
+    if view.is_sidecar() {
+        return BTreeSet::new();
+    }
     if !contains(&view.proxy.labels, &spec.selector) {
         if view.proxy.stands_alone {
             let message = format!(

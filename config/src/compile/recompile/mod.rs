@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 mod listeners;
 mod routes;
+mod sidecar;
 
 use super::{
     Compiler, Unit,
@@ -34,12 +35,19 @@ impl Compiler {
         if dirty.policies {
             self.compile_policies();
         }
+        if dirty.scope {
+            self.compile_scope(&mut dirty);
+        }
         self.compile_gateways(&mut dirty);
         self.compile_listeners(&mut dirty);
         self.compile_services(&mut dirty);
         self.compile_destination_rules(&dirty);
         self.compile_virtual_services(&mut dirty);
         self.compile_domains(&dirty);
+        self.compile_outbound(&mut dirty);
+        if dirty.inbound {
+            self.compile_inbound();
+        }
         self.compile_endpoints(&dirty);
         self.compile_secrets(&dirty);
     }
@@ -47,7 +55,7 @@ impl Compiler {
     fn compile_settings(&mut self) {
         let mut findings = Findings::default();
         let mesh = self.has_mesh.then_some(&self.view.mesh);
-        self.output.set_settings(settings::compile(mesh, &mut findings));
+        self.output.set_settings(settings::compile(mesh, self.view.is_sidecar(), &mut findings));
         self.output.set_findings(Unit::Settings, findings);
     }
 
@@ -86,6 +94,7 @@ impl Compiler {
             for (name, cluster) in compiled.clusters {
                 self.output.set_cluster(name, Some(cluster));
             }
+            dirty.outbound.insert(Arc::clone(&host));
             dirty.endpoints.insert(host);
         }
     }

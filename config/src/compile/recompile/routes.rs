@@ -106,7 +106,7 @@ impl Compiler {
         findings: &mut Findings,
     ) -> Box<[(Domain, Contribution)]> {
         let mut domains = Vec::new();
-        if spec.hosts.is_empty() {
+        if spec.hosts.is_empty() || self.view.is_sidecar() {
             return domains.into();
         }
         let own = &object.metadata.namespace;

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     api::{
-        Object, ObjectKey,
+        Kind, Object, ObjectKey,
         istio::virtual_service::{L4MatchAttributes, TcpRoute, TlsMatchAttributes, VirtualService},
     },
     compile::{
         View,
         listener::{ServerId, Table, TableKind, TableServer},
-        name::{Age, resolve_gateway, resolve_host},
+        name::{Age, MESH_GATEWAY, resolve_gateway, resolve_host},
     },
     model::{RouteTableName, matcher::HostPattern},
 };
@@ -43,6 +43,18 @@ impl Scope {
         Self { gateway: server.gateway.clone(), port: server.port }
     }
 
+    /// A connection of the workload itself to this port of a service.
+    pub(in crate::compile) fn mesh(port: u16) -> Self {
+        let name = MESH_GATEWAY.into();
+        let gateway = ObjectKey { kind: Kind::Gateway, namespace: Arc::default(), name };
+        Self { gateway, port }
+    }
+
+    /// No Gateway is without a namespace.
+    fn is_mesh(&self) -> bool {
+        self.gateway.namespace.is_empty()
+    }
+
     /// Whether a match limited to `port` and `gateways` (of an object in `namespace`) can hold.
     pub(in crate::compile) fn satisfies(
         &self,
@@ -52,8 +64,9 @@ impl Scope {
     ) -> bool {
         port.is_none_or(|port| port == 0 || port == self.port)
             && (gateways.is_empty()
-                || gateways.iter().any(|name| {
-                    resolve_gateway(name, namespace).is_some_and(|key| key == self.gateway)
+                || gateways.iter().any(|name| match resolve_gateway(name, namespace) {
+                    Some(key) => key == self.gateway,
+                    None => self.is_mesh(),
                 }))
     }
 }

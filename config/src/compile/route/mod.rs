@@ -9,6 +9,7 @@ mod destination;
 mod filter;
 mod header;
 mod matcher;
+pub(super) mod mesh;
 mod retry;
 pub(super) mod tcp;
 mod template;

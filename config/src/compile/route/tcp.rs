@@ -93,6 +93,7 @@ pub(in crate::compile) fn sni_chain(
             name: sni_chain_name(domain),
             listener: contributors.table.listener.clone(),
             server_names: Arc::from([domain.host.clone()]),
+            redirected: None,
             tls: None,
             network: NetworkFilter::TcpProxy { clusters, idle_timeout: None },
             gateway: format!("{}/{}", server.gateway.namespace, server.gateway.name).into(),

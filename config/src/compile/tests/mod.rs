@@ -14,6 +14,7 @@ mod golden;
 mod incremental;
 mod mutation;
 mod rules;
+mod sidecar;
 
 /// A proxy as the examples expect it.
 fn proxy() -> Proxy {

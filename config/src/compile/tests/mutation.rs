@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 use serde_yaml::{Mapping, Value};
 
 use super::{incremental::Random, *};
-use crate::{api::ObjectKey, diagnostic::Severity, validate::validate};
+use crate::{api::ObjectKey, compile::ProxyKind, diagnostic::Severity, validate::validate};
 
 /// Values that are right somewhere and wrong elsewhere, and those that are at the end of a range.
 const VALUES: [&str; 32] = [
@@ -135,9 +135,13 @@ fn restore(map: &mut Mapping, original: &Mapping, key: &str) {
 fn whatever_objects_say_the_result_is_the_same_as_starting_anew() {
     let documents = documents();
     assert!(documents.len() > 100);
-    for seed in 1..=4_u64 {
+    for seed in 1..=6_u64 {
         let mut random = Random::new(seed);
-        let proxy = Proxy { stands_alone: seed % 2 == 0, ..proxy() };
+        let kind = match seed % 3 {
+            0 => ProxyKind::Sidecar { addresses: Vec::new() },
+            _ => ProxyKind::Gateway,
+        };
+        let proxy = Proxy { kind, stands_alone: seed % 2 == 0, ..proxy() };
         let mut compiler = Compiler::new(proxy.clone(), None);
         let mut followed = Resources::default();
         let mut in_force: BTreeMap<ObjectKey, Arc<Object>> = BTreeMap::new();

@@ -204,10 +204,10 @@ async fn a_logical_name_is_one_endpoint_that_keeps_its_connections() {
     let proxy = proxy(&server, LOGICAL, vec![named("a.example")]);
     assert!(proxy.clusters.warm(DEADLINE).await);
     assert_eq!(addresses(&proxy.cluster()), ["127.0.0.1:80"]);
-    let before = proxy.cluster().pick(None, &[]).expect("an endpoint");
+    let before = proxy.cluster().pick(None, &[], None).expect("an endpoint");
     server.set("a.example.", Answer::Addresses(&["127.0.0.2", "127.0.0.1"], 0));
     has_addresses(&proxy, &["127.0.0.2:80"]).await;
-    let after = proxy.cluster().pick(None, &[]).expect("an endpoint");
+    let after = proxy.cluster().pick(None, &[], None).expect("an endpoint");
     assert!(Arc::ptr_eq(before.pool(Protocol::Http11), after.pool(Protocol::Http11)));
 }
 

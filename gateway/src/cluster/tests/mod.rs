@@ -11,7 +11,7 @@ use weir_config::model::{
     ClusterEndpoints, ClusterName, Delta,
     cluster::{
         CircuitBreakers, Destination, Discovery, Endpoint as Member, EndpointAddress, LbPolicy,
-        Locality, OutlierDetection, UpstreamProtocol, Workload,
+        Locality, OutlierDetection, SourceAddress, UpstreamProtocol, Workload,
     },
 };
 
@@ -84,6 +84,8 @@ pub(crate) fn config() -> model::Cluster {
         max_requests_per_connection: 0,
         max_concurrent_streams: 100,
         circuit_breakers: CircuitBreakers::default(),
+        auto_mtls: false,
+        source_address: SourceAddress::Any,
         outlier_detection: None,
         tls: None,
         destination: Destination::default(),
@@ -91,7 +93,13 @@ pub(crate) fn config() -> model::Cluster {
 }
 
 pub(crate) fn member(address: EndpointAddress) -> Member {
-    Member { address, weight: 1, locality: Locality::default(), workload: Workload::default() }
+    Member {
+        address,
+        weight: 1,
+        locality: Locality::default(),
+        mesh_tls: false,
+        workload: Workload::default(),
+    }
 }
 
 fn address(number: u8) -> EndpointAddress {

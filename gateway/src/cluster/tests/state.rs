@@ -122,7 +122,7 @@ async fn a_removed_cluster_is_not_found_and_comes_back_anew() {
 
 /// Serves one request through the cluster, which leaves an idle connection.
 async fn request(cluster: &Cluster) {
-    let endpoint = cluster.pick(None, &[]).expect("there is an endpoint");
+    let endpoint = cluster.pick(None, &[], None).expect("there is an endpoint");
     let acquired = endpoint.pool(Protocol::Http11).acquire(None, Reuse::Allowed).await;
     let mut session = acquired.expect("the server can be connected to");
     exchange(&mut session, "/").await.expect("the exchange succeeds");
@@ -159,7 +159,7 @@ async fn what_is_in_flight_at_a_removed_endpoint_is_finished() {
     proxy.apply(&cluster_change(config()));
     proxy.apply(&members_change(vec![member(EndpointAddress::Ip(server.address))]));
     let cluster = proxy.cluster();
-    let endpoint = cluster.pick(None, &[]).expect("there is an endpoint");
+    let endpoint = cluster.pick(None, &[], None).expect("there is an endpoint");
     let acquired = endpoint.pool(Protocol::Http11).acquire(None, Reuse::Allowed).await;
     let mut session = acquired.expect("the server can be connected to");
     proxy.apply(&endpoints_change(&[]));
@@ -226,7 +226,7 @@ async fn upstream_speaks_what_downstream_speaks_where_configured() {
 async fn without_endpoints_the_answer_is_503_no_healthy_upstream() {
     let mut proxy = proxy(config());
     proxy.apply(&endpoints_change(&[]));
-    let reply = proxy.cluster().pick(None, &[]).expect_err("there is nothing to pick");
+    let reply = proxy.cluster().pick(None, &[], None).expect_err("there is nothing to pick");
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.flag, Some(ResponseFlag::NoHealthyUpstream));
     assert_eq!(reply.details, "no_healthy_upstream");
@@ -243,10 +243,10 @@ async fn an_endpoint_not_tried_yet_is_always_preferred() {
     let mut tried: Vec<_> = cluster.members().iter().map(|(member, _)| member.id()).collect();
     tried.retain(|id| *id != untried);
     for _ in 0..100 {
-        assert_eq!(cluster.pick(None, &tried).expect("there are endpoints").id(), untried);
+        assert_eq!(cluster.pick(None, &tried, None).expect("there are endpoints").id(), untried);
     }
     tried.push(untried);
-    assert!(cluster.pick(None, &tried).is_ok(), "when all were tried, any will do");
+    assert!(cluster.pick(None, &tried, None).is_ok(), "when all were tried, any will do");
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn requests_go_where_less_is_in_flight() {
     let _in_flight = endpoint(&cluster, 1).begin();
     for _ in 0..100 {
         assert_eq!(
-            cluster.pick(None, &[]).expect("there are endpoints").id(),
+            cluster.pick(None, &[], None).expect("there are endpoints").id(),
             endpoint(&cluster, 2).id()
         );
     }
@@ -293,7 +293,8 @@ async fn an_ejected_endpoint_gets_no_requests_until_its_time_is_over() {
     let outlier_detection = Some(detection());
     let proxy = proxy(model::Cluster { outlier_detection, ..config() });
     let cluster = proxy.cluster();
-    let picked = |id| (0..200).any(|_| cluster.pick(None, &[]).expect("an endpoint").id() == id);
+    let picked =
+        |id| (0..200).any(|_| cluster.pick(None, &[], None).expect("an endpoint").id() == id);
     let bad = endpoint(&cluster, 1).id();
     assert!(picked(bad));
     eject(&cluster, 1);
@@ -313,7 +314,7 @@ async fn with_every_endpoint_ejected_there_is_no_healthy_upstream() {
     let cluster = proxy.cluster();
     eject(&cluster, 1);
     eject(&cluster, 2);
-    let reply = cluster.pick(None, &[]).expect_err("all are ejected");
+    let reply = cluster.pick(None, &[], None).expect_err("all are ejected");
     assert_eq!(reply.flag, Some(ResponseFlag::NoHealthyUpstream));
 }
 
@@ -324,7 +325,7 @@ async fn below_the_minimum_of_healthy_endpoints_all_are_used() {
     let cluster = proxy.cluster();
     eject(&cluster, 1);
     let bad = endpoint(&cluster, 1).id();
-    assert!((0..200).any(|_| cluster.pick(None, &[]).expect("an endpoint").id() == bad));
+    assert!((0..200).any(|_| cluster.pick(None, &[], None).expect("an endpoint").id() == bad));
 }
 
 #[tokio::test]
@@ -351,7 +352,7 @@ async fn an_endpoint_that_joins_comes_to_its_share_little_by_little() {
     let joined = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 3), 80));
     let share = || {
         let picks = (0..2100).filter(|_| {
-            let endpoint = cluster.pick(None, &[]).expect("there are endpoints");
+            let endpoint = cluster.pick(None, &[], None).expect("there are endpoints");
             endpoint.address().socket_addr() == Some(joined)
         });
         picks.count()

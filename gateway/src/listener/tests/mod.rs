@@ -23,7 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use weir_config::model::{
     Cluster, ClusterEndpoints, ClusterName, FilterChainName, Secret, SecretName, Settings,
     cluster::{
-        CircuitBreakers, Discovery, Endpoint, EndpointAddress, LbPolicy, Locality,
+        CircuitBreakers, Discovery, Endpoint, EndpointAddress, LbPolicy, Locality, SourceAddress,
         UpstreamProtocol, Workload,
     },
     listener::{BindAddress, ClientAuth, DownstreamTls, ListenerKind, NetworkFilter, TlsVersion},
@@ -194,6 +194,7 @@ fn chain(name: &str, hosts: &[&str], tls: Option<DownstreamTls>, cluster: &str) 
         name: FilterChainName::new(name),
         listener: ListenerName::new(listener),
         server_names: hosts.iter().map(|host| HostPattern::parse(host)).collect(),
+        redirected: None,
         tls,
         network: NetworkFilter::TcpProxy { clusters: [to(cluster, 1)].into(), idle_timeout: None },
         gateway: "test/gateway".into(),
@@ -227,6 +228,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         address: EndpointAddress::Ip(*address),
         weight: 1,
         locality: Locality::default(),
+        mesh_tls: false,
         workload: Workload::default(),
     };
     let name = ClusterName::new(name);
@@ -249,6 +251,8 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         max_requests_per_connection: 0,
         max_concurrent_streams: 100,
         circuit_breakers: CircuitBreakers::default(),
+        auto_mtls: false,
+        source_address: SourceAddress::Any,
         outlier_detection: None,
         tls: None,
         destination: Default::default(),

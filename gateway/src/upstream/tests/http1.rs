@@ -315,7 +315,8 @@ async fn unix_sockets_are_upstreams_too() {
         }
     }));
     let address = Address::Unix(path.into());
-    let target = Target { address, transport: Arc::new(transport(Protocol::Http1)) };
+    let target =
+        Target { address, transport: Arc::new(transport(Protocol::Http1)), identity: None };
     let pool = Pool::new(target, Arc::default());
     let session = within("a connection", pool.acquire(None, Reuse::Allowed)).await;
     let mut session = session.expect("the socket can be connected to");

@@ -59,6 +59,7 @@ fn transport(protocol: Protocol) -> Transport {
         idle_timeout: None,
         max_connection_duration: None,
         keepalive: None,
+        source_address: weir_config::model::cluster::SourceAddress::Any,
         max_requests_per_connection: 0,
         max_concurrent_streams: 1 << 30,
         max_connections: u32::MAX,
@@ -75,7 +76,11 @@ struct TestPool {
 impl TestPool {
     fn new(address: SocketAddr, transport: Transport) -> Self {
         let gauges = Arc::<ClusterGauges>::default();
-        let target = Target { address: Address::Ip(address), transport: Arc::new(transport) };
+        let target = Target {
+            address: Address::Ip(address),
+            transport: Arc::new(transport),
+            identity: None,
+        };
         Self { pool: Pool::new(target, Arc::clone(&gauges)), gauges }
     }
 

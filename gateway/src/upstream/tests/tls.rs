@@ -244,7 +244,7 @@ async fn tls_is_spoken_over_unix_sockets_and_verified_by_name() {
         let context = Arc::new(TlsContext::new(&verify(None, &[]), Protocol::Http1, &secrets));
         let transport = Transport { tls: Some(context), ..transport(Protocol::Http1) };
         let address = Address::Unix(path.clone().into());
-        let target = Target { address, transport: Arc::new(transport) };
+        let target = Target { address, transport: Arc::new(transport), identity: None };
         let pool = Pool::new(target, Arc::default());
         match within("a connection", pool.acquire(host, Reuse::Allowed)).await {
             Ok(mut session) => {

@@ -148,9 +148,10 @@ impl Scope {
                 self.release(link, round);
             }
         }
-        let is_gateway_edit = key.kind == Kind::Gateway && member.is_some() && entry.is_some();
-        if is_gateway_edit {
-            // It may take VirtualServices of other namespaces than before.
+        if let (Some(old), Some(new)) = (&member, entry)
+            && admits_others(old, new)
+        {
+            // It takes VirtualServices of other namespaces than before.
             round.queue.extend(round.store.candidates(&Link::Routes(key.clone())));
         }
         round.before.entry(key).or_insert(member);
@@ -280,6 +281,14 @@ impl Scope {
             }
         });
         changed.collect()
+    }
+}
+
+/// Whether a Gateway takes VirtualServices of other namespaces than before.
+fn admits_others(old: &Entry, new: &Entry) -> bool {
+    match (&old.facts, &new.facts) {
+        (Facts::Gateway { admits: old, .. }, Facts::Gateway { admits: new, .. }) => old != new,
+        _ => false,
     }
 }
 

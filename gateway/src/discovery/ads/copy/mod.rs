@@ -57,6 +57,8 @@ pub struct Copy {
     live_size: u64,
     /// Frames that could not be written, to be written with the next.
     unwritten: Vec<u8>,
+    /// Everything in force is in `unwritten`, and the file is to be made anew.
+    is_folded: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +110,7 @@ impl Copy {
             live: BTreeMap::new(),
             live_size: 0,
             unwritten: Vec::new(),
+            is_folded: false,
         };
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -167,7 +170,29 @@ impl Copy {
             self.push_remove(name);
         }
         self.push(Kind::Commit(Commit::now(version)));
-        self.flush().map_err(|source| Error::Io { path: self.dir.join(FILE), source })
+        let flushed = self.flush();
+        if flushed.is_err() {
+            self.fold();
+        }
+        flushed.map_err(|source| Error::Io { path: self.dir.join(FILE), source })
+    }
+
+    /// What cannot be written waits in memory: of a disk that stays full no more than what is in
+    /// force, whatever was in between.
+    fn fold(&mut self) {
+        if (self.unwritten.len() as u64) < self.live_size + MIN_OUTDATED {
+            return;
+        }
+        let (mut bytes, mut live) = (Vec::new(), BTreeMap::new());
+        for (name, extent) in &self.live {
+            let offset = bytes.len() as u64;
+            // A disk that cannot be read either: everything stays as it is.
+            let Ok(()) = self.append_live(&mut bytes, *extent) else { return };
+            live.insert(name.clone(), Extent { offset, length: extent.length });
+        }
+        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(""));
+        append_frame(&mut bytes, Kind::Commit(commit));
+        (self.unwritten, self.live, self.size, self.is_folded) = (bytes, live, 0, true);
     }
 
     fn push_put(&mut self, name: &Name, resource: &Resource) {
@@ -196,7 +221,9 @@ impl Copy {
     fn flush(&mut self) -> io::Result<()> {
         let size = self.size + self.unwritten.len() as u64;
         match &self.file {
-            Some(file) if size - self.live_size < self.live_size + MIN_OUTDATED => {
+            Some(file)
+                if !self.is_folded && size - self.live_size < self.live_size + MIN_OUTDATED =>
+            {
                 file.write_all_at(&self.unwritten, self.size)?;
                 // What was torn off before must not be found behind it.
                 file.set_len(size)?;
@@ -228,6 +255,7 @@ impl Copy {
         self.size = bytes.len() as u64;
         self.live = live;
         self.unwritten.clear();
+        self.is_folded = false;
         File::open(&self.dir)?.sync_all()
     }
 

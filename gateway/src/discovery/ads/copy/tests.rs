@@ -187,6 +187,27 @@ fn a_folder_serves_one_process() {
 }
 
 #[test]
+fn what_cannot_be_written_for_long_takes_no_more_memory_than_what_is_in_force() {
+    let dir = TempDir::new().unwrap();
+    let (mut copy, _) = open(&dir);
+    copy.write(&[object("kept", "1")], &[], "1").unwrap();
+    // Neither can the file be replaced, nor the one that is open be written any more.
+    fs::create_dir_all(dir.path().join("last-good.new").join("in the way")).unwrap();
+    copy.file = Some(File::open(file_of(&dir)).unwrap());
+    let body = "x".repeat(10_000);
+    for edition in 0..300 {
+        copy.write(&[object("a", &format!("{edition} {body}"))], &[], "2").unwrap_err();
+    }
+    assert!(copy.unwritten.len() < 1_100_000, "{} bytes wait", copy.unwritten.len());
+    fs::remove_dir_all(dir.path().join("last-good.new")).unwrap();
+    copy.write(&[object("b", "1")], &[], "3").unwrap();
+    drop(copy);
+    let (_, saved) = open(&dir);
+    let last = format!("299 {body}");
+    assert_eq!(restored(&saved), pairs([("a", &*last), ("b", "1"), ("kept", "1")]));
+}
+
+#[test]
 fn what_could_not_be_written_is_written_with_the_next_push() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);

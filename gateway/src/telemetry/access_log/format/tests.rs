@@ -24,6 +24,8 @@ fn info() -> StreamInfo {
         server_name: Some("shop.example.com".into()),
         peer_addr: ([10, 0, 0, 9], 5000).into(),
         local_addr: ([10, 0, 0, 1], 8443).into(),
+        direction: crate::connection::Direction::Gateway,
+        peer_workload: None,
         listener: ListenerName::new("0.0.0.0_8443"),
         port: 443,
         tls: Some(tls),

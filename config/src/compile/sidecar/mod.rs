@@ -1,0 +1,97 @@
+//! What a sidecar does: connections of its workload to others (outbound), and to its workload
+//! (inbound). Both are listeners that everything is redirected to; the chains say what is done, by
+//! where a connection was going and how it begins.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+mod catch_all;
+mod inbound;
+mod mtls;
+mod outbound;
+mod scope;
+
+pub(super) use self::{
+    catch_all::{Uses, catch_all, port},
+    inbound::compile as inbound,
+    outbound::{Outbound, compile as outbound},
+    scope::Scope,
+};
+use super::output::Output;
+use crate::model::{
+    Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, Listener, ListenerName,
+    VirtualHost, VirtualHostName,
+};
+
+/// What was compiled of it, by what it is for.
+#[derive(Debug, Default)]
+pub(super) struct Sidecar {
+    pub(super) hosts: BTreeMap<Arc<str>, Names>,
+    /// What the chains of each host leave to be done on the ports they are on.
+    pub(super) ports: BTreeMap<u16, BTreeMap<Arc<str>, Uses>>,
+    pub(super) port_names: BTreeMap<u16, Names>,
+    pub(super) catch_all: Names,
+    pub(super) inbound: Names,
+}
+
+/// Resources that belong together.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub(super) listeners: Vec<Listener>,
+    pub(super) chains: Vec<FilterChain>,
+    pub(super) virtual_hosts: Vec<VirtualHost>,
+    pub(super) clusters: Vec<Cluster>,
+    pub(super) endpoints: Vec<ClusterEndpoints>,
+}
+
+/// What they are called, to know what is gone when they are made again.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    listeners: BTreeSet<ListenerName>,
+    chains: BTreeSet<FilterChainName>,
+    virtual_hosts: BTreeSet<VirtualHostName>,
+    clusters: BTreeSet<ClusterName>,
+}
+
+impl Made {
+    /// Puts these in the place of those called `before`.
+    pub(super) fn replace(self, before: &mut Names, output: &mut Output) {
+        let names = Names {
+            listeners: self.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            chains: self.chains.iter().map(|chain| chain.name.clone()).collect(),
+            virtual_hosts: self.virtual_hosts.iter().map(|host| host.name.clone()).collect(),
+            clusters: self.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+        };
+        for name in before.listeners.difference(&names.listeners) {
+            output.set_listener(name.clone(), None);
+        }
+        for name in before.chains.difference(&names.chains) {
+            output.set_filter_chain(name.clone(), None);
+        }
+        for name in before.virtual_hosts.difference(&names.virtual_hosts) {
+            output.set_virtual_host(name.clone(), None);
+        }
+        for name in before.clusters.difference(&names.clusters) {
+            output.set_cluster(name.clone(), None);
+            output.set_endpoints(name.clone(), None);
+        }
+        for listener in self.listeners {
+            output.set_listener(listener.name.clone(), Some(listener));
+        }
+        for chain in self.chains {
+            output.set_filter_chain(chain.name.clone(), Some(chain));
+        }
+        for host in self.virtual_hosts {
+            output.set_virtual_host(host.name.clone(), Some(host));
+        }
+        for cluster in self.clusters {
+            output.set_cluster(cluster.name.clone(), Some(cluster));
+        }
+        for endpoints in self.endpoints {
+            output.set_endpoints(endpoints.cluster.clone(), Some(endpoints));
+        }
+        *before = names;
+    }
+}

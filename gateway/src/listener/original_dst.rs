@@ -1,0 +1,27 @@
+//! Stage 2 of redirected connections: where they were going.
+
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+
+use super::bind::canonical;
+use crate::io::Io;
+
+/// Where the client was connecting to, `local` being where it arrived. `None`: it was not redirected,
+/// but connected to the proxy itself, which as its own destination would connect to itself for ever.
+///
+/// `own_port` is what the listener is bound to. A connection that arrives with another one was
+/// redirected without a change of its addresses (TPROXY).
+pub(super) fn original_dst(io: &Io, local: SocketAddr, own_port: u16) -> Option<SocketAddr> {
+    if local.port() != own_port {
+        return Some(local);
+    }
+    let socket = SockRef::from(io);
+    // What was IPv4 on the wire is asked for as such, on sockets of both families.
+    let found = match local {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    let address = canonical(found.ok()?.as_socket()?);
+    (address != local).then_some(address)
+}

@@ -1,0 +1,175 @@
+//! The programs of the control plane as processes.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use weir_tests::{
+    client::http::{Connection, Request},
+    ports,
+};
+
+use super::{Stage, objects::LABEL, until};
+use crate::{account::Account, measure::mebibytes};
+
+/// Memory is asked for this often while it is given back.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// So often in a row it has to be no less than before, to be called at rest.
+const AT_REST: usize = 4;
+/// Freed memory goes back to the system within ten seconds or so.
+const GIVEN_BACK: Duration = Duration::from_secs(30);
+
+/// A program that runs. It ends when dropped.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(command: &mut Command, log: PathBuf) -> anyhow::Result<Self> {
+        let errors = File::create(&log).context("create a log")?;
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits until a page says 200.
+    async fn ready(&mut self, port: u16, path: &str) -> anyhow::Result<()> {
+        until("ready", async || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status}: {}", self.last_words());
+            }
+            let Ok(mut connection) = Connection::http1(port).await else { return Ok(None) };
+            let reply = connection.send(&Request::get("localhost", path)).await;
+            Ok(reply.is_ok_and(|reply| reply.status == 200).then_some(()))
+        })
+        .await
+        .with_context(|| self.last_words())
+    }
+
+    fn last_words(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The controller.
+pub struct Controller {
+    process: Process,
+    pub discovery: SocketAddr,
+    /// In its certificate.
+    pub name: String,
+    /// Just before it was started.
+    pub started: Instant,
+    monitoring: u16,
+}
+
+impl Controller {
+    /// Starts it, without waiting for anything.
+    pub fn spawn(stage: &Stage<'_>) -> anyhow::Result<Self> {
+        let [discovery, monitoring, webhook] =
+            [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::free())));
+        let mut command = Command::new(&stage.programs.controller);
+        command
+            .arg("--kubeconfig")
+            .arg(&stage.bed.kubeconfig)
+            .args(["--namespace", &stage.bed.namespace, "--pod-name", "loadtests"])
+            .args(["--discovery-addr", &discovery.to_string()])
+            .args(["--monitoring-addr", &monitoring.to_string()])
+            .args(["--webhook-addr", &webhook.to_string()])
+            .args(["--log-level", "warn"])
+            .env_remove("KUBECONFIG");
+        let name = format!("weir-controller.{}.svc", stage.bed.namespace);
+        let log = stage.folder.join("controller.log");
+        let started = Instant::now();
+        let process = Process::start(&mut command, log)?;
+        Ok(Self { process, discovery, name, started, monitoring: monitoring.port() })
+    }
+
+    /// Starts it and waits until it has seen everything.
+    pub async fn start(stage: &Stage<'_>) -> anyhow::Result<Self> {
+        let mut controller = Self::spawn(stage)?;
+        let ready = controller.process.ready(controller.monitoring, "/ready").await;
+        ready.context("the controller")?;
+        Ok(controller)
+    }
+
+    /// Bytes resident once what was freed is given back.
+    pub async fn resident(&self) -> anyhow::Result<u64> {
+        let account = Account::of(self.process.child.id());
+        let deadline = Instant::now() + GIVEN_BACK;
+        let (mut least, mut unmoved) = (account.resident_bytes()?, 0);
+        while unmoved < AT_REST && Instant::now() < deadline {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let now = account.resident_bytes()?;
+            unmoved = if mebibytes(now) < mebibytes(least) - 0.5 { 0 } else { unmoved + 1 };
+            least = least.min(now);
+        }
+        Ok(least)
+    }
+
+    /// Processor time used so far.
+    pub fn cpu_time(&self) -> anyhow::Result<Duration> {
+        Ok(Account::of(self.process.child.id()).cpu_time()?)
+    }
+
+    /// Why a case that failed may have failed.
+    pub fn last_words(&self) -> String {
+        self.process.last_words()
+    }
+}
+
+/// A gateway that follows the controller.
+pub struct Gateway {
+    _process: Process,
+}
+
+impl Gateway {
+    /// Starts it and waits until it serves.
+    pub async fn start(
+        stage: &Stage<'_>,
+        controller: &Controller,
+        root: &str,
+        token: &str,
+    ) -> anyhow::Result<Self> {
+        let write = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
+            let path = stage.folder.join(name);
+            fs::write(&path, text)?;
+            Ok(path)
+        };
+        let (admin, status) = (ports::free(), ports::free());
+        let (label, value) = LABEL;
+        let mut command = Command::new(&stage.programs.gateway);
+        command
+            .args(["--discovery", &controller.discovery.to_string()])
+            .args(["--discovery-name", &controller.name])
+            .arg("--discovery-root")
+            .arg(write("root.pem", root)?)
+            .arg("--discovery-token")
+            .arg(write("token", token)?)
+            .args(["--namespace", &stage.bed.namespace, "--service-account", "proxy"])
+            .args(["--labels", &format!("{label}={value}"), "--log-level", "warn"])
+            .args(["--admin", &format!("127.0.0.1:{admin}")])
+            .args(["--status", &format!("127.0.0.1:{status}")]);
+        let mut process = Process::start(&mut command, log(stage.folder))?;
+        process.ready(admin, "/ready").await.context("the gateway")?;
+        Ok(Self { _process: process })
+    }
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("gateway.log")
+}

@@ -1,0 +1,293 @@
+//! Pods without Kubernetes: network namespaces of one bridge, each with servers of its own and, where a
+//! test wants it, redirect rules and a sidecar. Nothing touches the network of the host.
+//!
+//! Sockets belong to the namespace they are made in, so that what runs in a pod is a thread that was
+//! there when it made them. That needs root.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns};
+use tempfile::TempDir;
+
+use crate::{
+    binaries,
+    certs::{Authority, Identity},
+    eventually::{DEADLINE, eventually},
+};
+
+/// Whom the redirect rules leave alone.
+const PROXY_UID: u32 = 1337;
+const BRIDGE: &str = "10.77.0.1";
+
+/// A network that pods are connected to.
+#[derive(Debug)]
+pub struct Lan {
+    namespace: Namespace,
+    pods: AtomicU32,
+}
+
+/// One namespace with an address in the network.
+#[derive(Debug)]
+pub struct Pod {
+    namespace: Namespace,
+    pub ip: Ipv4Addr,
+    _folder: TempDir,
+    folder: PathBuf,
+    sidecar: Option<Child>,
+}
+
+/// A network namespace; it goes when this does.
+#[derive(Debug)]
+struct Namespace(String);
+
+impl Namespace {
+    fn new(role: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("weir-{}-{number}-{role}", std::process::id());
+        run("ip", &["netns", "add", &name]);
+        let namespace = Self(name);
+        namespace.ip(&["link", "set", "lo", "up"]);
+        namespace
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        run("ip", &[&["-n", &self.0], arguments].concat());
+    }
+
+    /// Runs `work` on a thread in the namespace.
+    fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.0);
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                let file = File::open(path).expect("open the namespace");
+                setns(file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                work()
+            });
+            inside.join().expect("what runs in a pod does not panic")
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("start a program");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {error}");
+}
+
+impl Lan {
+    #[must_use]
+    pub fn new() -> Self {
+        let namespace = Namespace::new("lan");
+        namespace.ip(&["link", "add", "br0", "type", "bridge"]);
+        namespace.ip(&["addr", "add", &format!("{BRIDGE}/16"), "dev", "br0"]);
+        namespace.ip(&["link", "set", "br0", "up"]);
+        Self { namespace, pods: AtomicU32::new(2) }
+    }
+
+    /// A pod without a sidecar.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> Pod {
+        let number = self.pods.fetch_add(1, Ordering::Relaxed);
+        let ip = Ipv4Addr::new(10, 77, 0, u8::try_from(number).expect("few pods"));
+        let namespace = Namespace::new(name);
+        let port = format!("pod{number}");
+        let own = namespace.0.as_str();
+        self.namespace
+            .ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", own]);
+        self.namespace.ip(&["link", "set", &port, "master", "br0"]);
+        self.namespace.ip(&["link", "set", &port, "up"]);
+        namespace.ip(&["addr", "add", &format!("{ip}/16"), "dev", "eth0"]);
+        namespace.ip(&["link", "set", "eth0", "up"]);
+        namespace.ip(&["route", "add", "default", "via", BRIDGE]);
+        let temporary = tempfile::tempdir().expect("make a folder");
+        let folder = temporary.path().to_owned();
+        // The sidecar is another user.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("open the folder");
+        Pod { namespace, ip, _folder: temporary, folder, sidecar: None }
+    }
+}
+
+impl Default for Lan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a sidecar is started with.
+#[derive(Default)]
+pub struct SidecarOptions<'a> {
+    pub labels: &'a str,
+    pub config: &'a str,
+    /// MeshConfig; the access log is on in any case.
+    pub mesh: &'a str,
+    /// A certificate of the mesh, and who signed it.
+    pub identity: Option<(&'a Identity, &'a Authority)>,
+}
+
+impl Pod {
+    /// Redirects the pod's connections to a sidecar of namespace `shop` and starts that.
+    pub async fn start_sidecar(&mut self, options: SidecarOptions<'_>) {
+        let SidecarOptions { labels, config, mesh, identity } = options;
+        let write = |name: &str, text: &str| {
+            let path = self.folder.join(name);
+            fs::write(&path, text).expect("write a file of the sidecar");
+            path
+        };
+        fs::create_dir(self.folder.join("config")).expect("make a folder");
+        write("config/config.yaml", config);
+        let mesh = write("mesh.yaml", &format!("accessLogFile: /dev/stdout\n{mesh}"));
+        if let Some((identity, authority)) = identity {
+            write("cert-chain.pem", &identity.certificate);
+            write("key.pem", &identity.key);
+            write("root-cert.pem", &authority.root());
+        }
+        let log = |name: &str| File::create(self.folder.join(name)).expect("make a log");
+        let (stdout, stderr) = (log("stdout"), log("stderr"));
+        let init = binaries::built("weir-init");
+        let program = binaries::built("weir-sidecar");
+        let ip = self.ip.to_string();
+        let folder = self.folder.clone();
+        let child = self.namespace.enter(move || {
+            let rules = Command::new(init).output().expect("start weir-init");
+            assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
+            let mut command = Command::new(program);
+            command.arg("--config").arg(folder.join("config"));
+            command.arg("--mesh-config").arg(mesh);
+            command.arg("--identity-files").arg(&folder);
+            command.args(["--namespace", "shop", "--labels", labels, "--pod-ip", &ip]);
+            command.args(["--workers", "1", "--drain-time", "1s"]);
+            command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+            command.uid(PROXY_UID).gid(PROXY_UID);
+            command.spawn().expect("start the sidecar")
+        });
+        self.sidecar = Some(child);
+        eventually("the sidecar is ready", async || {
+            let reply = self.try_http((Ipv4Addr::LOCALHOST, 15021), "GET /healthz/ready", "a")?;
+            reply.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
+    }
+
+    /// Connects from the pod.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn connect(&self, to: (impl Into<IpAddr>, u16)) -> std::io::Result<TcpStream> {
+        let address = SocketAddr::new(to.0.into(), to.1);
+        let stream =
+            self.namespace.enter(move || TcpStream::connect_timeout(&address, DEADLINE))?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        Ok(stream)
+    }
+
+    /// All that comes back for `bytes`; `None` if there is no connection, or it is broken off.
+    pub fn exchange(&self, to: (impl Into<IpAddr>, u16), bytes: &[u8]) -> Option<String> {
+        let mut stream = self.connect(to).ok()?;
+        stream.write_all(bytes).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// A whole response to `GET /path` with headers `head`.
+    pub fn try_http(
+        &self,
+        to: (impl Into<IpAddr>, u16),
+        request: &str,
+        host: &str,
+    ) -> Option<String> {
+        let head = format!("{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        self.exchange(to, head.as_bytes()).filter(|answer| !answer.is_empty())
+    }
+
+    /// # Panics
+    /// There is no response.
+    pub fn http(&self, to: (impl Into<IpAddr>, u16), request: &str, host: &str) -> String {
+        let answer = self.try_http(to, request, host);
+        answer.unwrap_or_else(|| panic!("no response; the sidecar says {}", self.log()))
+    }
+
+    /// Serves every connection to `port` of all addresses, each on a thread, until the test ends.
+    pub fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Send + Clone + 'static) {
+        let listener = self.namespace.enter(move || {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind a port of the pod")
+        });
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let serve = serve.clone();
+                thread::spawn(move || serve(stream));
+            }
+        });
+    }
+
+    /// Answers requests with `name` and what was received.
+    pub fn serve_http(&self, port: u16, name: &'static str) {
+        self.serve(port, move |mut stream| {
+            let mut received = Vec::new();
+            let mut buffer = [0; 4096];
+            while !received.ends_with(b"\r\n\r\n") {
+                match stream.read(&mut buffer) {
+                    Ok(length @ 1..) => received.extend_from_slice(&buffer[..length]),
+                    _ => return,
+                }
+            }
+            let peer = stream.peer_addr().expect("a connected socket has a peer");
+            let body =
+                format!("name={name}\npeer={}\n{}", peer.ip(), String::from_utf8_lossy(&received));
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            // A client that is gone has its own view of it.
+            let _ = stream.write_all((head + &body).as_bytes());
+        });
+    }
+
+    /// Sends back what comes, with `prefix` before it.
+    pub fn serve_echo(&self, port: u16, prefix: &'static str) {
+        self.serve(port, move |mut stream| {
+            let mut buffer = [0; 4096];
+            let mut begun = stream.write_all(prefix.as_bytes()).is_ok();
+            while begun {
+                begun = match stream.read(&mut buffer) {
+                    Ok(length @ 1..) => stream.write_all(&buffer[..length]).is_ok(),
+                    _ => false,
+                };
+            }
+        });
+    }
+
+    /// What the sidecar wrote: its access log and what it says.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let read = |name: &str| fs::read_to_string(self.folder.join(name)).unwrap_or_default();
+        read("stdout") + &read("stderr")
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Some(mut sidecar) = self.sidecar.take() {
+            // It may have ended by itself.
+            let _ = sidecar.kill();
+            let _ = sidecar.wait();
+        }
+    }
+}
