@@ -104,8 +104,7 @@ impl Cors {
     /// Tells the browser that `origin` may read the response.
     pub fn on_response(&self, origin: &HeaderValue, response: &mut ResponseHeader) {
         for (name, value) in self.grants(origin) {
-            // Both are valid already.
-            let _ = response.headers.try_insert(name, value);
+            response.headers.insert(name, value);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use smallvec::SmallVec;
 use weir_config::model::{
     self,
@@ -20,6 +20,9 @@ use crate::{
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
 };
+
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Where a request goes, and under which conditions. Retries go to the same cluster.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +122,7 @@ impl Route {
         let original = request.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
         // A URI is a valid value.
         if let Ok(original) = HeaderValue::from_str(original.unwrap_or_default()) {
-            let _ = request.headers.try_insert("x-envoy-original-path", original);
+            request.headers.insert(X_ENVOY_ORIGINAL_PATH, original);
         }
         request.uri = uri;
         Ok(())
@@ -231,9 +234,8 @@ fn own_reply(status: StatusCode, body: bytes::Bytes) -> LocalReply {
 fn rewrite_host(host: &str, request: &mut RequestHeader, context: &RequestContext) {
     let Ok(host) = HeaderValue::from_str(host) else { return };
     let before = request.headers.get(header::HOST).cloned();
-    // Both are valid values under static names.
     if let (true, Some(before)) = (context.append_forwarded_host, before) {
-        let _ = request.headers.try_append("x-forwarded-host", before);
+        request.headers.append(X_FORWARDED_HOST, before);
     }
-    let _ = request.headers.try_insert("host", host);
+    request.headers.insert(header::HOST, host);
 }
