@@ -15,6 +15,9 @@ use super::super::{BodyLength, Frame, StreamError, field};
 /// means nothing (RFC 9113 section 6.1), and each costs as much as copying this many bytes.
 const GATHER_BELOW: usize = 4 * 1024;
 
+/// A body up to this long is handed over with its head, whatever the peer's window will be.
+const SENT_WITH_HEAD: usize = 16 * 1024;
+
 /// The body the peer sends. Its window opens again only when the reader comes back for more, that is
 /// when the other side of the proxy has taken what was read before.
 #[derive(Debug)]
@@ -182,18 +185,49 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Gives a short body along with its head. The connection tells a new stream's window only after
+    /// it has sent the head, which would make a second write of it; what it is given before, it keeps
+    /// until there is a window.
+    pub fn send_with_head(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StreamError> {
+        if self.queued > SENT_WITH_HEAD {
+            return Ok(());
+        }
+        match self.poll_send(stream, cx, |_, wanted, _| Poll::Ready(Ok(wanted))) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// Moves to the connection what the peer's window allows.
     pub fn poll_flush(
         &mut self,
         stream: &mut SendStream<Bytes>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
+        self.poll_send(stream, cx, poll_room)
+    }
+
+    /// Moves to the connection as many bytes as `room` says of a number that is wanted.
+    fn poll_send(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+        room: impl Fn(
+            &mut SendStream<Bytes>,
+            usize,
+            &mut Context<'_>,
+        ) -> Poll<Result<usize, StreamError>>,
+    ) -> Poll<Result<(), StreamError>> {
         loop {
             if self.queue.is_empty() {
                 self.close_gathered();
             }
             let Some(front) = self.queue.front_mut() else { break };
-            let room = ready!(poll_room(stream, self.queued, cx))?;
+            let room = ready!(room(stream, self.queued, cx))?;
             let piece = front.split_to(room.min(front.len()));
             self.queued -= piece.len();
             if front.is_empty() {

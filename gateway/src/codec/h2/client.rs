@@ -268,12 +268,14 @@ impl ClientSession {
         ready!(self.sender.poll_ready(cx))?;
         if let Sent::Ready { head, mut out } = std::mem::replace(&mut self.sent, Sent::Aborted) {
             let only_head = out.is_only_end();
-            let (response, stream) = self.sender.send_request(head, only_head)?;
+            let (response, mut stream) = self.sender.send_request(head, only_head)?;
+            self.response = Response::Head(response);
             if only_head {
                 out.mark_sent();
+            } else {
+                out.send_with_head(&mut stream, cx)?;
             }
             self.sent = Sent::Body { stream, out };
-            self.response = Response::Head(response);
         }
         Poll::Ready(Ok(()))
     }

@@ -1,6 +1,6 @@
 //! Streams between our sessions and the h2 crate's ends, over real sockets (H21 and flow control).
 
-use std::future::poll_fn;
+use std::{future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -272,7 +272,7 @@ async fn a_client_that_does_not_read_stops_the_writer_at_the_watermark() {
     let mut session = downstream.session().await;
     session.write_head(&response(200), BodyLength::Unknown).unwrap();
     let mut written = 0;
-    while poll_fn(|cx| std::task::Poll::Ready(session.poll_ready(cx))).await.is_ready() {
+    while poll_fn(|cx| Poll::Ready(session.poll_ready(cx))).await.is_ready() {
         session.write(Frame::Data(Bytes::from(vec![b'a'; 16_384]))).unwrap();
         written += 16_384;
         assert!(written < 10_000_000, "nothing stops the writer");
@@ -392,7 +392,7 @@ async fn a_client_that_resets_is_gone() {
     let mut session = downstream.session().await;
     body.send_reset(Reason::CANCEL);
     poll_fn(|cx| session.poll_closed(cx)).await;
-    assert!(poll_fn(|cx| std::task::Poll::Ready(session.is_given_up(cx))).await);
+    assert!(poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await);
     drop(response_future);
 }
 
@@ -481,6 +481,47 @@ async fn an_answer_without_reading_the_request_is_an_answer() {
         poll_fn(|cx| session.poll_ready(cx)).await.unwrap();
     }
     assert!(poll_fn(|cx| session.poll_read(cx)).await.unwrap().is_none());
+}
+
+/// Polled once, before the connection could run.
+async fn flushed_at_once(body: Bytes) -> bool {
+    let upstream = upstream().await;
+    let mut session = upstream.session();
+    let mut head = RequestHeader::build("PUT", "/").unwrap();
+    head.headers.try_insert("host", "a").unwrap();
+    session.write_head(&head, BodyLength::Unknown).unwrap();
+    session.write(Frame::Data(body)).unwrap();
+    session.finish().unwrap();
+    poll_fn(|cx| Poll::Ready(session.poll_flush(cx))).await.is_ready()
+}
+
+#[tokio::test]
+async fn a_short_body_is_sent_with_its_head() {
+    assert!(flushed_at_once(Bytes::from(vec![b'a'; 16_384])).await);
+}
+
+#[tokio::test]
+async fn a_long_body_waits_for_the_window_of_its_stream() {
+    assert!(!flushed_at_once(Bytes::from(vec![b'a'; 16_385])).await);
+}
+
+#[tokio::test]
+async fn a_short_body_arrives_through_a_window_that_is_shorter() {
+    let mut upstream = upstream_that(|server| {
+        server.initial_window_size(5);
+    })
+    .await;
+    let mut session = upstream.session();
+    let mut head = RequestHeader::build("PUT", "/").unwrap();
+    head.headers.try_insert("host", "a").unwrap();
+    session.write_head(&head, BodyLength::Unknown).unwrap();
+    session.write(Frame::Data("a short body".into())).unwrap();
+    session.write(Frame::Trailers(trailers())).unwrap();
+    poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
+    let (request, mut respond) = upstream.streams.recv().await.unwrap();
+    assert_eq!(receive_all(request.into_body()).await, (12, Some(trailers())));
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(poll_fn(|cx| session.poll_head(cx)).await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -633,7 +674,7 @@ async fn an_extended_connect_waits_for_what_the_upstream_offers() {
     let settings = PeerSettings::default();
     let mut session = ClientSession::new(upstream.sender.clone(), settings.clone(), options());
     session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
-    assert!(poll_fn(|cx| std::task::Poll::Ready(session.poll_head(cx))).await.is_pending());
+    assert!(poll_fn(|cx| Poll::Ready(session.poll_head(cx))).await.is_pending());
     let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_head(cx)).await });
     settings.have_come();
     assert!(waiting.await.unwrap().is_err(), "it has come, and does not offer it");

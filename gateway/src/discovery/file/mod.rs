@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc as std_mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use weir_config::{
     validate::validate_mesh_config,
 };
 
+mod looks;
 mod objects;
 mod pending;
 mod tree;
@@ -30,19 +31,12 @@ mod watch;
 
 pub use self::objects::ObjectChanges;
 use self::{
+    looks::Looks,
     objects::Files,
     pending::{Pending, Sign},
     tree::{Fingerprint, Identity, Tree},
     watch::{Directories, Directory, Notice, Watches},
 };
-
-/// Everything is looked at this often, or less often where that takes long, for what a watch does not tell (network file systems, links
-/// that lead out of the folder).
-const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// The same where nothing can be watched.
-const POLL_INTERVAL_UNWATCHED: Duration = Duration::from_secs(1);
-/// A look at 10,000 files is tens of milliseconds: it may take one part in so many of the time.
-const POLL_SHARE: u32 = 200;
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,7 +119,8 @@ impl FileSource {
         for path in source.roots() {
             fs::metadata(&path).map_err(|source| Error::Unreadable { path, source })?;
         }
-        let tree = source.walk();
+        let tree = Tree::walk(&source.roots());
+        source.unreadable = source.unreadable_in(&tree);
         for path in tree.files.keys() {
             source.read(path);
         }
@@ -142,11 +137,14 @@ impl FileSource {
         // One: a reader that is slow gets the next changes in one piece.
         let (tx, rx) = mpsc::channel(1);
         let (notices_tx, notices) = std_mpsc::channel();
-        let mut watches = Watches::new(self.roots(), notices_tx);
-        self.rescan(&mut watches);
+        let mut watches = Watches::new(self.roots(), notices_tx.clone());
+        let mut tree = Tree::walk(&self.roots());
+        while self.compare(&tree, &mut watches) {
+            tree = Tree::walk(&self.roots());
+        }
         thread::Builder::new()
             .name("config-files".to_owned())
-            .spawn(move || self.watch_until_closed(watches, &notices, &tx))
+            .spawn(move || self.watch_until_closed(watches, &notices_tx, &notices, &tx))
             .map_err(Error::Thread)?;
         Ok(rx)
     }
@@ -154,11 +152,12 @@ impl FileSource {
     fn watch_until_closed(
         mut self,
         mut watches: Watches,
+        notices_tx: &std_mpsc::Sender<Notice>,
         notices: &std_mpsc::Receiver<Notice>,
         tx: &mpsc::Sender<Changes>,
     ) {
-        let interval = if watches.are_live() { POLL_INTERVAL } else { POLL_INTERVAL_UNWATCHED };
-        let mut next_poll = Instant::now() + interval;
+        let roots = self.roots();
+        let mut looks = Looks::new(watches.are_live());
         while !tx.is_closed() {
             let now = Instant::now();
             for (path, sign) in self.pending.take_due(now) {
@@ -169,24 +168,18 @@ impl FileSource {
             {
                 return;
             }
-            let until = self.pending.next_due().map_or(next_poll, |due| due.min(next_poll));
-            let mut rescan = now >= next_poll;
-            if let Ok(first) = notices.recv_timeout(until.saturating_duration_since(now)) {
-                let now = Instant::now();
-                for notice in std::iter::once(first).chain(notices.try_iter()) {
-                    rescan |= !self.notice(notice, now);
-                }
-            }
-            if rescan {
-                let started = Instant::now();
-                self.rescan(&mut watches);
-                next_poll = Instant::now() + interval.max(started.elapsed() * POLL_SHARE);
+            looks.start_if_due(now, &roots, notices_tx);
+            let until = looks.next_due(now);
+            let until = self.pending.next_due().map_or(until, |due| due.min(until));
+            let first = notices.recv_timeout(until.saturating_duration_since(now));
+            for notice in first.into_iter().chain(notices.try_iter()) {
+                self.notice(notice, &mut looks, &mut watches);
             }
         }
     }
 
-    /// Whether the notice could be taken for what it says; if not, everything has to be looked at.
-    fn notice(&mut self, notice: Notice, now: Instant) -> bool {
+    fn notice(&mut self, notice: Notice, looks: &mut Looks, watches: &mut Watches) {
+        let now = Instant::now();
         match notice {
             Notice::File(path, sign) => self.pending.see(&path, sign, now),
             Notice::Touched(path) => {
@@ -194,37 +187,41 @@ impl FileSource {
                     self.pending.see(&path, Sign::Complete, now);
                 }
             }
-            Notice::Rescan => return false,
-        }
-        true
-    }
-
-    /// Compares everything there is with what was read, and follows the folders there are.
-    fn rescan(&mut self, watches: &mut Watches) {
-        loop {
-            let tree = self.walk();
-            let now = Instant::now();
-            for (path, fingerprint) in &tree.files {
-                let same = self.read.get(path).is_some_and(|it| it.fingerprint == *fingerprint);
-                if !same && !self.pending.contains(path) {
-                    let sign = self.sign_of(path, fingerprint);
-                    self.pending.see(path, sign, now);
+            Notice::Rescan => looks.ask(now),
+            Notice::Looked => {
+                if let Some(tree) = looks.end(now)
+                    && self.compare(&tree, watches)
+                {
+                    looks.ask(now);
                 }
             }
-            let known = self.files.paths();
-            let gone: Vec<_> = known
-                .filter(|path| !tree.files.contains_key(*path) && !tree.hides(path))
-                .filter(|path| !self.pending.contains(path))
-                .cloned()
-                .collect();
-            for path in gone {
-                self.pending.see(&path, Sign::Gone, now);
-            }
-            // What appeared in a new folder before it was watched is found by another look.
-            if !watches.follow(self.watched(tree.directories)) {
-                return;
+        }
+    }
+
+    /// Compares what there is with what was read, and follows the folders there are. Whether some of
+    /// those are new: what appeared in one before it was watched takes another look.
+    ///
+    /// What changed since the look is told by the watch, or is read once more for nothing.
+    fn compare(&mut self, tree: &Tree, watches: &mut Watches) -> bool {
+        let now = Instant::now();
+        self.unreadable = self.unreadable_in(tree);
+        for (path, fingerprint) in &tree.files {
+            let same = self.read.get(path).is_some_and(|it| it.fingerprint == *fingerprint);
+            if !same && !self.pending.contains(path) {
+                let sign = self.sign_of(path, fingerprint);
+                self.pending.see(path, sign, now);
             }
         }
+        let known = self.files.paths();
+        let gone: Vec<_> = known
+            .filter(|path| !tree.files.contains_key(*path) && !tree.hides(path))
+            .filter(|path| !self.pending.contains(path))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.pending.see(&path, Sign::Gone, now);
+        }
+        watches.follow(self.watched(&tree.directories))
     }
 
     /// A known file that was changed in its place just now may have more to come; its watch will tell.
@@ -235,11 +232,8 @@ impl FileSource {
         }
     }
 
-    fn walk(&mut self) -> Tree {
-        let tree = Tree::walk(&self.roots());
-        let describe = |(path, error): &(PathBuf, io::Error)| self.unreadable_at(path, error);
-        self.unreadable = tree.unreadable.iter().map(describe).collect();
-        tree
+    fn unreadable_in(&self, tree: &Tree) -> Vec<Diagnostic> {
+        tree.unreadable.iter().map(|(path, error)| self.unreadable_at(path, error)).collect()
     }
 
     /// How messages call a file: as it is called in the folder, if there is but one.
@@ -267,12 +261,13 @@ impl FileSource {
     }
 
     /// The folders themselves, and those in which a configured path may be replaced by another.
-    fn watched(&self, inside: BTreeMap<PathBuf, Identity>) -> Directories {
+    fn watched(&self, inside: &BTreeMap<PathBuf, Identity>) -> Directories {
         let mut directories: Directories =
             self.roots().iter().filter_map(|root| watch::parent(root)).collect();
-        let inside = inside.into_iter();
         directories.extend(
-            inside.map(|(path, identity)| (path, Directory { identity, parent_only: false })),
+            inside.iter().map(|(path, &identity)| {
+                (path.clone(), Directory { identity, parent_only: false })
+            }),
         );
         directories
     }

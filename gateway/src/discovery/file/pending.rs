@@ -10,7 +10,7 @@ use std::{
 };
 
 /// After the last sign of a change, so that files written together are read together.
-const SETTLE: Duration = Duration::from_millis(5);
+const SETTLE: Duration = Duration::from_millis(2);
 /// Together with the first change, however many follow.
 const MAX_SETTLE: Duration = Duration::from_millis(20);
 /// A file that vanished is gone when it has not come back for this long.
@@ -105,8 +105,8 @@ mod tests {
         let now = Instant::now();
         let mut pending = Pending::default();
         pending.see(Path::new("a"), Sign::Complete, now);
-        assert_eq!(taken(&mut pending, now + ms(4)), [""; 0]);
-        assert_eq!(taken(&mut pending, now + ms(5)), ["a"]);
+        assert_eq!(taken(&mut pending, now + ms(1)), [""; 0]);
+        assert_eq!(taken(&mut pending, now + SETTLE), ["a"]);
         assert_eq!(pending.next_due(), None);
     }
 
@@ -115,9 +115,9 @@ mod tests {
         let now = Instant::now();
         let mut pending = Pending::default();
         pending.see(Path::new("a"), Sign::Complete, now);
-        pending.see(Path::new("b"), Sign::Complete, now + ms(4));
-        assert_eq!(taken(&mut pending, now + ms(8)), [""; 0], "b has not settled");
-        assert_eq!(taken(&mut pending, now + ms(9)), ["a", "b"]);
+        pending.see(Path::new("b"), Sign::Complete, now + ms(1));
+        assert_eq!(taken(&mut pending, now + SETTLE), [""; 0], "b has not settled");
+        assert_eq!(taken(&mut pending, now + ms(1) + SETTLE), ["a", "b"]);
     }
 
     #[test]
@@ -125,10 +125,10 @@ mod tests {
         let now = Instant::now();
         let mut pending = Pending::default();
         pending.see(Path::new("a"), Sign::Complete, now);
-        for i in 0..10 {
-            pending.see(Path::new("b"), Sign::Complete, now + ms(2 * i));
+        for i in 0..=20 {
+            pending.see(Path::new("b"), Sign::Complete, now + ms(i));
         }
-        assert_eq!(taken(&mut pending, now + ms(20)), ["a"]);
+        assert_eq!(taken(&mut pending, now + MAX_SETTLE), ["a"]);
     }
 
     #[test]

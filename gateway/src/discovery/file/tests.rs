@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     os::unix::fs::{PermissionsExt, symlink},
+    time::Duration,
 };
 
 use tempfile::TempDir;

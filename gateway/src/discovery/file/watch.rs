@@ -26,6 +26,8 @@ pub enum Notice {
     Touched(PathBuf),
     /// Directories or links changed, or events were lost.
     Rescan,
+    /// A look at everything has ended.
+    Looked,
 }
 
 /// A directory that is watched.
