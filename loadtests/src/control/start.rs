@@ -13,8 +13,11 @@ use super::{
 };
 use crate::measure::{Figure, mebibytes};
 
-/// Objects of each service: itself, its endpoints, a rule and three hosts.
-const EACH: usize = 6;
+/// Of each service, so that there are no more Services than a cluster of the tests has addresses for.
+const HOSTS: usize = 9;
+
+/// Objects of each service: itself, its endpoints, a rule and its hosts.
+const EACH: usize = 3 + HOSTS;
 
 /// How often it is started.
 const STARTS: usize = 3;
@@ -57,19 +60,17 @@ async fn prepare(stage: &Stage<'_>) -> anyhow::Result<(String, u64)> {
     Ok((root, empty))
 }
 
-fn of_service(namespace: &str, number: usize) -> [Value; EACH] {
+fn of_service(namespace: &str, number: usize) -> impl Iterator<Item = Value> {
     let service = format!("service-{number}");
-    let route = |host: &str| {
-        objects::virtual_service(namespace, &format!("{host}-{number}.test"), &service)
-    };
-    [
+    let itself = [
         objects::service(namespace, &service),
         objects::slice(namespace, &service, 0),
         objects::destination_rule(namespace, &service),
-        route("a"),
-        route("b"),
-        route("c"),
-    ]
+    ];
+    let hosts = (0..HOSTS).map(move |host| {
+        objects::virtual_service(namespace, &format!("host-{host}-{number}.test"), &service)
+    });
+    itself.into_iter().chain(hosts)
 }
 
 /// Connects as soon as that is possible.
