@@ -35,6 +35,7 @@ use self::{
     tree::{Fingerprint, Identity, Tree},
     watch::{Directories, Directory, Notice, Watches},
 };
+use crate::discovery::contain::{FAILED, contained};
 
 /// Everything is looked at this often, or less often where that takes long, for what a watch does not tell (network file systems, links
 /// that lead out of the folder).
@@ -323,8 +324,9 @@ impl FileSource {
             Ok((fingerprint, bytes)) => {
                 let digest = digest(&bytes);
                 let known = self.read.insert(path.to_owned(), Known { fingerprint, digest });
-                if known.is_none_or(|known| known.digest != digest) {
-                    self.parse(path, &bytes);
+                let is_new = known.is_none_or(|known| known.digest != digest);
+                if is_new && contained(|| self.parse(path, &bytes)).is_none() {
+                    self.fail(path, &io::Error::other(FAILED));
                 }
             }
             Err(error) => self.fail(path, &error),
