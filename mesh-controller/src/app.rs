@@ -24,6 +24,7 @@ use crate::{
         server::{self, Parts, Server},
     },
     leader::{self, Leadership},
+    log,
     metrics::Metrics,
     review::Reviews,
     status,
@@ -83,6 +84,7 @@ impl Running {
 async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     let client = client(arguments).await?;
     let metrics = Arc::new(Metrics::new().context("set up metrics")?);
+    log::report_panics(metrics.panics.clone());
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(Serving::default());
     let ending = CancellationToken::new();

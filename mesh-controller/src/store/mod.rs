@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use serde_json::{Map, Value};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use weir_config::api::{Kind, ObjectKey};
 
 mod endpoints;
@@ -178,11 +179,14 @@ impl Store {
         }
     }
 
-    /// Applies changes in their order.
+    /// Applies changes in their order. A panic, which is a bug, costs the change that brought it out.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Dirty {
         let mut dirty = Dirty::default();
         for change in changes {
-            self.apply_one(change, &mut dirty);
+            let apply = AssertUnwindSafe(|| self.apply_one(change, &mut dirty));
+            if catch_unwind(apply).is_err() {
+                error!("a change brought out a bug; it is left out");
+            }
         }
         dirty
     }

@@ -9,7 +9,7 @@ use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality, Refused, Written, generation};
+use crate::store::{Change, Entry, Locality, Refused, Unusable, Written, generation};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const SUB_ZONE_LABEL: &str = "topology.istio.io/subzone";
@@ -76,6 +76,16 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
         Ok(entry) => Change::Upsert(entry),
         Err(reason) => Change::Unreadable(key, Refused { reason, generation, written }),
     }
+}
+
+/// The change that a new version of an object is if it cannot be read because of a bug; `None`: of its
+/// kind the last version just stays.
+pub(super) fn unread(watched: &Watched, object: &Document) -> Option<Change> {
+    let WatchedKind::Object(kind) = watched.kind else { return None };
+    let Identity { namespace, name, .. } = Identity::of(object);
+    let key = ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+    let (generation, written) = (generation(object), Written::of(object));
+    Some(Change::Unreadable(key, Refused { reason: Unusable::Bug, generation, written }))
 }
 
 /// The change that the end of an object is.
