@@ -75,6 +75,8 @@ impl Cluster {
     pub async fn connect(target: &Target) -> anyhow::Result<Self> {
         let mut config = config(target).await?;
         config.connect_timeout = Some(CONNECT);
+        // It would go on for minutes, and say nothing.
+        config.default_retry = false;
         let namespace = target.namespace.clone();
         Ok(Self {
             namespace: namespace.unwrap_or_else(|| config.default_namespace.clone()),
