@@ -347,7 +347,7 @@ async fn whatever_the_api_server_answers_instead_nothing_is_taken_from_anybody()
         let kind = [("type", "EndpointSlice")];
         controller.metrics().await.sum("weir_controller_watch_failures_total", &kind)
     };
-    for (number, failure) in [401, 403, 429, 500, 504].into_iter().enumerate() {
+    for (number, failure) in [401, 403, 429, 500, 503, 504].into_iter().enumerate() {
         let before = failures().await;
         server.fail(Some(StatusCode::from_u16(failure).unwrap()));
         eventually(&format!("{failure} is met"), async || {
@@ -502,6 +502,34 @@ async fn the_mesh_configuration_is_the_config_maps() {
     controller.log_line("the last good one stays").await;
     server.apply([slice("10.0.0.6")]);
     assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_namespaces_that_the_mesh_configuration_selects_count() {
+    let server = ApiServer::start().await;
+    let namespace = |name: &str, labels: Value| {
+        json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": labels}})
+    };
+    server.apply(shop());
+    let selects = "discoverySelectors: [{matchLabels: {mesh: yes-please}}, \
+                   {matchExpressions: [{key: kind, operator: In, values: [edge]}]}]";
+    server.apply([
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"mesh": selects},
+            "metadata": {"name": "istio", "namespace": "weir-system"}}),
+        namespace("ingress", json!({"kind": "edge"})),
+        namespace("shop", json!({"mesh": "no"})),
+    ]);
+    let controller = Controller::start(&server).await;
+    server.let_read_secrets("ingress", "gateway");
+    let mut proxy = connect(&controller, hello(&server)).await.expect("connect");
+    assert_eq!(sorted(&proxy.push().await.changed), [SECRET, "mesh", GATEWAY]);
+
+    server.apply([namespace("shop", json!({"mesh": "yes-please"}))]);
+    let all = vec![SERVICE, SLICE, RULE, SHOP];
+    assert_eq!(changes(&proxy.push().await), (all.clone(), vec![]));
+    server.apply([namespace("shop", json!({}))]);
+    assert_eq!(changes(&proxy.push().await), (vec![], all));
 }
 
 #[tokio::test(flavor = "multi_thread")]

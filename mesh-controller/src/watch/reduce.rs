@@ -51,6 +51,9 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
             };
             return Change::Node { name, locality: Some(locality) };
         }
+        WatchedKind::Namespace => {
+            return Change::Namespace { name, labels: Some(labels(&object)) };
+        }
         WatchedKind::Object(kind) => kind,
     };
     let key = ObjectKey { kind, namespace, name };
@@ -94,6 +97,7 @@ pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
     match watched.kind {
         WatchedKind::Pod => Change::Pod { namespace, name, labels: None },
         WatchedKind::Node => Change::Node { name, locality: None },
+        WatchedKind::Namespace => Change::Namespace { name, labels: None },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
     }
 }
