@@ -433,7 +433,8 @@ async fn a_client_that_closes_half_of_its_connection_after_a_response_began_gets
 /// C10 N09: what configuration and requests say is data, wherever it comes out again.
 #[tokio::test]
 async fn text_of_configuration_and_of_requests_stays_text() {
-    const BODY: &str = "it's \"quoted\"\n${HOME} $(id) `id` {{ .Values }} %REQ(authorization)% %s <b> \u{fc}";
+    const BODY: &str =
+        "it's \"quoted\"\n${HOME} $(id) `id` {{ .Values }} %REQ(authorization)% %s <b> \u{fc}";
     const CLIENTS: &str = "%REQ(authorization)% ${HOME} {{x}}";
     const AGENT: &str = r#"x","response_code":"injected","y":"\"#;
     let echo = Echo::start("v1").await;
