@@ -202,9 +202,10 @@ async fn follow_controller(
     });
     // Connects while the copy is put in force.
     let mut pushes = source.follow();
+    let mut readiness = Readiness::Unasked(ready);
     if let Some(saved) = saved {
         applier.apply(saved).await;
-        is_ready(&ready);
+        readiness.follows(&applier);
     }
     let configured = applier.configured();
     let mut files = tokio::time::interval(FILES_INTERVAL);
@@ -213,8 +214,8 @@ async fn follow_controller(
             push = pushes.next() => match push {
                 Some(Push { update, answer }) => {
                     applier.apply(update).await;
-                    is_ready(&ready);
-                    answer.send(|key| configured.refusal(key));
+                    readiness.follows(&applier);
+                    answer.send(&configured);
                 }
                 None => anyhow::bail!("the task that follows the controller ended"),
             },
@@ -227,9 +228,23 @@ async fn follow_controller(
     }
 }
 
-fn is_ready(ready: &watch::Sender<bool>) {
-    if !ready.send_replace(true) {
-        tracing::info!("ready");
+/// That the proxy is ready: said once, when its first configuration has what it needs.
+enum Readiness {
+    Unasked(watch::Sender<bool>),
+    Follows { _task: AbortOnDropHandle<()> },
+}
+
+impl Readiness {
+    /// A configuration is in force; the first of them counts. Nothing waits for it here.
+    fn follows(&mut self, applier: &Applier) {
+        let Self::Unasked(ready) = self else { return };
+        let (ready, warmed) = (ready.clone(), applier.warmed());
+        let task = tokio::spawn(async move {
+            warmed.await;
+            ready.send_replace(true);
+            tracing::info!("ready");
+        });
+        *self = Self::Follows { _task: AbortOnDropHandle::new(task) };
     }
 }
 
@@ -253,7 +268,8 @@ async fn follow_files(
         applier.set_identity(secret).await;
     }
     applier.apply(update(first, has_mesh)).await;
-    is_ready(&ready);
+    let mut readiness = Readiness::Unasked(ready);
+    readiness.follows(&applier);
     let mut changes = source.watch()?;
     let mut files = tokio::time::interval(FILES_INTERVAL);
     loop {

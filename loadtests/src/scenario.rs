@@ -74,13 +74,15 @@ pub enum Measure {
     Swarm,
     /// The start of a controller that finds many objects.
     Start,
+    /// The start of a gateway whose controller is down.
+    Restart,
 }
 
 impl Measure {
     /// Whether it is the control plane that is measured; peers have none that could be compared.
     pub fn is_of_control_plane(self) -> bool {
         match self {
-            Self::Acceptance | Self::Swarm | Self::Start => true,
+            Self::Acceptance | Self::Swarm | Self::Start | Self::Restart => true,
             Self::Cost
             | Self::Latency
             | Self::Idle

@@ -38,6 +38,7 @@ async fn every_case_finds_what_it_is_about(cluster: Arc<Cluster>) {
         ("acceptance", &["acceptance_mean", "acceptance_p99", "acceptance_last"][..]),
         ("swarm", &["ack_p99", "all_ack_p99", "controller_resident"]),
         ("start", &["first_snapshot", "controller_resident"]),
+        ("restart", &["restart_p50", "restart_max"]),
     ] {
         let name = format!("control-plane/{case}");
         let cases = result["cases"].as_array().unwrap();

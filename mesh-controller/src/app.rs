@@ -24,6 +24,7 @@ use crate::{
         server::{self, Parts, Server},
     },
     leader::{self, Leadership},
+    log,
     metrics::Metrics,
     review::Reviews,
     status,
@@ -83,6 +84,7 @@ impl Running {
 async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     let client = client(arguments).await?;
     let metrics = Arc::new(Metrics::new().context("set up metrics")?);
+    log::report_panics(metrics.panics.clone());
     let proxies = Arc::new(Proxies::default());
     let serving = Arc::new(Serving::default());
     let ending = CancellationToken::new();
@@ -192,7 +194,7 @@ fn replica(arguments: &Arguments) -> String {
 
 /// How the API server is reached.
 async fn client(arguments: &Arguments) -> anyhow::Result<Client> {
-    let config = match &arguments.kubeconfig {
+    let mut config = match &arguments.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)
                 .with_context(|| format!("read --kubeconfig {}", path.display()))?;
@@ -204,5 +206,8 @@ async fn client(arguments: &Arguments) -> anyhow::Result<Client> {
             "use the pod's service account; outside of a cluster, name a file with --kubeconfig",
         )?,
     };
+    // Whoever asks has a back-off of his own. The client's goes on for minutes in which nobody knows
+    // that something failed.
+    config.default_retry = false;
     Client::try_from(config).context("set up the Kubernetes client")
 }

@@ -1,7 +1,13 @@
 //! The log: what the controller says about itself, on standard error.
 
-use std::io::{self, IsTerminal};
+use std::{
+    backtrace::Backtrace,
+    io::{self, IsTerminal},
+    panic,
+};
 
+use prometheus::IntCounter;
+use tracing::error;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::ParseError,
@@ -24,6 +30,18 @@ pub enum Error {
     },
     #[error("set up the log")]
     Subscriber(#[from] TryInitError),
+}
+
+/// Has every panic counted and logged instead of printed. Where it ends, somebody says what it cost.
+pub fn report_panics(panics: IntCounter) {
+    panic::set_hook(Box::new(move |info| {
+        panics.inc();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let what = info.payload_as_str().unwrap_or_default();
+        // Empty unless RUST_BACKTRACE asks for it.
+        let backtrace = Backtrace::capture();
+        error!(place, what, %backtrace, "panic; this is a bug, please report it");
+    }));
 }
 
 /// Starts logging. To be called once, first.

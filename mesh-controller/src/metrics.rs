@@ -41,6 +41,8 @@ pub struct Metrics {
     pub injection_failure: IntCounter,
     pub injection_skip: IntCounter,
     pub status_writes: IntCounterVec,
+    /// Each is a bug.
+    pub panics: IntCounter,
 }
 
 const SECONDS: &[f64] =
@@ -140,6 +142,10 @@ impl Metrics {
                 "weir_controller_status_writes_total",
                 "Attempts to write the status of an object.",
                 &["result"],
+            )?,
+            panics: counter(
+                "weir_controller_panics_total",
+                "Panics; each is a bug and cost one object, request or connection.",
             )?,
             registry,
         })

@@ -67,7 +67,16 @@ fn build(what: &[&str]) -> anyhow::Result<PathBuf> {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo tells a test about its package. Build scripts ask for it (ring's does), so that with
+    // it half of the dependencies would be built again, and once more for each package with tests.
+    for (name, _) in env::vars_os() {
+        let of_package = |prefix| name.to_str().is_some_and(|name| name.starts_with(prefix));
+        if of_package("CARGO_PKG_") || of_package("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo
         .args(["build", "--quiet", "--profile", profile])
         .args(what)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

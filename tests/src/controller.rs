@@ -75,7 +75,23 @@ impl Controller {
         fs::write(self.folder.path().join(INJECTION), settings).expect("write a file");
     }
 
+    /// Starts the binary, which panics over objects that contain that text, as if it had such a bug.
+    pub async fn start_panicking_over(server: &ApiServer, text: &str) -> Self {
+        let mut controller = Self::launch_with(server, true, None, Some(text));
+        controller.ready().await;
+        controller
+    }
+
     fn launch(server: &ApiServer, has_certificate: bool, injection: Option<&str>) -> Self {
+        Self::launch_with(server, has_certificate, injection, None)
+    }
+
+    fn launch_with(
+        server: &ApiServer,
+        has_certificate: bool,
+        injection: Option<&str>,
+        panic_over: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("make a folder");
         let authority = Authority::new("mesh");
         let Identity { certificate, key } = authority.server(&[NAME]);
@@ -108,6 +124,7 @@ impl Controller {
             .args(["--webhook-addr", &address(webhook)])
             .args(["--drain-time", "1"])
             .env_remove("KUBECONFIG")
+            .envs(panic_over.map(|text| ("WEIR_PANIC_OVER", text)))
             .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -51,6 +51,7 @@ pub struct Launch {
     labels: String,
     args: Vec<OsString>,
     open_files: Option<u32>,
+    panic_over: Option<String>,
 }
 
 impl Launch {
@@ -83,13 +84,27 @@ impl Launch {
     /// With these arguments in the place of a folder.
     #[must_use]
     pub fn from_source(config: Config, source: Vec<OsString>) -> Self {
-        Self { config, source, labels: LABELS.into(), args: Vec::new(), open_files: None }
+        Self {
+            config,
+            source,
+            labels: LABELS.into(),
+            args: Vec::new(),
+            open_files: None,
+            panic_over: None,
+        }
     }
 
     /// The limit of open files, soft and hard.
     #[must_use]
     pub fn open_files(mut self, limit: u32) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// Panics over objects that contain that text, as if it had such a bug. Release builds do not.
+    #[must_use]
+    pub fn panic_over(mut self, text: &str) -> Self {
+        self.panic_over = Some(text.to_owned());
         self
     }
 
@@ -124,6 +139,7 @@ impl Launch {
     pub async fn spawn(self) -> Gateway {
         let (admin, status) = (ports::free(), ports::free());
         let mut child = command_with(self.open_files)
+            .envs(self.panic_over.map(|text| ("WEIR_PANIC_OVER", text)))
             .args(self.source)
             .args(["--labels", &self.labels])
             .args(["--admin", &format!("127.0.0.1:{admin}")])

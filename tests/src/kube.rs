@@ -78,6 +78,8 @@ struct State {
     failure: Option<StatusCode>,
     /// Collections that are listed as empty.
     hidden: BTreeSet<String>,
+    /// What lists say instead of what there is: objects by collection, and the version.
+    past: Option<(BTreeMap<String, BTreeMap<String, Value>>, u64)>,
     tokens: BTreeMap<String, Value>,
     secret_readers: BTreeSet<String>,
     requests: Vec<String>,
@@ -181,6 +183,29 @@ impl ApiServer {
             state.hidden.insert(collection_of(kind));
         } else {
             state.hidden.remove(&collection_of(kind));
+        }
+    }
+
+    /// Lists what there is now from now on, whatever changes, as a server does that lags behind.
+    pub fn lag(&self) {
+        let mut state = self.lock();
+        state.past = Some((state.collections.clone(), state.version));
+    }
+
+    /// Lists what there is again.
+    pub fn catch_up(&self) {
+        self.lock().past = None;
+    }
+
+    /// Sends the last event of a kind to its watches once more.
+    pub fn repeat(&self, kind: &str) {
+        let state = self.lock();
+        let collection = collection_of(kind);
+        let last = state.history.iter().rfind(|(_, of, _)| *of == collection);
+        let (_, _, event) = last.expect("something has happened");
+        for (_, sender) in state.watches.iter().filter(|(watched, _)| *watched == collection) {
+            // The watch may have ended.
+            let _ = sender.send(line(event));
         }
     }
 
@@ -368,7 +393,9 @@ impl State {
     fn list(&self, collection: &str, query: &BTreeMap<String, String>) -> Response<Body> {
         let none = BTreeMap::new();
         let is_hidden = self.hidden.contains(collection);
-        let objects = self.collections.get(collection).filter(|_| !is_hidden).unwrap_or(&none);
+        let now = (&self.collections, self.version);
+        let (all, version) = self.past.as_ref().map_or(now, |(all, version)| (all, *version));
+        let objects = all.get(collection).filter(|_| !is_hidden).unwrap_or(&none);
         let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let after = query.get("continue").cloned().unwrap_or_default();
         let rest = objects.iter().filter(|(key, _)| **key > after);
@@ -379,7 +406,7 @@ impl State {
         };
         let items: Vec<Value> = page.into_iter().map(|(_, object)| object.clone()).collect();
         let kind = format!("{}List", kind_of(collection));
-        let metadata = json!({"resourceVersion": self.version.to_string(), "continue": next});
+        let metadata = json!({"resourceVersion": version.to_string(), "continue": next});
         answer(
             StatusCode::OK,
             json!({"kind": kind, "apiVersion": "v1", "metadata": metadata,

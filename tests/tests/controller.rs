@@ -340,6 +340,85 @@ async fn an_empty_list_after_a_failure_deletes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_api_server_answers_instead_nothing_is_taken_from_anybody() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    let failures = async || {
+        let kind = [("type", "EndpointSlice")];
+        controller.metrics().await.sum("weir_controller_watch_failures_total", &kind)
+    };
+    for (number, failure) in [401, 403, 429, 500, 503, 504].into_iter().enumerate() {
+        let before = failures().await;
+        server.fail(Some(StatusCode::from_u16(failure).unwrap()));
+        eventually(&format!("{failure} is met"), async || {
+            (failures().await > before).then_some(())
+        })
+        .await;
+        assert_eq!(controller.page("/ready").await.status, 200, "{failure}");
+        server.apply([slice(&format!("10.0.1.{number}"))]);
+        server.fail(None);
+        assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]), "{failure}");
+    }
+    // An event that comes twice is none.
+    server.repeat("EndpointSlice");
+    server.apply([virtual_service("second", "second.example.com")]);
+    let second = vec!["networking.istio.io/VirtualService/shop/second"];
+    assert_eq!(changes(&proxy.push().await), (second, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_older_than_what_was_seen_is_not_believed() {
+    let (server, controller) = cluster().await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.lag();
+    server.apply([slice("10.0.0.9")]);
+    server.delete("DestinationRule", "shop", "web");
+    let mut seen = 0;
+    while seen < 2 {
+        let push = proxy.push().await;
+        seen += push.changed.len() + push.removed.len();
+    }
+    let endpoint = |proxy: &Proxy| proxy.documents[SLICE]["endpoints"][0]["addresses"][0].clone();
+    assert_eq!(endpoint(&proxy), "10.0.0.9");
+    server.expire();
+    controller.log_line("was seen already").await;
+    server.apply([virtual_service("second", "second.example.com")]);
+    server.catch_up();
+    // The old list would bring back the rule and the old endpoint before this.
+    let second = vec!["networking.istio.io/VirtualService/shop/second"];
+    assert_eq!(changes(&proxy.push().await), (second, vec![]));
+    assert_eq!(endpoint(&proxy), "10.0.0.9");
+    assert!(!proxy.versions.contains_key(RULE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_brings_out_a_panic_costs_nobody_else_anything() {
+    const BUG: &str = "brings-out-a-bug";
+    let server = ApiServer::start().await;
+    server.apply(shop());
+    let controller = Controller::start_panicking_over(&server, BUG).await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.apply([virtual_service("shop", &format!("{BUG}.example.com"))]);
+    let accepted = eventually("its status says so", async || {
+        let found = server.find("VirtualService", "shop", "shop")?;
+        let condition = found["status"]["conditions"].get(0)?.clone();
+        (condition["status"] == "False").then_some(condition)
+    })
+    .await;
+    assert!(accepted["message"].as_str().unwrap_or_default().contains("a bug"), "{accepted}");
+    assert!(controller.metrics().await.sum("weir_controller_panics_total", &[]) >= 1.0);
+    assert_eq!(controller.page("/ready").await.status, 200);
+
+    server.apply([slice("10.0.0.8")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]), "the last good version stays");
+    server.apply([virtual_service("shop", "right.example.com")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SHOP], vec![]));
+    // Who connects now gets all the same.
+    let mut other = connect(&controller, hello(&server)).await.expect("connect");
+    assert_eq!(other.push().await.changed.len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_api_server_proxies_keep_what_they_have() {
     let (server, controller) = cluster().await;
     let mut proxy = gateway(&server, &controller).await;
@@ -423,6 +502,34 @@ async fn the_mesh_configuration_is_the_config_maps() {
     controller.log_line("the last good one stays").await;
     server.apply([slice("10.0.0.6")]);
     assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_namespaces_that_the_mesh_configuration_selects_count() {
+    let server = ApiServer::start().await;
+    let namespace = |name: &str, labels: Value| {
+        json!({"apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": labels}})
+    };
+    server.apply(shop());
+    let selects = "discoverySelectors: [{matchLabels: {mesh: yes-please}}, \
+                   {matchExpressions: [{key: kind, operator: In, values: [edge]}]}]";
+    server.apply([
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"mesh": selects},
+            "metadata": {"name": "istio", "namespace": "weir-system"}}),
+        namespace("ingress", json!({"kind": "edge"})),
+        namespace("shop", json!({"mesh": "no"})),
+    ]);
+    let controller = Controller::start(&server).await;
+    server.let_read_secrets("ingress", "gateway");
+    let mut proxy = connect(&controller, hello(&server)).await.expect("connect");
+    assert_eq!(sorted(&proxy.push().await.changed), [SECRET, "mesh", GATEWAY]);
+
+    server.apply([namespace("shop", json!({"mesh": "yes-please"}))]);
+    let all = vec![SERVICE, SLICE, RULE, SHOP];
+    assert_eq!(changes(&proxy.push().await), (all.clone(), vec![]));
+    server.apply([namespace("shop", json!({}))]);
+    assert_eq!(changes(&proxy.push().await), (vec![], all));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use weir_config::wire::discovery::Resource;
 use weir_tests::{
     backend::echo::Echo,
     certs::Authority,
+    client::websocket::WebSocket,
     config::Config,
     control::{Control, SERVER_NAME},
     eventually::{eventually, eventually_eq, eventually_within},
@@ -170,6 +171,45 @@ async fn what_cannot_be_read_at_all_is_refused_by_name() {
     answers(&mut gateway, "a.test", "before").await;
 }
 
+/// That text in an object has the gateway panic.
+const BUG: &str = "brings-out-a-bug";
+
+#[tokio::test]
+async fn an_object_that_brings_out_a_panic_is_refused_and_all_others_of_the_push_are_in_force() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    let mut gateway = Launch::controlled(config, &control).panic_over(BUG).start().await;
+    acknowledged(&control, 1).await;
+    let others = ["b", "c", "d"].map(|name| respond(name, &format!("{name}.test"), "new"));
+    control.apply(&format!("{}\n---\n{}", respond("a", "a.test", BUG), others.join("\n---\n")));
+    for host in ["b.test", "c.test", "d.test"] {
+        answers(&mut gateway, host, "new").await;
+    }
+    answers(&mut gateway, "a.test", "before").await;
+    let message = eventually("the refusal is told", async || {
+        let rejection = control.streams()[0].rejections.first().cloned()?;
+        (rejection.resource_name == A).then_some(rejection.message)
+    })
+    .await;
+    assert!(message.contains("which is a bug"), "{message}");
+    assert!(metric(&gateway, "weir_panics_total").await >= 1.0);
+    assert_eq!(control.streams()[0].rejections.len(), 1, "the others are not refused");
+
+    control.apply(&respond("a", "a.test", "right"));
+    answers(&mut gateway, "a.test", "right").await;
+    assert_eq!(control.streams().len(), 1, "it is the same stream all the time");
+}
+
+#[tokio::test]
+async fn a_first_configuration_that_brings_out_a_panic_is_served_without_what_did() {
+    let mut config = Config::new();
+    let control = control(&mut config).await;
+    control.apply(&respond("b", "b.test", BUG));
+    let mut gateway = Launch::controlled(config, &control).panic_over(BUG).start().await;
+    answers(&mut gateway, "a.test", "before").await;
+    answers(&mut gateway, "b.test", "404").await;
+}
+
 #[tokio::test]
 async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
     let (control, mut gateway) = gateway().await;
@@ -278,6 +318,48 @@ async fn a_gateway_starts_with_its_copy_while_the_controller_is_down() {
 }
 
 #[tokio::test]
+async fn a_gateway_that_ended_early_with_its_copy_goes_back_to_the_push_before() {
+    let mut config = Config::new();
+    let mut control = control(&mut config).await;
+    let port = config.port("http");
+    let gateway = with_copy(config, &control).start().await;
+    acknowledged(&control, 1).await;
+    let file = control.state_dir().join("last-good");
+    let size = || fs::metadata(&file).map(|it| it.len()).unwrap_or_default();
+    let first =
+        eventually("the first push is written", async || Some(size()).filter(|it| *it > 0)).await;
+    control.apply(&respond("a", "a.test", "deadly"));
+    eventually("the second push is written", async || (size() > first).then_some(())).await;
+    assert!(gateway.terminate().await.success());
+    control.stop().await;
+
+    let start = async || {
+        let config = Config::new().set("PORT_http", port);
+        with_copy(config, &control).start().await
+    };
+    for _ in 0..2 {
+        let mut gateway = start().await;
+        answers(&mut gateway, "a.test", "deadly").await;
+        gateway.signal("KILL").await;
+        gateway.exited().await;
+    }
+    let mut gateway = start().await;
+    let line = gateway.log_line("ended early").await;
+    assert!(line.contains(A), "{line}");
+    answers(&mut gateway, "a.test", "before").await;
+
+    control.restart().await;
+    let rejection = eventually("the version is refused", async || {
+        control.streams().last().and_then(|stream| stream.rejections.first().cloned())
+    })
+    .await;
+    assert_eq!(rejection.resource_name, A);
+    answers(&mut gateway, "a.test", "before").await;
+    control.apply(&respond("a", "a.test", "harmless"));
+    answers(&mut gateway, "a.test", "harmless").await;
+}
+
+#[tokio::test]
 async fn a_torn_copy_is_said_and_what_was_whole_of_it_is_served() {
     let mut config = Config::new();
     let mut control = control(&mut config).await;
@@ -332,12 +414,15 @@ async fn with_a_certificate_that_has_ended_nobody_is_reached_until_there_is_anot
     control.apply(&forward("up", "*", "up.test"));
     let mut gateway = Launch::controlled(config, &control).start().await;
     eventually_eq(200, async || gateway.get("up.test", "/").await.status).await;
+    let mut socket = WebSocket::connect(gateway.port("http"), "up.test", "/").await.unwrap();
     control.stop().await;
     eventually_within(Duration::from_secs(60), "the certificate ends", async || {
         (gateway.get("up.test", "/").await.status == 503).then_some(())
     })
     .await;
     gateway.log_line("the workload's certificate has ended").await;
+    // What was established with it lives on.
+    assert_eq!(socket.exchange("still here").await.unwrap(), "still here");
     control.restart().await;
     // The pauses between tries have grown.
     eventually_within(Duration::from_secs(60), "there is another certificate", async || {

@@ -3,6 +3,9 @@
 //! `security.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+use std::fs;
+
+use serde_json::{Value, json};
 use weir_tests::{
     backend::{
         Server,
@@ -15,7 +18,7 @@ use weir_tests::{
     },
     config::Config,
     eventually::eventually_eq,
-    gateway::Gateway,
+    gateway::{self, Gateway, Launch},
     objects::{HTTP_GATEWAY, forward, service_entry, virtual_service},
 };
 
@@ -425,4 +428,50 @@ async fn a_client_that_closes_half_of_its_connection_after_a_response_began_gets
     assert_eq!(client.read_head().await.status, 200);
     client.finish().await;
     assert_eq!(client.read_to_end().await.len(), 1_000_000);
+}
+
+/// C10 N09: what configuration and requests say is data, wherever it comes out again.
+#[tokio::test]
+async fn text_of_configuration_and_of_requests_stays_text() {
+    const BODY: &str =
+        "it's \"quoted\"\n${HOME} $(id) `id` {{ .Values }} %REQ(authorization)% %s <b> \u{fc}";
+    const CLIENTS: &str = "%REQ(authorization)% ${HOME} {{x}}";
+    const AGENT: &str = r#"x","response_code":"injected","y":"\"#;
+    let echo = Echo::start("v1").await;
+    let config = Config::new()
+        .with(HTTP_GATEWAY)
+        .with(service_entry("up.test", "HTTP", &[echo.port()]))
+        .with(forward("all", "*", "up.test"));
+    let routes = json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "text", "namespace": "default", "annotations": {"a": BODY}},
+        "spec": {"hosts": ["text.test"], "gateways": ["gw"], "http": [
+            {"name": "a ${HOME} %s", "match": [{"uri": {"prefix": "/body"}}],
+             "directResponse": {"status": 200, "body": {"string": BODY}}},
+            {"headers": {"response": {"set": {
+                "x-text": "${HOME} $(id) {{x}} \"q\" 100%%", "x-client": "%REQ(x-client)%"}}},
+             "route": [{"destination": {"host": "up.test"}}]}]}});
+    config.write_bytes("text.yaml", routes.to_string().as_bytes());
+    let json_log = "accessLogFile: /dev/stdout\naccessLogEncoding: JSON\n";
+    let mut gateway = Launch::new(config).mesh_config(json_log).start().await;
+
+    assert_eq!(gateway.get("text.test", "/body").await.text(), BODY);
+    let request = Request::get("text.test", "/")
+        .header("x-client", CLIENTS)
+        .header("authorization", "Bearer secret")
+        .header("user-agent", AGENT);
+    let reply = gateway.send(&request).await;
+    assert_eq!(reply.header("x-text"), Some("${HOME} $(id) {{x}} \"q\" 100%"));
+    assert_eq!(reply.header("x-client"), Some(CLIENTS));
+    let line = gateway.access_log_line("injected").await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["user_agent"], &line["response_code"]), (&json!(AGENT), &json!(200)));
+
+    // What would be another header, or another answer, is refused where it is written.
+    let split = routes.to_string().replace("${HOME} $(id) {{x}}", "a\\r\\nset-cookie: evil");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("split.yaml"), &split).unwrap();
+    let output = gateway::check(folder.path()).await;
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(told.contains("headers.response.set"), "{told}");
 }

@@ -78,8 +78,8 @@ const GATEWAY: &[(&str, &[&str])] = &[
 const CONTROLLER: &[(&str, &[&str])] = &[
     ("main", &[]),
     ("bin", &[]),
-    // `weirctl`: it shares the table of kinds with the controller, and nothing that runs.
-    ("ctl", &["watch"]),
+    // `weirctl`: it shares the table of kinds and injection with the controller, and nothing that runs.
+    ("ctl", &["inject", "watch"]),
     (
         "app",
         &[
@@ -88,6 +88,7 @@ const CONTROLLER: &[(&str, &[&str])] = &[
             "ca",
             "discovery",
             "leader",
+            "log",
             "metrics",
             "review",
             "status",

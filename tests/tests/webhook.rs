@@ -160,6 +160,55 @@ async fn what_is_no_review_is_turned_away() {
     assert_eq!(send(&controller, &tls, &large).await.status, 413);
 }
 
+fn review_of(spec: Value) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u", "operation": "CREATE", "namespace": "shop",
+        "kind": {"group": "networking.istio.io", "version": "v1", "kind": "VirtualService"},
+        "object": {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "v", "namespace": "shop"}, "spec": spec}}})
+}
+
+/// C11 C03: what a tenant can write to keep the webhook busy, or to bring it down.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_objects_are_refused_many_at_a_time_and_the_next_is_judged() {
+    let (_server, controller, tls) = registered().await;
+    let rule = json!({"route": [{"destination": {"host": "web"}}]});
+    let with = |r#match: Value| {
+        let mut rule = rule.clone();
+        rule["match"] = json!([r#match]);
+        json!({"hosts": ["a.com"], "http": [rule]})
+    };
+    let hostile = [
+        ("a bomb of a regex", with(json!({"uri": {"regex": "((a{1000}){1000}){1000}"}}))),
+        ("a regex of a megabyte", with(json!({"uri": {"regex": "a|".repeat(500_000)}}))),
+        ("a host that is none", json!({"hosts": ["\u{202e}\0\n%s${x}"], "http": [rule]})),
+    ];
+    for (what, spec) in hostile {
+        let answer = review(&controller, &tls, &review_of(spec)).await;
+        assert_eq!(answer["response"]["allowed"], false, "{what}");
+    }
+    // As large as an object can be.
+    let rules = vec![rule.clone(); 30_000];
+    let large = review_of(json!({"hosts": ["a.com"], "http": rules}));
+    assert_eq!(review(&controller, &tls, &large).await["response"]["allowed"], true);
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let nested = Request::post(NAME, "/validate", deep).https();
+    assert_eq!(send(&controller, &tls, &nested).await.status, 400);
+
+    let good = review_of(json!({"hosts": ["a.com"], "http": [rule]}));
+    let bomb = review_of(with(json!({"uri": {"regex": "((a{1000}){1000}){1000}"}})));
+    let all = (0..100).map(|number| {
+        let (good, bomb, controller, tls) = (&good, &bomb, &controller, &tls);
+        async move {
+            let is_good = number % 2 == 0;
+            let answer = review(controller, tls, if is_good { good } else { bomb }).await;
+            assert_eq!(answer["response"]["allowed"], is_good);
+        }
+    });
+    futures_util::future::join_all(all).await;
+    assert_eq!(controller.metrics().await.sum("weir_controller_panics_total", &[]), 0.0);
+}
+
 /// Has a pod with these annotations injected.
 async fn inject(controller: &Controller, tls: &ClientConfig, annotations: Value) -> Value {
     let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {

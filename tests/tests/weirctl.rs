@@ -389,6 +389,83 @@ async fn which_proxy_is_meant_has_to_be_said_once() {
     }
 }
 
+const DEPLOYMENT: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec: {template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: web}]}}}
+---
+apiVersion: v1
+kind: Service # as it is
+metadata: {name: web}
+";
+
+/// The sidecar of the first pod that `kube-inject` printed.
+fn sidecar(manifests: &str) -> Value {
+    let deployment: Value = serde_yaml::from_str(manifests.split("---\n").next().unwrap()).unwrap();
+    let pod = deployment["spec"]["template"]["spec"].clone();
+    let containers = pod["initContainers"].as_array().unwrap();
+    containers.iter().find(|it| it["name"] == "istio-proxy").unwrap().clone()
+}
+
+#[tokio::test]
+async fn manifests_are_injected_with_the_settings_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("web.yaml", DEPLOYMENT);
+    write("inject.yaml", "image: registry.test/sidecar:7\nrevision: old\n");
+    write("mesh.yaml", "defaultConfig: {proxyMetadata: {TELLTALE: mesh}}\n");
+    let args = ["kube-inject", "-f", "web.yaml", "--injectConfigFile", "inject.yaml"];
+    let printed = weirctl(folder.path(), &args, "").await;
+    assert_eq!((printed.code, printed.stderr.as_str()), (0, ""), "{}", printed.transcript());
+    assert_eq!(sidecar(&printed.stdout)["image"], "registry.test/sidecar:7");
+    assert!(printed.stdout.contains("kind: Service # as it is"), "{}", printed.stdout);
+    assert!(printed.stdout.contains("\"istio.io/rev\": \"old\""), "{}", printed.stdout);
+
+    let more = ["--meshConfigFile", "mesh.yaml", "-r", "new", "-o", "out.yaml"];
+    let args = [&args[..2], &["-"][..], &args[3..], &more].concat();
+    let written = weirctl(folder.path(), &args, DEPLOYMENT).await;
+    assert_eq!(written.transcript(), Outcome::silent(""));
+    let out = fs::read_to_string(folder.path().join("out.yaml")).unwrap();
+    let environment = sidecar(&out)["env"].to_string();
+    assert!(environment.contains("TELLTALE"), "{environment}");
+    assert!(out.contains("\"istio.io/rev\": \"new\""), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_injected_with_the_settings_of_the_cluster() {
+    let server = ApiServer::start().await;
+    let without = with_cluster(&server, &["kube-inject", "-f", "-"], DEPLOYMENT).await;
+    assert_eq!(without.code, 1);
+    let told = "ConfigMap weir-system/weir-sidecar-injector";
+    assert!(without.stderr.contains(told), "{}", without.stderr);
+    server.apply([json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "weir-sidecar-injector", "namespace": "weir-system"},
+        "data": {"config.yaml": "image: registry.test/sidecar:8\n"}})]);
+    let injected = with_cluster(&server, &["kube-inject", "-f", "-"], DEPLOYMENT).await;
+    assert_eq!(injected.code, 0, "{}", injected.transcript());
+    assert_eq!(sidecar(&injected.stdout)["image"], "registry.test/sidecar:8");
+}
+
+#[tokio::test]
+async fn what_cannot_be_injected_is_told_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("inject.yaml"), "revision: r\n").unwrap();
+    let args = ["kube-inject", "--injectConfigFile", "inject.yaml", "-f"];
+    let run = async |file: &str, input: &str| {
+        let outcome = weirctl(folder.path(), &[&args[..], &[file]].concat(), input).await;
+        (outcome.code, outcome.stdout, outcome.stderr)
+    };
+    let (code, stdout, stderr) = run("-", &format!("{DEPLOYMENT}---\na: [\n")).await;
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(stderr.contains("document 3"), "{stderr}");
+    let (code, _, stderr) = run("missing.yaml", "").await;
+    assert_eq!(code, 1);
+    assert!(stderr.contains("missing.yaml"), "{stderr}");
+    let unknown = weirctl(folder.path(), &["kube-inject"], "").await;
+    assert_eq!(unknown.code, 64, "{}", unknown.transcript());
+}
+
 #[tokio::test]
 async fn each_shell_is_told_the_commands() {
     for shell in ["bash", "zsh", "fish"] {

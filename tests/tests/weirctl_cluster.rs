@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 use weir_tests::{
     cluster::{
         Cluster, Namespace, app,
@@ -23,7 +23,11 @@ weir_tests::cluster_suite! {
     what_is_missing_in_the_cluster_is_found,
     a_pod_that_is_not_there_is_told,
     no_controller_is_told_with_where_it_was_looked_for,
+    a_controller_that_cannot_be_asked_is_named_and_the_proxies_of_the_others_are_shown,
 }
+
+/// Held by the test that adds a controller, and by those that count them.
+static CONTROLLERS: RwLock<()> = RwLock::const_new(());
 
 const DEPLOYMENT: &str = "deployment/istio-ingressgateway.istio-ingress";
 
@@ -79,6 +83,7 @@ async fn shop<'c>(cluster: &'c Cluster, name: &str) -> Namespace<'c> {
 }
 
 async fn a_gateway_that_has_everything_is_synced(cluster: Arc<Cluster>) {
+    let _controllers = CONTROLLERS.read().await;
     installed(&cluster).await;
     let name = format!("{}.{INGRESS}", pod(&cluster).await);
     let controllers = cluster.existing(SYSTEM).pods("weir-controller").await;
@@ -98,6 +103,7 @@ fn owned(rows: Vec<Vec<&str>>) -> Vec<Vec<String>> {
 }
 
 async fn the_versions_of_all_parts_are_told(cluster: Arc<Cluster>) {
+    let _controllers = CONTROLLERS.read().await;
     installed(&cluster).await;
     let controllers = cluster.existing(SYSTEM).pods("weir-controller").await;
     let expected = format!(
@@ -193,4 +199,30 @@ async fn no_controller_is_told_with_where_it_was_looked_for(cluster: Arc<Cluster
     assert_eq!(outcome.code, 1);
     let told = "no controller runs in namespace default";
     assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
+}
+
+async fn a_controller_that_cannot_be_asked_is_named_and_the_proxies_of_the_others_are_shown(
+    cluster: Arc<Cluster>,
+) {
+    let _controllers = CONTROLLERS.write().await;
+    installed(&cluster).await;
+    let system = cluster.existing(SYSTEM);
+    // It runs and is never ready, so that nobody is sent to it; and nothing listens on its 15014.
+    let dead = app::manifest("dead", "v1", 1)
+        .replace("app: dead, version: v1", "app: weir-controller, version: dead")
+        .replace("path: /, port: http", "path: /, port: 15014");
+    system.apply(&dead).await;
+    let name = format!("{}.{INGRESS}", pod(&cluster).await);
+    let outcome = eventually("both are asked", async || {
+        let outcome = run(&cluster, &["proxy-status"]).await;
+        (outcome.stderr.contains("dead-v1-") && outcome.stdout.contains("SYNCED"))
+            .then_some(outcome)
+    })
+    .await;
+    assert_eq!(outcome.code, 1, "{}", outcome.transcript());
+    assert_eq!(outcome.rows()[0][0], name);
+    let one = told(&cluster, &["ps", &name]).await;
+    assert!(one.stdout.contains("SYNCED"), "{}", one.transcript());
+    system.kubectl(&["delete", "deployment/dead-v1", "service/dead", "--wait"]).await;
+    eventually_eq(0, async || run(&cluster, &["proxy-status"]).await.code).await;
 }

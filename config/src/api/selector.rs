@@ -38,6 +38,34 @@ pub struct LabelSelector {
     pub match_expressions: Vec<LabelSelectorRequirement>,
 }
 
+impl LabelSelector {
+    /// Whether it says nothing: then it selects everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.match_labels.is_empty() && self.match_expressions.is_empty()
+    }
+
+    /// Whether it selects what has these labels; `label` is the value of one.
+    #[must_use]
+    pub fn selects<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let equal = |(key, value): (&String, &String)| label(key) == Some(value);
+        self.match_labels.iter().all(equal)
+            && self.match_expressions.iter().all(|it| it.is_met_by(label(&it.key)))
+    }
+}
+
+impl LabelSelectorRequirement {
+    fn is_met_by(&self, value: Option<&str>) -> bool {
+        let is_listed = value.is_some_and(|value| self.values.iter().any(|one| one == value));
+        match self.operator {
+            LabelOperator::In => is_listed,
+            LabelOperator::NotIn => !is_listed,
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
 /// One condition on one label.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -26,6 +26,7 @@ mod name;
 mod output;
 mod policy;
 mod recompile;
+mod restart;
 mod route;
 mod secret;
 mod settings;
@@ -45,6 +46,7 @@ pub mod reference {
 #[cfg(test)]
 mod tests;
 
+pub use self::restart::Before;
 use self::{
     cluster::Registry,
     dirty::Dirty,

@@ -15,6 +15,7 @@ use weir_config::{
     model::{Delta, Resources, Secret, SecretName},
 };
 
+use super::contain::{State, Step, Transition, contained};
 use crate::{
     cluster::{Environment, Resolver},
     engine::Engine,
@@ -24,8 +25,8 @@ use crate::{
     tls::{SecretProblem, Secrets},
 };
 
-/// How long the first configuration waits for the names in it to resolve. Later ones do not wait:
-/// they must not hold up each other.
+/// How long a proxy is not said to be ready because names in its first configuration are still being
+/// asked for. It serves all the same: a name that nobody answers for must not hold up the others.
 const WARM_LIMIT: Duration = Duration::from_secs(5);
 
 /// The only writer of the engine's snapshot.
@@ -36,7 +37,8 @@ pub struct Applier {
     state: Arc<Mutex<State>>,
     /// The data plane's: what resolves names and fetches keys runs there.
     runtime: Handle,
-    warm: bool,
+    /// Nothing was put in force yet.
+    is_first: bool,
     /// What was logged already.
     reported: HashSet<Diagnostic>,
     reported_secrets: Vec<SecretProblem>,
@@ -58,16 +60,9 @@ pub struct Update {
 #[derive(Clone)]
 pub struct Configured(Arc<Mutex<State>>);
 
-struct State {
-    compiler: Compiler,
-    secrets: Secrets,
-    /// Of documents that could not be read, which the compiler never saw.
-    unread: Vec<Diagnostic>,
-}
-
 impl fmt::Debug for Applier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Applier").field("warm", &self.warm).finish_non_exhaustive()
+        f.debug_struct("Applier").field("is_first", &self.is_first).finish_non_exhaustive()
     }
 }
 
@@ -86,19 +81,14 @@ impl Applier {
         runtime: Handle,
         proxy: Proxy,
     ) -> Self {
-        let state = State {
-            compiler: Compiler::new(proxy, None),
-            secrets: Secrets::default(),
-            unread: Vec::new(),
-        };
-        let state = Arc::new(Mutex::new(state));
+        let state = Arc::new(Mutex::new(State::new(Compiler::new(proxy, None))));
         Self {
             engine,
             listeners,
             resolver,
             state,
             runtime,
-            warm: false,
+            is_first: true,
             reported: HashSet::new(),
             reported_secrets: Vec::new(),
         }
@@ -112,26 +102,26 @@ impl Applier {
     /// Makes the proxy run what the objects say after `update`. Returns once new connections and
     /// requests see it.
     pub async fn apply(&mut self, update: Update) {
-        let started = update.noticed.unwrap_or_else(Instant::now);
-        let snapshot = {
+        let Update { changes, mesh, unread, noticed } = update;
+        let started = noticed.unwrap_or_else(Instant::now);
+        let mesh = mesh.into_iter().map(|mesh| Step::Mesh(Box::new(mesh)));
+        let steps: Vec<_> = mesh.chain(changes.into_iter().map(Step::Object)).collect();
+        let current = self.engine.snapshot();
+        let next = {
             let mut state = lock(&self.state);
-            state.unread = update.unread;
-            let mut delta = Delta::default();
-            if let Some(mesh) = update.mesh {
-                delta.merge(state.compiler.set_mesh_config(Some(mesh)));
-            }
-            delta.merge(state.compiler.apply(update.changes));
-            if !self.warm {
-                // Defaults included, which are no change to the compiler.
-                delta = everything(state.compiler.resources());
-            }
-            (!delta.is_empty()).then(|| {
-                state.secrets = Secrets::next(&state.secrets, &delta);
-                self.build(&state, &delta)
-            })
+            state.unread = unread;
+            let transition = Transition {
+                state: &mut state,
+                snapshot: Arc::clone(&current),
+                is_first: self.is_first,
+                build: &|resources, secrets, delta, prev| {
+                    self.build(resources, secrets, delta, prev)
+                },
+            };
+            transition.run(&steps)
         };
-        if let Some(snapshot) = snapshot {
-            self.publish(snapshot).await;
+        if !Arc::ptr_eq(&current, &next) {
+            self.publish(next).await;
         }
         self.report(started.elapsed());
     }
@@ -142,12 +132,24 @@ impl Applier {
             let mut state = lock(&self.state);
             let mut delta = Delta::default();
             delta.secrets.insert(SecretName::workload(), secret);
-            state.secrets = Secrets::next(&state.secrets, &delta);
-            // Before there is a configuration, nothing uses it.
-            self.warm.then(|| self.build(&state, &Delta::default()))
+            let secrets = contained(|| Secrets::next(&state.secrets, &delta));
+            secrets.and_then(|secrets| self.with_secrets(&mut state, secrets))
         };
         if let Some(snapshot) = snapshot {
             self.publish(snapshot).await;
+        }
+    }
+
+    /// Ends once the names in the configuration in force were asked for, or after a while.
+    pub fn warmed(&self) -> impl Future<Output = ()> + use<> {
+        let snapshot = self.engine.snapshot();
+        async move {
+            if !snapshot.clusters.warm(WARM_LIMIT).await {
+                tracing::warn!(
+                    "some host names did not resolve yet; their clusters have no endpoints until \
+                     they do"
+                );
+            }
         }
     }
 
@@ -155,36 +157,50 @@ impl Applier {
     pub async fn refresh_files(&mut self) {
         let snapshot = {
             let mut state = lock(&self.state);
-            let Some(secrets) = state.secrets.refresh_files() else { return };
-            state.secrets = secrets;
-            self.build(&state, &Delta::default())
+            let refreshed = contained(|| state.secrets.refresh_files()).flatten();
+            refreshed.and_then(|secrets| self.with_secrets(&mut state, secrets))
         };
-        self.publish(snapshot).await;
-        self.report_secrets();
+        if let Some(snapshot) = snapshot {
+            self.publish(snapshot).await;
+            self.report_secrets();
+        }
     }
 
-    fn build(&self, state: &State, delta: &Delta) -> Arc<Snapshot> {
+    /// `None`: nothing uses them yet, or they cannot be used, and the ones before stay.
+    fn with_secrets(&self, state: &mut State, secrets: Secrets) -> Option<Arc<Snapshot>> {
+        if self.is_first {
+            state.secrets = secrets;
+            return None;
+        }
+        let (resources, nothing) = (state.compiler.resources(), Delta::default());
+        let prev = self.engine.snapshot();
+        let snapshot = contained(|| self.build(resources, &secrets, &nothing, &prev))?;
+        state.secrets = secrets;
+        Some(Arc::new(snapshot))
+    }
+
+    fn build(
+        &self,
+        resources: &Resources,
+        secrets: &Secrets,
+        delta: &Delta,
+        prev: &Snapshot,
+    ) -> Snapshot {
         let _runtime = self.runtime.enter();
         let telemetry = &self.engine.telemetry;
         let environment = Environment {
-            secrets: &state.secrets,
+            secrets,
             resolver: &self.resolver,
             limits: &self.engine.limits,
             stats: &|destination| telemetry.cluster_stats(destination),
             gauges: &|name| telemetry.metrics.cluster(name),
         };
-        let resources = state.compiler.resources();
-        Arc::new(Snapshot::next(&self.engine.snapshot(), resources, delta, &environment))
+        Snapshot::next(prev, resources, delta, &environment)
     }
 
     /// In this order: what routes need is there before they are, and a listener opens last.
     async fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        if !self.warm && !snapshot.clusters.warm(WARM_LIMIT).await {
-            tracing::warn!(
-                "some host names did not resolve yet; their clusters have no endpoints until they do"
-            );
-        }
-        self.warm = true;
+        self.is_first = false;
         self.engine.telemetry.apply(&snapshot.settings);
         self.engine.publish(Arc::clone(&snapshot));
         self.listeners.apply(&snapshot.listeners).await;
@@ -242,6 +258,7 @@ impl Configured {
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let state = lock(&self.0);
         let mut all = state.unread.clone();
+        all.extend(state.mesh_refusal.clone());
         all.extend(state.compiler.diagnostics());
         all
     }
@@ -252,39 +269,16 @@ impl Configured {
         lock(&self.0).compiler.refusal(key).into_iter().cloned().collect()
     }
 
+    /// Why the last mesh configuration was refused; empty if it is in force.
+    #[must_use]
+    pub fn mesh_refusal(&self) -> Vec<Diagnostic> {
+        lock(&self.0).mesh_refusal.clone().into_iter().collect()
+    }
+
     /// What is wrong with certificates and keys.
     #[must_use]
     pub fn secret_problems(&self) -> Vec<SecretProblem> {
         lock(&self.0).secrets.problems(SystemTime::now())
-    }
-}
-
-/// The first configuration as a change from nothing, defaults included.
-fn everything(resources: &Resources) -> Delta {
-    fn all<K: Ord + Clone, V>(
-        map: &std::collections::BTreeMap<K, Arc<V>>,
-    ) -> std::collections::BTreeMap<K, Option<Arc<V>>> {
-        map.iter().map(|(name, value)| (name.clone(), Some(Arc::clone(value)))).collect()
-    }
-    let Resources {
-        settings,
-        listeners,
-        filter_chains,
-        virtual_hosts,
-        clusters,
-        endpoints,
-        secrets,
-        policies,
-    } = resources;
-    Delta {
-        settings: Some(Arc::clone(settings)),
-        listeners: all(listeners),
-        filter_chains: all(filter_chains),
-        virtual_hosts: all(virtual_hosts),
-        clusters: all(clusters),
-        endpoints: all(endpoints),
-        secrets: all(secrets),
-        policies: Some(Arc::clone(policies)),
     }
 }
 

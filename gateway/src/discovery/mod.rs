@@ -2,4 +2,5 @@
 
 pub mod ads;
 pub mod apply;
+mod contain;
 pub mod file;

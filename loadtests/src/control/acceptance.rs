@@ -12,7 +12,7 @@ use weir_tests::{
 
 use super::{
     Found, Stage, latencies, mean, millis, objects,
-    process::{Controller, Gateway},
+    process::{Controller, Follower},
 };
 use crate::{
     measure::{Figure, mebibytes},
@@ -33,7 +33,8 @@ pub async fn take(stage: &Stage<'_>) -> anyhow::Result<Found> {
     stage.bed.write(&objects::virtual_service(namespace, &first, objects::ORIGIN)).await?;
     let controller = Controller::start(stage).await?;
     let (root, tokens) = (stage.bed.root().await?, stage.bed.tokens(1).await?);
-    let _gateway = Gateway::start(stage, &controller, &root, &tokens[0]).await?;
+    let follower = Follower::new(stage, &controller, &root, &tokens[0])?;
+    let _gateway = follower.start().await?;
 
     let mut client = Client { port, connection: None, wrong: 0 };
     client.live(&first).await?;

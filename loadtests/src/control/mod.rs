@@ -11,6 +11,7 @@ mod bed;
 mod objects;
 mod process;
 mod proxy;
+mod restart;
 mod start;
 mod swarm;
 
@@ -121,6 +122,7 @@ async fn found(case: &Case, programs: &Programs) -> anyhow::Result<Found> {
         Measure::Acceptance => acceptance::take(&stage).await,
         Measure::Swarm => swarm::take(&stage).await,
         Measure::Start => start::take(&stage).await,
+        Measure::Restart => restart::take(&stage).await,
         Measure::Cost
         | Measure::Latency
         | Measure::Idle

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -132,15 +132,26 @@ impl Controller {
     }
 }
 
-/// A gateway that follows the controller.
-pub struct Gateway {
-    _process: Process,
+/// How a gateway follows the controller.
+pub struct Follower<'a> {
+    stage: Stage<'a>,
+    discovery: SocketAddr,
+    name: String,
+    root: PathBuf,
+    token: PathBuf,
 }
 
-impl Gateway {
-    /// Starts it and waits until it serves.
-    pub async fn start(
-        stage: &Stage<'_>,
+/// A gateway.
+pub struct Gateway {
+    process: Process,
+    admin: u16,
+    /// Just before it was started.
+    pub started: Instant,
+}
+
+impl<'a> Follower<'a> {
+    pub fn new(
+        stage: &Stage<'a>,
         controller: &Controller,
         root: &str,
         token: &str,
@@ -150,26 +161,66 @@ impl Gateway {
             fs::write(&path, text)?;
             Ok(path)
         };
+        let (root, token) = (write("root.pem", root)?, write("token", token)?);
+        let name = controller.name.clone();
+        Ok(Self { stage: *stage, discovery: controller.discovery, name, root, token })
+    }
+
+    /// The copy on disk of gateways that keep one.
+    pub fn copy(&self) -> PathBuf {
+        self.state_dir().join("last-good")
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.stage.folder.join("state")
+    }
+
+    /// Starts one that keeps a copy, without waiting for anything.
+    pub fn spawn_with_copy(&self) -> anyhow::Result<Gateway> {
+        self.spawn(|command| command.arg("--state-dir").arg(self.state_dir()))
+    }
+
+    /// Starts one and waits until it serves.
+    pub async fn start(&self) -> anyhow::Result<Gateway> {
+        let mut gateway = self.spawn(|command| command)?;
+        gateway.process.ready(gateway.admin, "/ready").await.context("the gateway")?;
+        Ok(gateway)
+    }
+
+    fn spawn(&self, more: impl FnOnce(&mut Command) -> &mut Command) -> anyhow::Result<Gateway> {
         let (admin, status) = (ports::free(), ports::free());
         let (label, value) = LABEL;
-        let mut command = Command::new(&stage.programs.gateway);
+        let mut command = Command::new(&self.stage.programs.gateway);
         command
-            .args(["--discovery", &controller.discovery.to_string()])
-            .args(["--discovery-name", &controller.name])
+            .args(["--discovery", &self.discovery.to_string()])
+            .args(["--discovery-name", &self.name])
             .arg("--discovery-root")
-            .arg(write("root.pem", root)?)
+            .arg(&self.root)
             .arg("--discovery-token")
-            .arg(write("token", token)?)
-            .args(["--namespace", &stage.bed.namespace, "--service-account", "proxy"])
+            .arg(&self.token)
+            .args(["--namespace", &self.stage.bed.namespace, "--service-account", "proxy"])
             .args(["--labels", &format!("{label}={value}"), "--log-level", "warn"])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
-            .args(["--status", &format!("127.0.0.1:{status}")]);
-        let mut process = Process::start(&mut command, log(stage.folder))?;
-        process.ready(admin, "/ready").await.context("the gateway")?;
-        Ok(Self { _process: process })
+            .args(["--status", &format!("127.0.0.1:{status}")])
+            .args(["--drain-time", "0"]);
+        let log = self.stage.folder.join("gateway.log");
+        let started = Instant::now();
+        let process = Process::start(more(&mut command), log)?;
+        Ok(Gateway { process, admin, started })
     }
 }
 
-fn log(folder: &Path) -> PathBuf {
-    folder.join("gateway.log")
+impl Gateway {
+    /// Asks it to end, and waits until it has.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        let pid = self.process.child.id().to_string();
+        Command::new("kill").arg(pid).status().context("kill a gateway")?;
+        let ended = until("the gateway ends", async || Ok(self.process.child.try_wait()?)).await;
+        ended.map(drop)
+    }
+
+    /// Why a case that failed may have failed.
+    pub fn last_words(&self) -> String {
+        self.process.last_words()
+    }
 }

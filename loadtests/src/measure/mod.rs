@@ -78,6 +78,9 @@ pub enum Figure {
     /// Memory of the controller for each object.
     HeldObject,
     ControllerResident,
+    /// From the start of a gateway until its first right answer.
+    RestartP50,
+    RestartMax,
 }
 
 /// Which way is better.
@@ -171,6 +174,8 @@ impl Figure {
             Self::FirstSnapshotCpu => ("processor time until then", "ms", Better::Less),
             Self::HeldObject => ("memory of an object", "KiB", Better::Less),
             Self::ControllerResident => ("memory of the controller", "MiB", Better::Less),
+            Self::RestartP50 => ("start to first answer, p50", "ms", Better::Less),
+            Self::RestartMax => ("start to first answer, max", "ms", Better::Less),
         }
     }
 
@@ -204,7 +209,7 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
         Measure::Change => change::take(running, timing).await,
         Measure::Churn => churn::take(running, timing).await,
         Measure::Overload => overload::take(running, timing).await,
-        Measure::Acceptance | Measure::Swarm | Measure::Start => {
+        Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => {
             bail!("{} is not measured with a proxy", running.case.name)
         }
     }

@@ -65,7 +65,7 @@ impl Plan {
                 self.quads.div_ceil(3)
             }
             // Measured apart from proxies.
-            Measure::Acceptance | Measure::Swarm | Measure::Start => 0,
+            Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => 0,
         }
     }
 

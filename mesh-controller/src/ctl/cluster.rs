@@ -1,10 +1,13 @@
 //! The cluster a command is about: its API server, and through it the pages of its pods.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use http::Method;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod},
+};
 use kube::{
     Api, Client, Config,
     api::ListParams,
@@ -72,6 +75,8 @@ impl Cluster {
     pub async fn connect(target: &Target) -> anyhow::Result<Self> {
         let mut config = config(target).await?;
         config.connect_timeout = Some(CONNECT);
+        // It would go on for minutes, and say nothing.
+        config.default_retry = false;
         let namespace = target.namespace.clone();
         Ok(Self {
             namespace: namespace.unwrap_or_else(|| config.default_namespace.clone()),
@@ -94,6 +99,15 @@ impl Cluster {
             );
         }
         Ok(pods)
+    }
+
+    /// What is in a ConfigMap of the controller's namespace.
+    ///
+    /// # Errors
+    /// It is not there, or the API server does not answer.
+    pub async fn config_map(&self, name: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.system);
+        Ok(maps.get(name).await?.data.unwrap_or_default())
     }
 
     /// A debug page of a controller.

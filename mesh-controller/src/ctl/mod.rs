@@ -1,5 +1,5 @@
-//! `weirctl`: looks at configuration, the controller and its proxies. It changes nothing but the log
-//! level of a proxy.
+//! `weirctl`: looks at configuration, the controller and its proxies. In a cluster it changes nothing
+//! but the log level of a proxy.
 //!
 //! The pages it reads are on loopback of their pods, so they are reached as `kubectl port-forward`
 //! reaches them: through the API server, by who may.
@@ -13,6 +13,7 @@ pub mod args;
 mod analyze;
 mod cluster;
 mod completion;
+mod kube_inject;
 mod page;
 mod proxy_config;
 mod proxy_status;
@@ -59,6 +60,18 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+/// What is printed, and whether the command fails for all that.
+struct Report {
+    text: String,
+    failure: Option<Failure>,
+}
+
+impl From<String> for Report {
+    fn from(text: String) -> Self {
+        Self { text, failure: None }
+    }
+}
+
 /// Does what the command line asks for. `out` is standard output.
 ///
 /// # Errors
@@ -69,22 +82,22 @@ pub fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         .build()
         .context("start the runtime")?;
     let Arguments { target, command } = arguments;
-    let text = match command {
-        Command::Completion { shell } => completion::script(shell),
-        Command::Version(arguments) => runtime.block_on(version::run(&target, &arguments))?,
+    let Report { text, failure } = match command {
+        Command::Completion { shell } => completion::script(shell).into(),
+        Command::Version(arguments) => runtime.block_on(version::run(&target, &arguments))?.into(),
         Command::ProxyStatus(arguments) => {
             runtime.block_on(proxy_status::run(&target, &arguments))?
         }
         Command::ProxyConfig(arguments) => {
-            runtime.block_on(proxy_config::run(&target, &arguments))?
+            runtime.block_on(proxy_config::run(&target, &arguments))?.into()
         }
-        Command::Analyze(arguments) => {
-            let report = runtime.block_on(analyze::run(&target, &arguments))?;
-            print(out, &report.text)?;
-            return report.failure.map_or(Ok(()), Err);
+        Command::Analyze(arguments) => runtime.block_on(analyze::run(&target, &arguments))?,
+        Command::KubeInject(arguments) => {
+            runtime.block_on(kube_inject::run(&target, &arguments))?.into()
         }
     };
-    Ok(print(out, &text)?)
+    print(out, &text)?;
+    failure.map_or(Ok(()), Err)
 }
 
 fn print(out: &mut dyn Write, text: &str) -> anyhow::Result<()> {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
+    Failure, Report,
     args::{StatusArguments, Target},
-    cluster::Cluster,
+    cluster::{Cluster, PodName},
     structured,
     table::Table,
 };
@@ -87,37 +88,70 @@ impl Synced {
     }
 }
 
-pub async fn run(target: &Target, arguments: &StatusArguments) -> anyhow::Result<String> {
+/// What the controllers that could be asked said, and what went wrong with the others.
+pub struct Answers {
+    /// By name.
+    pub connected: Vec<Connected>,
+    pub unasked: Vec<anyhow::Error>,
+}
+
+/// Fails when a controller could not be asked, but prints what the others said before that.
+pub async fn run(target: &Target, arguments: &StatusArguments) -> anyhow::Result<Report> {
     let cluster = Cluster::connect(target).await?;
-    let mut connected = all(&cluster).await?;
+    let Answers { mut connected, unasked } = all(&cluster).await?;
     if let Some(proxy) = &arguments.proxy {
         let pod = cluster.pod(proxy).await?.to_string();
         connected.retain(|it| it.proxy == pod);
         if connected.is_empty() {
-            bail!("{pod} is not connected to a controller; its log says why");
+            let Some(error) = summary(&unasked) else {
+                bail!("{pod} is not connected to a controller; its log says why");
+            };
+            return Err(error.context(format!("find out which controller {pod} is connected to")));
         }
     }
-    match arguments.output {
-        Some(output) => structured(&json!(connected), output),
-        None if arguments.proxy.is_some() => Ok(overview(&connected) + &rejections(&connected)),
-        None => Ok(overview(&connected)),
-    }
+    let text = match arguments.output {
+        Some(output) => structured(&json!(connected), output)?,
+        None if arguments.proxy.is_some() => overview(&connected) + &rejections(&connected),
+        None => overview(&connected),
+    };
+    // Whoever asks for one proxy that was found has the whole answer.
+    let failure = summary(&unasked).filter(|_| arguments.proxy.is_none()).map(Failure::from);
+    Ok(Report { text, failure })
 }
 
-/// The proxies of all controllers, by name.
+/// The proxies of all controllers.
 ///
 /// # Errors
-/// A controller cannot be asked.
-pub async fn all(cluster: &Cluster) -> anyhow::Result<Vec<Connected>> {
-    let mut connected = Vec::new();
+/// No controller can be asked.
+pub async fn all(cluster: &Cluster) -> anyhow::Result<Answers> {
+    let mut answers = Answers { connected: Vec::new(), unasked: Vec::new() };
+    let mut is_answered = false;
     for controller in cluster.controllers().await? {
-        let page = cluster.controller_page(&controller, "/debug/syncz").await?;
-        let synced: Vec<Synced> = serde_json::from_str(&page)
-            .with_context(|| format!("read /debug/syncz of {controller}"))?;
-        connected.extend(synced.into_iter().map(|it| it.connected_to(&controller.name)));
+        match synced(cluster, &controller).await {
+            Ok(synced) => {
+                is_answered = true;
+                let connected = synced.into_iter().map(|it| it.connected_to(&controller.name));
+                answers.connected.extend(connected);
+            }
+            Err(error) => answers.unasked.push(error),
+        }
     }
-    connected.sort_by(|a, b| a.proxy.cmp(&b.proxy));
-    Ok(connected)
+    if !is_answered && let Some(error) = summary(&answers.unasked) {
+        return Err(error);
+    }
+    answers.connected.sort_by(|a, b| a.proxy.cmp(&b.proxy));
+    Ok(answers)
+}
+
+async fn synced(cluster: &Cluster, controller: &PodName) -> anyhow::Result<Vec<Synced>> {
+    let page = cluster.controller_page(controller, "/debug/syncz").await?;
+    serde_json::from_str(&page).with_context(|| format!("read /debug/syncz of {controller}"))
+}
+
+/// One line for all of them.
+fn summary(errors: &[anyhow::Error]) -> Option<anyhow::Error> {
+    let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+    (!texts.is_empty()).then(|| anyhow::Error::msg(texts.join("; ")))
 }
 
 fn overview(connected: &[Connected]) -> String {

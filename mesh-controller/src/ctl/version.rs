@@ -50,7 +50,7 @@ async fn remote(target: &Target) -> anyhow::Result<Remote> {
         controllers.insert(pod.to_string(), version.trim().to_owned());
     }
     let mut proxies = BTreeMap::new();
-    for proxy in proxy_status::all(&cluster).await? {
+    for proxy in proxy_status::all(&cluster).await?.connected {
         *proxies.entry(proxy.version).or_insert(0) += 1;
     }
     Ok(Remote { controllers, proxies })

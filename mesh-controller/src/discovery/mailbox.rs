@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -14,6 +17,8 @@ use crate::{store::Encoded, translate::Delta};
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     pending: Mutex<Pending>,
+    /// Nothing follows any more.
+    is_closed: AtomicBool,
     wake: Notify,
 }
 
@@ -29,7 +34,7 @@ impl Mailbox {
     /// With the first push, which is sent even if it is empty: the proxy waits for its end.
     pub(super) fn new(changes: Delta) -> Self {
         let pending = Pending { changes, since: Some(Instant::now()) };
-        let mailbox = Self { pending: Mutex::new(pending), wake: Notify::new() };
+        let mailbox = Self { pending: Mutex::new(pending), ..Self::default() };
         mailbox.wake.notify_one();
         mailbox
     }
@@ -43,13 +48,22 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// Waits until there is something.
-    pub(super) async fn take(&self) -> Pending {
+    /// Says that nothing will follow, not even what is in there.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is something; `None`: nothing will follow.
+    pub(super) async fn take(&self) -> Option<Pending> {
         loop {
+            if self.is_closed.load(Relaxed) {
+                return None;
+            }
             {
                 let mut pending = self.lock();
                 if pending.since.is_some() {
-                    return std::mem::take(&mut pending);
+                    return Some(std::mem::take(&mut pending));
                 }
             }
             self.wake.notified().await;
@@ -113,12 +127,12 @@ mod tests {
     #[tokio::test]
     async fn a_slow_proxy_gets_the_latest_of_each_resource() {
         let mailbox = Mailbox::new(Delta::new());
-        assert!(mailbox.take().await.changes.is_empty());
+        assert!(mailbox.take().await.unwrap().changes.is_empty());
         for version in ["1", "2", "3"] {
             mailbox.post(&delta(&[("a", Some(version)), ("b", Some(version))]), Instant::now());
         }
         mailbox.post(&delta(&[("b", None)]), Instant::now());
-        let pending = mailbox.take().await;
+        let pending = mailbox.take().await.unwrap();
         assert_eq!(shown(&pending.changes), [("a", Some("3")), ("b", None)]);
     }
 

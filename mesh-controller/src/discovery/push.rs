@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
 };
 
@@ -13,7 +14,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use tracing::info;
+use tracing::{error, info};
 use weir_config::{api::Kind, wire::resource::ResourceName};
 
 use super::mailbox::{Mailbox, difference};
@@ -118,12 +119,12 @@ async fn run(
                 let _ = touched.send(dirty);
                 // In a storm of changes there are always more.
                 while is_complete && let Ok(visit) = visits.try_recv() {
-                    visit(&mut state);
+                    state.visited(visit);
                 }
             }
             visit = visits.recv(), if is_complete => {
                 let Some(visit) = visit else { return };
-                visit(&mut state);
+                state.visited(visit);
             }
             // Each list is in the channel before it is said to be complete, and that is read first.
             result = listed.wait_for(|listed| listed.iter().all(|done| *done)), if !is_complete => {
@@ -153,23 +154,30 @@ impl State {
         self.scopes.get(audience).map(|served| &served.scope)
     }
 
+    /// A panic, which is a bug, costs the visitor his answer.
+    fn visited(&mut self, visit: Visit) {
+        if catch_unwind(AssertUnwindSafe(|| visit(self))).is_err() {
+            error!("a question to the store brought out a bug; it is not answered");
+        }
+    }
+
     fn round(&mut self, changes: Vec<Change>) -> Dirty {
         let since = Instant::now();
         let dirty = self.store.apply(changes);
-        for served in self.scopes.values_mut() {
-            let mut delta = if dirty.visibility {
-                served.scope.rebuild(&self.store)
-            } else {
-                served.scope.update(&self.store, &dirty.objects)
-            };
-            if dirty.mesh {
-                add_mesh(&mut delta, &self.store);
+        let store = &self.store;
+        self.scopes.retain(|audience, served| {
+            // A panic, which is a bug, leaves a scope that is not to be gone on with. Its proxies come
+            // back, and get what they lack of a new one.
+            let updated = catch_unwind(AssertUnwindSafe(|| served.update(store, &dirty, since)));
+            if updated.is_err() {
+                error!(
+                    namespace = &*audience.namespace,
+                    "a scope brought out a bug; it is begun anew"
+                );
+                served.close();
             }
-            if !delta.is_empty() {
-                served.post(&delta, since);
-            }
-        }
-        self.scopes.retain(|_, served| served.is_used());
+            updated.is_ok() && served.is_used()
+        });
         self.observe(since);
         dirty
     }
@@ -218,6 +226,26 @@ impl State {
 }
 
 impl Served {
+    /// Brings the scope up to date, and posts what changed.
+    fn update(&mut self, store: &Store, dirty: &Dirty, since: Instant) {
+        let mut delta = if dirty.visibility {
+            self.scope.rebuild(store)
+        } else {
+            self.scope.update(store, &dirty.objects)
+        };
+        if dirty.mesh {
+            add_mesh(&mut delta, store);
+        }
+        if !delta.is_empty() {
+            self.post(&delta, since);
+        }
+    }
+
+    /// Ends the streams of its proxies.
+    fn close(&self) {
+        self.mailboxes.iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.close());
+    }
+
     fn post(&self, delta: &Delta, since: Instant) {
         for mailbox in self.mailboxes.iter().filter_map(Weak::upgrade) {
             mailbox.post(delta, since);

@@ -128,6 +128,7 @@ impl Sessions {
             let has_unsent = push.as_ref().is_some_and(|push| !push.unsent.is_empty());
             tokio::select! {
                 pending = mailbox.take(), if push.is_none() => {
+                    let pending = pending.ok_or_else(|| Status::unavailable("a bug; see the log"))?;
                     let started = self.start(pending);
                     connected.update(|status| status.sent = Arc::clone(&started.version));
                     push = Some(started);

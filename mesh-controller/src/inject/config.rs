@@ -137,12 +137,22 @@ impl Config {
     /// # Errors
     /// What they cannot be, or say that has no meaning.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = serde_yaml::from_str(text)?;
-        let _: MeshConfig = serde_json::from_value(config.mesh_config.clone())?;
+        let mut config: Self = serde_yaml::from_str(text)?;
+        config.set_mesh_config(config.mesh_config.clone())?;
         for name in config.templates.keys() {
             config.custom_template(name).map_err(anyhow::Error::msg)?;
         }
         Ok(config)
+    }
+
+    /// Replaces the settings of the mesh.
+    ///
+    /// # Errors
+    /// They are none.
+    pub fn set_mesh_config(&mut self, mesh: Value) -> anyhow::Result<()> {
+        let _: MeshConfig = serde_json::from_value(mesh.clone())?;
+        self.mesh_config = mesh;
+        Ok(())
     }
 
     /// A template of the user, as a pod.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_config::api::{LabelSelector, selector::LabelOperator};
+use weir_config::api::LabelSelector;
 
 use super::{config::Config, pod::Pod};
 
@@ -71,19 +71,5 @@ fn any_selects(selectors: &[LabelSelector], labels: &BTreeMap<&str, &str>) -> bo
 
 /// An empty selector selects nothing: it is more likely to be a mistake than meant for all.
 fn selects(selector: &LabelSelector, labels: &BTreeMap<&str, &str>) -> bool {
-    let LabelSelector { match_labels, match_expressions } = selector;
-    let equal =
-        |(key, value): (&String, &String)| labels.get(key.as_str()) == Some(&value.as_str());
-    let expressions = match_expressions.iter().all(|expression| {
-        let value = labels.get(expression.key.as_str());
-        let is_listed = value.is_some_and(|value| expression.values.iter().any(|one| one == value));
-        match expression.operator {
-            LabelOperator::In => is_listed,
-            LabelOperator::NotIn => !is_listed,
-            LabelOperator::Exists => value.is_some(),
-            LabelOperator::DoesNotExist => value.is_none(),
-        }
-    });
-    let is_empty = match_labels.is_empty() && match_expressions.is_empty();
-    !is_empty && match_labels.iter().all(equal) && expressions
+    !selector.is_empty() && selector.selects(|key| labels.get(key).copied())
 }

@@ -82,6 +82,8 @@ pub enum Unusable {
     /// Its types are wrong: nothing can be said about who it is for.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Unreadable(Box<[Diagnostic]>),
+    #[error("reading it brings out a bug: the controller's log says where, please report it")]
+    Bug,
 }
 
 impl Entry {
@@ -93,6 +95,7 @@ impl Entry {
         let (generation, written) = (generation(&object), Written::of(&object));
         let resource = Resource::of_object(object)?;
         let (parsed, mut findings) = parse_body(&resource)?;
+        on_purpose::panic_over(&parsed);
         findings.extend(validate(&parsed));
         Ok(Self {
             key: parsed.key(),
@@ -136,6 +139,24 @@ fn parse_body(resource: &Resource) -> Result<(Object, Vec<Diagnostic>), Unusable
         Some(object) => Ok((object, parsed.diagnostics)),
         None => Err(Unusable::Unreadable(parsed.diagnostics.into())),
     }
+}
+
+/// No object is known that panics, or it would not any more. So that tests can see what becomes of one
+/// from the outside, debug builds panic over objects that contain the text `WEIR_PANIC_OVER`.
+mod on_purpose {
+    use weir_config::api::Object;
+
+    #[cfg(debug_assertions)]
+    pub(super) fn panic_over(object: &Object) {
+        use std::{env, sync::LazyLock};
+
+        static TEXT: LazyLock<Option<String>> = LazyLock::new(|| env::var("WEIR_PANIC_OVER").ok());
+        let Some(text) = &*TEXT else { return };
+        assert!(!format!("{object:?}").contains(text), "asked to panic over {text}");
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn panic_over(_object: &Object) {}
 }
 
 fn json(resource: &Resource) -> Bytes {

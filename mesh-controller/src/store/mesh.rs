@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 use tracing::{info, warn};
 use weir_config::{
-    api::{Kind, MeshConfig, ObjectKey},
+    api::{Kind, LabelSelector, MeshConfig, ObjectKey},
     diagnostic::Severity,
     parse::parse_mesh_config,
     wire::discovery::Resource,
 };
 
-use super::Encoded;
+use super::{Encoded, Labels};
 
 /// The ConfigMaps that may hold it, the first that exists is the one.
 const NAMES: [&str; 2] = ["weir", "istio"];
@@ -24,10 +24,20 @@ pub struct Mesh {
     pub service_export_to: Box<[String]>,
     pub virtual_service_export_to: Box<[String]>,
     pub destination_rule_export_to: Box<[String]>,
+    /// Namespaces that count; all where there is none.
+    discovery_selectors: Box<[LabelSelector]>,
     pub resource: Arc<Encoded>,
 }
 
 impl Mesh {
+    /// Whether objects of a namespace with these labels count; `None`: it is not known.
+    pub(super) fn discovers(&self, labels: Option<&Labels>) -> bool {
+        let selects = |selector: &LabelSelector| {
+            labels.is_some_and(|labels| selector.selects(|key| labels.get(key).map(String::as_str)))
+        };
+        self.discovery_selectors.is_empty() || self.discovery_selectors.iter().any(selects)
+    }
+
     /// Whether both show the same objects to the same proxies.
     pub(super) fn has_same_visibility(&self, other: &Self) -> bool {
         let of = |mesh: &Self| {
@@ -36,6 +46,7 @@ impl Mesh {
                 mesh.service_export_to.clone(),
                 mesh.virtual_service_export_to.clone(),
                 mesh.destination_rule_export_to.clone(),
+                mesh.discovery_selectors.clone(),
             )
         };
         of(self) == of(other)
@@ -121,6 +132,7 @@ impl MeshConfigMaps {
             service_export_to: config.default_service_export_to.as_slice().into(),
             virtual_service_export_to: config.default_virtual_service_export_to.as_slice().into(),
             destination_rule_export_to: config.default_destination_rule_export_to.as_slice().into(),
+            discovery_selectors: config.discovery_selectors.as_slice().into(),
             resource: Arc::new(Resource::of_mesh_config(document).into()),
         }
     }

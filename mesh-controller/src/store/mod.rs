@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use serde_json::{Map, Value};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use weir_config::api::{Kind, ObjectKey};
 
 mod endpoints;
@@ -45,6 +46,10 @@ pub enum Change {
         name: Arc<str>,
         locality: Option<Locality>,
     },
+    Namespace {
+        name: Arc<str>,
+        labels: Option<Labels>,
+    },
     /// The text under `mesh` in a ConfigMap that may hold the mesh configuration.
     MeshConfig {
         key: ObjectKey,
@@ -79,6 +84,7 @@ pub struct Store {
     index: BTreeSet<(Link, ObjectKey)>,
     unreadable: BTreeMap<ObjectKey, Refused>,
     endpoints: Endpoints,
+    namespaces: BTreeMap<Arc<str>, Labels>,
     mesh_config_maps: MeshConfigMaps,
     mesh: Mesh,
 }
@@ -95,6 +101,7 @@ impl Store {
             index: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             endpoints: Endpoints::default(),
+            namespaces: BTreeMap::new(),
             mesh_config_maps,
             mesh,
         }
@@ -129,6 +136,12 @@ impl Store {
     #[must_use]
     pub fn pod_labels(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Labels>> {
         self.endpoints.pod(namespace, name)
+    }
+
+    /// Whether the mesh configuration lets objects of that namespace count.
+    #[must_use]
+    pub fn discovers(&self, namespace: &str) -> bool {
+        self.mesh.discovers(self.namespaces.get(namespace))
     }
 
     /// The objects of one kind in every namespace.
@@ -178,11 +191,14 @@ impl Store {
         }
     }
 
-    /// Applies changes in their order.
+    /// Applies changes in their order. A panic, which is a bug, costs the change that brought it out.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Dirty {
         let mut dirty = Dirty::default();
         for change in changes {
-            self.apply_one(change, &mut dirty);
+            let apply = AssertUnwindSafe(|| self.apply_one(change, &mut dirty));
+            if catch_unwind(apply).is_err() {
+                error!("a change brought out a bug; it is left out");
+            }
         }
         dirty
     }
@@ -218,6 +234,14 @@ impl Store {
                     let slices = slices.map(|entry| entry.key.clone()).collect();
                     self.complete(slices, dirty);
                 }
+            }
+            Change::Namespace { name, labels } => {
+                let before = self.discovers(&name);
+                match labels {
+                    Some(labels) => self.namespaces.insert(Arc::clone(&name), labels),
+                    None => self.namespaces.remove(&name),
+                };
+                dirty.visibility |= self.discovers(&name) != before;
             }
             Change::MeshConfig { key, text } => {
                 if self.mesh_config_maps.insert(&key, text) {

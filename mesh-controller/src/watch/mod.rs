@@ -34,6 +34,8 @@ pub enum WatchedKind {
     Pod,
     /// Where it is.
     Node,
+    /// Its labels.
+    Namespace,
 }
 
 impl WatchedKind {
@@ -43,13 +45,14 @@ impl WatchedKind {
             Self::Object(kind) => kind.name(),
             Self::Pod => "Pod",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
         }
     }
 
-    /// Of pods and nodes nothing but the metadata is asked for.
+    /// Of pods, nodes and namespaces nothing but the metadata is asked for.
     #[must_use]
     pub fn is_metadata_only(self) -> bool {
-        matches!(self, Self::Pod | Self::Node)
+        matches!(self, Self::Pod | Self::Node | Self::Namespace)
     }
 }
 
@@ -65,7 +68,7 @@ const SECRETS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-acco
 const CONFIG_MAPS: &str = "metadata.name!=kube-root-ca.crt,metadata.name!=istio-ca-root-cert";
 
 /// Everything that is watched.
-pub const WATCHED: [Watched; 14] = [
+pub const WATCHED: [Watched; 15] = [
     networking(Kind::Gateway, "gateways"),
     networking(Kind::VirtualService, "virtualservices"),
     networking(Kind::DestinationRule, "destinationrules"),
@@ -85,6 +88,7 @@ pub const WATCHED: [Watched; 14] = [
     core(WatchedKind::Object(Kind::ConfigMap), "configmaps", Some(CONFIG_MAPS)),
     core(WatchedKind::Pod, "pods", None),
     core(WatchedKind::Node, "nodes", None),
+    core(WatchedKind::Namespace, "namespaces", None),
     // Not applied, and said so in its status.
     Watched {
         kind: WatchedKind::Object(Kind::EnvoyFilter),

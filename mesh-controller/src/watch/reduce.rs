@@ -9,7 +9,7 @@ use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality, Refused, Written, generation};
+use crate::store::{Change, Entry, Locality, Refused, Unusable, Written, generation};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const SUB_ZONE_LABEL: &str = "topology.istio.io/subzone";
@@ -51,6 +51,9 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
             };
             return Change::Node { name, locality: Some(locality) };
         }
+        WatchedKind::Namespace => {
+            return Change::Namespace { name, labels: Some(labels(&object)) };
+        }
         WatchedKind::Object(kind) => kind,
     };
     let key = ObjectKey { kind, namespace, name };
@@ -78,12 +81,23 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
     }
 }
 
+/// The change that a new version of an object is if it cannot be read because of a bug; `None`: of its
+/// kind the last version just stays.
+pub(super) fn unread(watched: &Watched, object: &Document) -> Option<Change> {
+    let WatchedKind::Object(kind) = watched.kind else { return None };
+    let Identity { namespace, name, .. } = Identity::of(object);
+    let key = ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+    let (generation, written) = (generation(object), Written::of(object));
+    Some(Change::Unreadable(key, Refused { reason: Unusable::Bug, generation, written }))
+}
+
 /// The change that the end of an object is.
 pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
     let (namespace, name) = (Arc::from(namespace), Arc::from(name));
     match watched.kind {
         WatchedKind::Pod => Change::Pod { namespace, name, labels: None },
         WatchedKind::Node => Change::Node { name, locality: None },
+        WatchedKind::Namespace => Change::Namespace { name, labels: None },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     Timing, Watched,
@@ -290,11 +290,9 @@ impl Reflector {
             return (name, None);
         }
         // A bug that one object brings out must not stop all others of its kind.
+        let unread = reduce::unread(self.watched, &object);
         let read = AssertUnwindSafe(|| reduce::upsert(self.watched, object, &self.domain));
-        let change = catch_unwind(read).ok();
-        if change.is_none() {
-            error!(%name, "cannot be read: this is a bug, please report it");
-        }
+        let change = catch_unwind(read).ok().or(unread);
         (name, change)
     }
 

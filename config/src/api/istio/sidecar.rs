@@ -1,12 +1,10 @@
 use serde::Deserialize;
 
 use super::{
-    connection_pool::ConnectionPoolSettings,
-    gateway::{ServerPort, ServerTlsSettings},
-    service_entry::WorkloadSelector,
-    virtual_service::Destination,
+    connection_pool::ConnectionPoolSettings, gateway::ServerTlsSettings,
+    service_entry::WorkloadSelector, virtual_service::Destination,
 };
-use crate::api::mesh_config::OutboundTrafficPolicyMode;
+use crate::api::{Protocol, mesh_config::OutboundTrafficPolicyMode};
 
 /// `networking.istio.io` Sidecar: what the sidecars of a namespace listen on, and which services they
 /// know.
@@ -28,7 +26,7 @@ pub struct Sidecar {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IngressListener {
-    pub port: Option<ServerPort>,
+    pub port: Option<SidecarPort>,
     /// IP address to listen on; the workload's when empty.
     pub bind: String,
     pub capture_mode: CaptureMode,
@@ -44,13 +42,25 @@ pub struct IngressListener {
 #[serde(rename_all = "camelCase", default)]
 pub struct EgressListener {
     /// A port only; every port when absent.
-    pub port: Option<ServerPort>,
+    pub port: Option<SidecarPort>,
     /// IP address or `unix://` path to listen on.
     pub bind: String,
     pub capture_mode: CaptureMode,
     /// `namespace/host` each. The namespace is a name, `.` (the Sidecar's), `*` (any) or `~` (none);
     /// `~name/host` excludes. The host is a name, `*` or `*.suffix`.
     pub hosts: Vec<String>,
+}
+
+/// The port of a sidecar's listener.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarPort {
+    /// 1 to 65535.
+    pub number: u16,
+    pub protocol: Option<Protocol>,
+    pub name: String,
+    /// Deprecated and refused.
+    pub target_port: Option<u16>,
 }
 
 /// How connections come to a listener.

@@ -422,3 +422,50 @@ fn any_sequence_of_changes_leads_to_the_same_as_starting_anew() {
         }
     }
 }
+
+#[test]
+fn a_restarted_compiler_is_as_the_one_before_was() {
+    let mut compiler = started(SHOP);
+    // Refused: its last good version stays, also over a restart.
+    upsert(&mut compiler, &edited("name: b}", "b.example.com", "'*bad*'"));
+    let (resources, findings) = (compiler.resources().clone(), texts(&compiler.diagnostics()));
+    assert!(!findings.is_empty());
+
+    let mut changes: Vec<_> = objects(&edited("name: a}", "host: web", "host: other"))
+        .into_iter()
+        .chain(objects(&edited("name: b}", "host: web", "host: other")))
+        .map(Change::Upsert)
+        .collect();
+    changes.extend(
+        objects(&edited("kind: Service", "name: web}", "name: web }"))
+            .into_iter()
+            .map(|it| Change::Remove(it.key())),
+    );
+    let before = compiler.before(&changes);
+    compiler.apply(changes);
+    compiler.set_mesh_config(Some(mesh("trustDomain: other.test")));
+    assert_ne!(*compiler.resources(), resources);
+
+    let restarted = compiler.restarted(&before);
+    assert_eq!(*restarted.resources(), resources);
+    assert_eq!(texts(&restarted.diagnostics()), findings);
+    let b = objects(&edited("name: b}", "host: web", "host: web "))[0].key();
+    assert!(!restarted.refusal(&b).is_empty());
+}
+
+#[test]
+fn an_object_that_is_refused_from_outside_keeps_its_last_good_version() {
+    let mut compiler = started(SHOP);
+    let resources = compiler.resources().clone();
+    let change =
+        Change::Upsert(objects(&edited("name: a}", "host: web", "host: other"))[0].clone());
+    let failure = compiler.failure(&change, "not applied");
+    compiler.refuse(change.key(), [failure]);
+    assert_eq!(*compiler.resources(), resources);
+    let [refusal] = compiler.refusal(&change.key())[..] else { panic!("one refusal") };
+    assert_eq!((&*refusal.message, refusal.severity), ("not applied", Severity::Error));
+
+    compiler.apply([change.clone()]);
+    assert!(compiler.refusal(&change.key()).is_empty());
+    assert_ne!(*compiler.resources(), resources);
+}

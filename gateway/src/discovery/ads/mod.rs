@@ -5,15 +5,11 @@
 //! what was pushed last stays; it is also kept on disk ([`copy`]), so that a restart does not need
 //! the controller.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
-use weir_config::{
-    api::ObjectKey,
-    diagnostic::Diagnostic,
-    wire::{discovery::Node, resource::Rejection},
-};
+use weir_config::wire::{discovery::Node, resource::Rejection};
 
 mod copy;
 mod held;
@@ -24,13 +20,16 @@ mod stream;
 
 pub use self::node::Proxy;
 use self::{
-    copy::{Copy, Identity, Saved},
+    copy::{Copy, Identity, Probation, Saved},
     held::Held,
-    objects::{Objects, Translated},
+    objects::{Objects, Subject, Translated},
     push::Name,
 };
-use super::apply::Update;
+use super::apply::{Configured, Update};
 use crate::{control_plane::ControlPlane, telemetry::discovery::DiscoveryStatus};
+
+/// Who lives as long with the copy does not end by it.
+const PROBATION: Duration = Duration::from_secs(10);
 
 /// Where the configuration comes from, and for whom.
 #[derive(Debug)]
@@ -54,6 +53,9 @@ pub struct AdsSource {
     copy: Option<Copy>,
     /// Why it could not be written last time.
     unwritten: Option<String>,
+    /// Versions that are refused: those who took them from their copy ended early.
+    suspects: BTreeMap<Name, String>,
+    probation: Option<Arc<Probation>>,
 }
 
 /// The pushes, in order. The stream ends with this.
@@ -61,6 +63,7 @@ pub struct AdsSource {
 pub struct Pushes {
     received: mpsc::Receiver<Push>,
     _task: AbortOnDropHandle<()>,
+    _probation: AbortOnDropHandle<()>,
 }
 
 /// A whole push, to be put in force and then answered.
@@ -73,7 +76,7 @@ pub struct Push {
 /// What has to be said once a push is in force. Unsaid, the push counts as not received.
 #[derive(Debug)]
 pub struct Answer {
-    keys: Vec<(Name, ObjectKey)>,
+    subjects: Vec<(Name, Subject)>,
     rejections: oneshot::Sender<Vec<Rejection>>,
 }
 
@@ -91,6 +94,8 @@ impl AdsSource {
             held: Held::default(),
             copy,
             unwritten: None,
+            suspects: BTreeMap::new(),
+            probation: None,
         };
         let update = source.restore(saved);
         (source, update)
@@ -101,14 +106,22 @@ impl AdsSource {
     pub fn follow(self) -> Pushes {
         // One: a push is answered before the next is read.
         let (sender, received) = mpsc::channel(1);
+        let probation = self.probation.clone();
+        let probation = tokio::spawn(async move {
+            tokio::time::sleep(PROBATION).await;
+            probation.inspect(|probation| probation.passed());
+        });
         let task = tokio::spawn(stream::follow(self, sender));
-        Pushes { received, _task: AbortOnDropHandle::new(task) }
+        let (task, probation) = (AbortOnDropHandle::new(task), AbortOnDropHandle::new(probation));
+        Pushes { received, _task: task, _probation: probation }
     }
 
     fn restore(&mut self, saved: Saved) -> Option<Update> {
+        self.suspects = saved.suspects;
+        self.probation = saved.probation.map(Arc::new);
         let as_of = saved.as_of?;
         let resources = saved.resources.iter().map(|(name, resource)| (name, Some(resource)));
-        let Translated { update, rejections, keys: _ } = self.objects.translate(resources);
+        let Translated { update, rejections, subjects: _ } = self.objects.translate(resources);
         // A version that could read it wrote it, but it may have been a later one.
         for rejection in rejections {
             let Rejection { resource_name, message } = rejection;
@@ -135,10 +148,12 @@ impl Pushes {
 }
 
 impl Answer {
-    /// `refusal`: why the last version of an object is not in force; empty if it is.
-    pub fn send(self, refusal: impl Fn(&ObjectKey) -> Vec<Diagnostic>) {
-        let refused = self.keys.into_iter().filter_map(|(name, key)| {
-            let findings = refusal(&key);
+    pub fn send(self, configured: &Configured) {
+        let refused = self.subjects.into_iter().filter_map(|(name, subject)| {
+            let findings = match subject {
+                Subject::Mesh => configured.mesh_refusal(),
+                Subject::Object(key) => configured.refusal(&key),
+            };
             let texts: Vec<_> = findings.iter().map(objects::text).collect();
             let message = texts.join("; ");
             (!findings.is_empty()).then_some(Rejection { resource_name: name.name, message })

@@ -16,7 +16,10 @@ use weir_config::{
 };
 
 use super::push::Name;
-use crate::discovery::apply::Update;
+use crate::discovery::{
+    apply::Update,
+    contain::{FAILED, MESH_FILE, contained},
+};
 
 /// What is remarkable about the resources in force, which only reading them shows.
 #[derive(Debug, Default)]
@@ -30,8 +33,15 @@ pub struct Translated {
     pub update: Update,
     /// What could not be read.
     pub rejections: Vec<Rejection>,
-    /// The objects that could, for which the compiler has the word.
-    pub keys: Vec<(Name, ObjectKey)>,
+    /// What could, and has yet to be compiled.
+    pub subjects: Vec<(Name, Subject)>,
+}
+
+/// What a resource is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    Mesh,
+    Object(ObjectKey),
 }
 
 impl Objects {
@@ -54,17 +64,21 @@ impl Objects {
 
     fn put(&mut self, name: &Name, resource: &Resource, translated: &mut Translated) {
         let body = resource.resource.as_ref().map(|body| body.value.clone()).unwrap_or_default();
-        let read = match Document::decode(body) {
+        let read = contained(|| match Document::decode(body) {
             Ok(document) if name.type_url == MESH_TYPE => read_mesh(&document),
             Ok(document) => read_object(name, &document),
             Err(error) => Err(vec![problem(name, format!("cannot be decoded: {error}"))]),
-        };
-        match read {
+        });
+        match read.unwrap_or_else(|| Err(vec![problem(name, FAILED.to_owned())])) {
             Ok(Read { content, findings }) => {
                 match content {
-                    Content::Mesh(mesh) => translated.update.mesh = Some(*mesh),
+                    Content::Mesh(mesh) => {
+                        translated.subjects.push((name.clone(), Subject::Mesh));
+                        translated.update.mesh = Some(*mesh);
+                    }
                     Content::Object(object) => {
-                        translated.keys.push((name.clone(), object.key()));
+                        let subject = Subject::Object(object.key());
+                        translated.subjects.push((name.clone(), subject));
                         translated.update.changes.push(Change::Upsert(object));
                     }
                     Content::Nothing => {}
@@ -117,10 +131,9 @@ fn remove(name: &Name, translated: &mut Translated) {
 }
 
 fn read_mesh(document: &Document) -> Result<Read, Vec<Diagnostic>> {
-    const NAME: &str = "mesh.json";
-    let (config, mut findings) = parse::parse_mesh_config(NAME, &document.json);
+    let (config, mut findings) = parse::parse_mesh_config(MESH_FILE, &document.json);
     if let Some(config) = &config {
-        let source = Source { file: NAME.into(), line: 1 };
+        let source = Source { file: MESH_FILE.into(), line: 1 };
         findings.extend(validate_mesh_config(config, &source));
     }
     let is_valid = findings.iter().all(|it| it.severity != Severity::Error);
@@ -204,7 +217,7 @@ mod tests {
             panic!("{:?}", translated.update.changes)
         };
         assert_eq!(object.key().to_string(), "Service shop/web");
-        assert_eq!(translated.keys.len(), 1);
+        assert_eq!(translated.subjects.len(), 1);
 
         let removed = objects.translate([(&name_of(&service), None)]);
         assert_eq!(removed.update.changes, [Change::Remove(object.key())]);

@@ -28,6 +28,10 @@ use crate::control_plane::{self, Backoff};
 /// Requests that wait for the connection: more than a stream begins with.
 const REQUESTS: usize = 16;
 
+/// What is said of a resource that is refused unread.
+const SUSPECT: &str = "the gateway ended early, several times, after it took this version from its \
+                       copy on disk; another version, or an orderly restart, is tried again";
+
 /// Why a stream ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -110,12 +114,18 @@ impl AdsSource {
         pushes: &mpsc::Sender<Push>,
         requests: &mpsc::Sender<DeltaDiscoveryRequest>,
     ) -> Result<(), End> {
-        let Complete { version, changes, unanswered } = push;
+        let Complete { version, mut changes, unanswered } = push;
+        if let Some(probation) = self.probation.take_if(|_| !changes.is_empty()) {
+            // From here on it is not the copy alone.
+            probation.passed();
+        }
+        let suspects = self.refuse_suspects(&mut changes);
         let read = changes.iter().map(|(name, resource)| (name, resource.as_ref()));
-        let Translated { mut update, mut rejections, keys } = self.objects.translate(read);
+        let Translated { mut update, mut rejections, subjects } = self.objects.translate(read);
         update.noticed = noticed;
+        rejections.extend(suspects);
         let (answer, answered) = oneshot::channel();
-        let push = Push { update, answer: Answer { keys, rejections: answer } };
+        let push = Push { update, answer: Answer { subjects, rejections: answer } };
         pushes.send(push).await.map_err(|_closed| End::Unwanted)?;
         rejections.extend(answered.await.map_err(|_closed| End::Unwanted)?);
 
@@ -126,6 +136,26 @@ impl AdsSource {
         tracing::debug!(version, changes = changes.len(), "a push is in force");
         self.remember(version, changes, &rejections).await;
         Ok(())
+    }
+
+    /// Takes what ended others out of a push.
+    fn refuse_suspects(
+        &mut self,
+        changes: &mut BTreeMap<Name, Option<Resource>>,
+    ) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        changes.retain(|name, resource| {
+            let version = resource.as_ref().map(|resource| &resource.version);
+            let is_suspect = version.is_some() && self.suspects.get(name) == version;
+            if is_suspect {
+                let message = SUSPECT.to_owned();
+                rejections.push(Rejection { resource_name: name.name.clone(), message });
+            } else {
+                self.suspects.remove(name);
+            }
+            !is_suspect
+        });
+        rejections
     }
 
     /// Takes note of what is in force now, for the next stream and the next start.

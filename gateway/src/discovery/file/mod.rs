@@ -37,6 +37,7 @@ use self::{
     tree::{Fingerprint, Identity, Tree},
     watch::{Directories, Directory, Notice, Watches},
 };
+use crate::discovery::contain::{FAILED, contained};
 
 /// What to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -318,8 +319,9 @@ impl FileSource {
             Ok((fingerprint, bytes)) => {
                 let digest = digest(&bytes);
                 let known = self.read.insert(path.to_owned(), Known { fingerprint, digest });
-                if known.is_none_or(|known| known.digest != digest) {
-                    self.parse(path, &bytes);
+                let is_new = known.is_none_or(|known| known.digest != digest);
+                if is_new && contained(|| self.parse(path, &bytes)).is_none() {
+                    self.fail(path, &io::Error::other(FAILED));
                 }
             }
             Err(error) => self.fail(path, &error),

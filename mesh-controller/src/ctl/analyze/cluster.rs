@@ -28,8 +28,8 @@ const OF_ONE_POD: [&str; 3] =
 pub async fn read(target: &Target, config: &mut Config) -> anyhow::Result<String> {
     let cluster = Cluster::connect(target).await?;
     for watched in &WATCHED {
-        // Where endpoints run is nothing configuration can be wrong about.
-        if watched.kind == WatchedKind::Node {
+        // Where endpoints run is nothing configuration can be wrong about, nor are labels of namespaces.
+        if matches!(watched.kind, WatchedKind::Node | WatchedKind::Namespace) {
             continue;
         }
         match cluster.list(watched).await? {
@@ -46,7 +46,7 @@ fn add(watched: &Watched, objects: Vec<Value>, system: &str, config: &mut Config
             let workloads: BTreeSet<Workload> = objects.iter().map(workload).collect();
             config.workloads = Some(workloads.into_iter().collect());
         }
-        WatchedKind::Node => {}
+        WatchedKind::Node | WatchedKind::Namespace => {}
         WatchedKind::Object(kind) => {
             if kind == Kind::ConfigMap {
                 mesh_config(&objects, system, config);

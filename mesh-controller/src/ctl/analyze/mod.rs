@@ -24,15 +24,9 @@ use weir_config::parse::parse_mesh_config;
 
 use self::{config::Config, message::Message, suppress::Suppressed};
 use super::{
-    Exit, Failure,
+    Exit, Failure, Report,
     args::{AnalyzeArguments, Target},
 };
-
-/// What is printed, and whether the command fails.
-pub struct Report {
-    pub text: String,
-    pub failure: Option<Failure>,
-}
 
 pub async fn run(target: &Target, arguments: &AnalyzeArguments) -> Result<Report, Failure> {
     if arguments.list_analyzers {

@@ -6,10 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 mod analyze;
+mod kube_inject;
 mod proxy_config;
 
 pub use self::{
     analyze::{AnalyzeArguments, AnalyzeOutput, Level},
+    kube_inject::InjectArguments,
     proxy_config::{
         ClusterFilter, ConfigArguments, ConfigOutput, Direction, EndpointFilter, EndpointStatus,
         ListenerFilter, ListenerType, LogChange, Proxy, RouteFilter, What,
@@ -92,6 +94,9 @@ pub enum Command {
     /// Show what a proxy runs
     #[command(visible_alias = "pc", arg_required_else_help = true, after_help = proxy_config::EXAMPLES)]
     ProxyConfig(ConfigArguments),
+    /// Inject sidecars into the pods of manifests
+    #[command(after_help = kube_inject::EXAMPLES)]
+    KubeInject(InjectArguments),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
@@ -176,6 +181,7 @@ mod tests {
             "weirctl ps -i istio-system -n edge",
             "weirctl analyze -A -k=false --failure-threshold warning -S IST0101=* a.yaml -",
             "weirctl proxy-config route gw --name http.8080",
+            "weirctl kube-inject -f a.yaml --injectConfigFile b --meshConfigFile c -r canary -o d",
         ] {
             let parsed = Arguments::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

@@ -183,6 +183,10 @@ impl Scope {
         let Audience { namespace: to, labels, reads_secrets, own_gateways_only } = &self.audience;
         let own = &entry.key.namespace;
         let mesh = store.mesh();
+        // Certificates are a proxy's own, wherever it runs.
+        if !matches!(entry.facts, Facts::Material) && !store.discovers(own) {
+            return false;
+        }
         match &entry.facts {
             Facts::Gateway { selector, .. } => {
                 contains(labels, selector) && (!own_gateways_only || own == to)

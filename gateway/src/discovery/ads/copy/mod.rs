@@ -10,6 +10,9 @@
 //! torn off by a crash and is not used. Nothing waits for the disk: a crash of the process loses
 //! nothing, one of the machine maybe the last pushes.
 //!
+//! A process that ended early, twice in a row, after it took the copy is taken to have ended by it:
+//! the next one leaves the last push out, and takes none of it from the controller either.
+//!
 //! It holds Secrets: nobody but its owner may read it.
 
 use std::{
@@ -25,8 +28,10 @@ use bytes::Bytes;
 use prost::Message;
 use weir_config::{wire::discovery::Resource, xxh64::xxh64};
 
+mod guard;
 mod record;
 
+pub use self::guard::Probation;
 use self::record::{Commit, Kind, Owner, Put, Record, Remove};
 use super::push::Name;
 
@@ -77,6 +82,10 @@ pub struct Saved {
     pub as_of: Option<SystemTime>,
     /// What is to be said of the file.
     pub problem: Option<String>,
+    /// Versions that were left out, because those who took them ended early.
+    pub suspects: BTreeMap<Name, String>,
+    /// Of whoever uses `resources`.
+    pub probation: Option<Probation>,
 }
 
 /// Why there can be no copy.
@@ -126,17 +135,39 @@ impl Copy {
         }
         file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let bytes = fs::read(&path).map_err(failed)?;
-        let saved = copy.restore(file, bytes.into());
+        let early_ends = guard::early_ends(dir);
+        let mut saved = copy.restore(file, bytes.into(), guard::is_suspect(early_ends));
+        saved.probation = match saved.as_of {
+            // On a disk that takes nothing, a copy that cannot be watched is better than none.
+            Some(_) => Probation::begin(dir, early_ends).ok(),
+            None => {
+                guard::forget(dir);
+                None
+            }
+        };
         Ok((copy, saved))
     }
 
-    fn restore(&mut self, file: File, bytes: Bytes) -> Saved {
-        let path = self.dir.join(FILE);
+    fn restore(&mut self, file: File, mut bytes: Bytes, is_suspect: bool) -> Saved {
         let mut journal = Journal::default();
-        match journal.read(&bytes, &self.identity) {
-            Ok(()) => {}
-            Err(problem) => journal.problem = Some(format!("{}: {problem}", path.display())),
+        let mut read = journal.read(&bytes, &self.identity);
+        let mut suspects = BTreeMap::new();
+        if is_suspect && journal.size > 0 {
+            let all = std::mem::take(&mut journal);
+            bytes.truncate(usize::try_from(all.size_before).unwrap_or_default());
+            // Its beginning was read before.
+            let _ = journal.read(&bytes, &self.identity);
+            suspects = all.beyond(&journal);
+            // So that the next one goes back further, if it has to.
+            let _ = file.set_len(journal.size);
+            let (names, version) = (names(&suspects), &all.version);
+            read = Err(format!(
+                "those who took push {version} from here ended early; it is left out, and refused \
+                 where it changed something: {names}"
+            ));
         }
+        let path = self.dir.join(FILE);
+        journal.problem = read.err().map(|problem| format!("{}: {problem}", path.display()));
         if journal.size > 0 {
             self.file = Some(file);
             self.size = journal.size;
@@ -150,6 +181,8 @@ impl Copy {
             version: journal.version,
             as_of: journal.as_of,
             problem: journal.problem,
+            suspects,
+            probation: None,
         }
     }
 
@@ -313,6 +346,8 @@ struct Journal {
     as_of: Option<SystemTime>,
     /// Up to the last Commit; 0: there is none.
     size: u64,
+    /// Up to the Commit before that.
+    size_before: u64,
     problem: Option<String>,
 }
 
@@ -361,13 +396,23 @@ impl Journal {
                     }
                     self.as_of = Some(UNIX_EPOCH + Duration::from_secs(commit.unix_seconds));
                     self.version = commit.version;
-                    self.size = end;
+                    self.size_before = std::mem::replace(&mut self.size, end);
                 }
                 Some(Kind::Owner(_)) => return Err(self.torn(offset)),
                 None if rest.is_empty() && open.is_empty() && end == offset => return Ok(()),
                 None => return Err(self.torn(offset)),
             }
         }
+    }
+
+    /// The versions that `earlier` does not have.
+    fn beyond(&self, earlier: &Self) -> BTreeMap<Name, String> {
+        let version = |journal: &Self, name: &Name| {
+            journal.committed.get(name).map(|(resource, _)| resource.version.clone())
+        };
+        let names = self.committed.keys();
+        let changed = names.filter(|name| version(self, name) != version(earlier, name));
+        changed.map(|name| (name.clone(), version(self, name).unwrap_or_default())).collect()
     }
 
     fn torn(&self, offset: u64) -> String {
@@ -379,6 +424,16 @@ impl Journal {
             self.version
         )
     }
+}
+
+/// A few of them, for a line of the log.
+fn names(resources: &BTreeMap<Name, String>) -> String {
+    const SHOWN: usize = 5;
+    let mut shown: Vec<_> = resources.keys().take(SHOWN).map(|it| it.name.as_str()).collect();
+    if resources.len() > SHOWN {
+        shown.push("...");
+    }
+    shown.join(", ")
 }
 
 fn append_frame(bytes: &mut Vec<u8>, kind: Kind) {

@@ -221,3 +221,53 @@ fn what_could_not_be_written_is_written_with_the_next_push() {
     assert_eq!(restored(&saved), pairs([("a", "1"), ("b", "1")]));
     assert_eq!(saved.version, "2");
 }
+
+#[test]
+fn the_push_that_ended_others_early_is_left_out_and_named() {
+    let dir = TempDir::new().unwrap();
+    let (mut copy, _) = open(&dir);
+    copy.write(&[object("a", "1"), object("b", "1")], &[], "push 1").unwrap();
+    copy.write(&[object("a", "2")], &[object("b", "").0], "push 2").unwrap();
+    drop(copy);
+    let starts = dir.path().join("starts");
+
+    fs::write(&starts, "1").unwrap();
+    let (_, saved) = open(&dir);
+    assert_eq!(restored(&saved), pairs([("a", "2")]), "one may be an accident");
+    assert_eq!(fs::read_to_string(&starts).unwrap(), "2", "until it has lived long enough");
+    drop(saved);
+    assert!(!starts.exists(), "an orderly end is none");
+
+    fs::write(&starts, "2").unwrap();
+    let (mut copy, saved) = open(&dir);
+    assert_eq!(restored(&saved), pairs([("a", "1"), ("b", "1")]));
+    let suspects: Vec<_> =
+        saved.suspects.iter().map(|(it, version)| (&*it.name, &**version)).collect();
+    assert_eq!(suspects, [("a", "version of 2")]);
+    assert!(saved.problem.unwrap().contains("push 2"), "it is said");
+    copy.write(&[object("c", "1")], &[], "push 3").unwrap();
+    drop(copy);
+    let (_, saved) = open(&dir);
+    assert_eq!(restored(&saved), pairs([("a", "1"), ("b", "1"), ("c", "1")]));
+    assert_eq!(saved.problem, None);
+}
+
+#[test]
+fn one_push_after_the_other_is_left_out_until_none_is_there() {
+    let dir = TempDir::new().unwrap();
+    let (mut copy, _) = open(&dir);
+    copy.write(&[object("a", "1")], &[], "push 1").unwrap();
+    copy.write(&[object("a", "2")], &[], "push 2").unwrap();
+    drop(copy);
+    let starts = dir.path().join("starts");
+    for left in [vec![("a".to_owned(), "1".to_owned())], Vec::new()] {
+        fs::write(&starts, "2").unwrap();
+        assert_eq!(restored(&open(&dir).1), left);
+    }
+    assert!(!starts.exists(), "of nothing there is nothing to be careful about");
+    let (mut copy, saved) = open(&dir);
+    assert!(saved.resources.is_empty());
+    copy.write(&[object("b", "1")], &[], "push 3").unwrap();
+    drop(copy);
+    assert_eq!(restored(&open(&dir).1), pairs([("b", "1")]));
+}

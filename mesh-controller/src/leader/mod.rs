@@ -197,3 +197,6 @@ fn spec(identity: &str, transitions: i32) -> LeaseSpec {
         ..LeaseSpec::default()
     }
 }
+
+#[cfg(test)]
+mod tests;
