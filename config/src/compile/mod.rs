@@ -37,8 +37,8 @@ mod store;
 pub mod reference {
     pub use super::{
         cluster::{patterns, service_export_to},
-        name::{is_exported, resolve_gateway, resolve_host, service_host},
-        store::{contains, delegate_key, destinations},
+        name::{Age, is_exported, resolve_gateway, resolve_host, service_host},
+        store::{contains, delegate_key, destinations, mesh_hosts},
     };
 }
 

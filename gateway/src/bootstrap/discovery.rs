@@ -121,6 +121,13 @@ impl Environment {
         Self(env::vars_os().filter_map(text).collect())
     }
 
+    /// The mesh's and the pod's ProxyConfig, as Istio's injector gives it.
+    pub(super) fn proxy_config(&self) -> Result<Option<serde_json::Value>, String> {
+        let text = self.find("PROXY_CONFIG");
+        let config = text.map(serde_json::from_str).transpose();
+        config.map_err(|error| format!("PROXY_CONFIG cannot be read as JSON: {error}"))
+    }
+
     /// An empty variable is none, as charts write it.
     pub(super) fn find(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
@@ -128,9 +135,7 @@ impl Environment {
 
     /// `discoveryAddress` of Istio's `PROXY_CONFIG`.
     fn discovery_address(&self) -> Result<Option<Address>, String> {
-        let Some(text) = self.find("PROXY_CONFIG") else { return Ok(None) };
-        let config: serde_json::Value = serde_json::from_str(text)
-            .map_err(|error| format!("PROXY_CONFIG cannot be read as JSON: {error}"))?;
+        let Some(config) = self.proxy_config()? else { return Ok(None) };
         let address = config.get("discoveryAddress").and_then(serde_json::Value::as_str);
         let parse = |text: &str| {
             text.parse().map_err(|error| format!("PROXY_CONFIG: discoveryAddress: {error}"))
@@ -175,6 +180,7 @@ impl DiscoveryArguments {
             given.or_else(|| text(name)).unwrap_or_else(|| default.to_owned())
         };
         let proxy = ads::Proxy {
+            role: ads::Role::Router,
             name: or_default(None, "POD_NAME", "weir-gateway"),
             namespace: namespace.to_owned(),
             service_account: or_default(self.service_account, "SERVICE_ACCOUNT", "default"),

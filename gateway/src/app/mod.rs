@@ -10,8 +10,12 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
-use weir_config::compile::{Change, Proxy};
+use weir_config::compile::{Change, Proxy, ProxyKind};
 
+mod ending;
+mod readiness;
+
+use self::{ending::Ending, readiness::Readiness};
 use crate::{
     admin::{self, AdminState},
     bootstrap::{Bootstrap, ConfigSource, Discovery},
@@ -97,6 +101,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
 
     let (ready, is_ready) = watch::channel(false);
     let (quit, mut quitting) = mpsc::channel(1);
+    let ending = Ending::new(bootstrap, &listeners);
     let admin = admin::start(
         bootstrap,
         AdminState {
@@ -105,10 +110,12 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
             configured: applier.configured(),
             ready: is_ready,
             discovery: source.status(),
+            drain: ending.asking(),
             quit,
         },
     )?;
 
+    let ready = Readiness::new(bootstrap, ready);
     let configuring = source.follow(applier, ready.clone());
 
     let failed = tokio::select! {
@@ -117,12 +124,18 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         _ = quitting.recv() => None,
         error = configuring => Some(error),
     };
-    ready.send_replace(false);
     if let Some(Err(error)) = failed {
         return Err(error);
     }
     tracing::info!(seconds = bootstrap.drain_time.as_secs(), "draining");
-    let cut = listeners.drain(bootstrap.drain_time).await;
+    let cut = match bootstrap.kind {
+        ProxyKind::Gateway => {
+            ready.end();
+            listeners.drain(bootstrap.drain_time).await
+        }
+        // A pod that ends is an endpoint only while it is ready, should no other be left.
+        ProxyKind::Sidecar { .. } => ending.end(bootstrap.drain_time).await,
+    };
     if cut > 0 {
         tracing::warn!(connections = cut, "still open at the end of the drain time, cut");
     }
@@ -163,7 +176,7 @@ impl<'a> Source<'a> {
     }
 
     /// Returns only with an error that leaves nothing to serve.
-    async fn follow(self, applier: Applier, ready: watch::Sender<bool>) -> anyhow::Result<()> {
+    async fn follow(self, applier: Applier, ready: Readiness) -> anyhow::Result<()> {
         match self {
             Self::Files(options, identity) => follow_files(applier, options, identity, ready).await,
             Self::Controller(discovery, status) => {
@@ -180,7 +193,7 @@ async fn follow_controller(
     mut applier: Applier,
     discovery: &Discovery,
     status: Arc<DiscoveryStatus>,
-    ready: watch::Sender<bool>,
+    ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
     let control_plane = ControlPlane {
@@ -191,8 +204,12 @@ async fn follow_controller(
         workload: workload.clone(),
     };
     let authority = discovery.authority(&control_plane);
-    let files = discovery.identity_files.clone();
-    let identity = identity::Options { authority, identity: discovery.identity(), files };
+    let identity = identity::Options {
+        authority,
+        identity: discovery.identity(),
+        files: discovery.identity_files.clone(),
+        state_dir: discovery.state_dir.clone(),
+    };
     let _identity = AbortOnDropHandle::new(tokio::spawn(identity::keep(identity, issued)));
     let (source, saved) = AdsSource::open(ads::Options {
         control_plane,
@@ -204,7 +221,7 @@ async fn follow_controller(
     let mut pushes = source.follow();
     if let Some(saved) = saved {
         applier.apply(saved).await;
-        is_ready(&ready);
+        ready.is_configured();
     }
     let configured = applier.configured();
     let mut files = tokio::time::interval(FILES_INTERVAL);
@@ -213,7 +230,7 @@ async fn follow_controller(
             push = pushes.next() => match push {
                 Some(Push { update, answer }) => {
                     applier.apply(update).await;
-                    is_ready(&ready);
+                    ready.is_configured();
                     answer.send(|key| configured.refusal(key));
                 }
                 None => anyhow::bail!("the task that follows the controller ended"),
@@ -221,15 +238,10 @@ async fn follow_controller(
             Ok(()) = workload.changed() => {
                 let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
                 applier.set_identity(secret).await;
+                ready.is_somebody();
             }
             _ = files.tick() => applier.refresh_files().await,
         }
-    }
-}
-
-fn is_ready(ready: &watch::Sender<bool>) {
-    if !ready.send_replace(true) {
-        tracing::info!("ready");
     }
 }
 
@@ -239,7 +251,7 @@ async fn follow_files(
     mut applier: Applier,
     options: file::Options,
     (identity, has_identity): (Option<PathBuf>, bool),
-    ready: watch::Sender<bool>,
+    ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
     // Without a folder the channel ends, and nothing is awaited from it.
@@ -253,7 +265,9 @@ async fn follow_files(
         applier.set_identity(secret).await;
     }
     applier.apply(update(first, has_mesh)).await;
-    is_ready(&ready);
+    ready.is_configured();
+    // Without a certificate there is none to wait for.
+    ready.is_somebody();
     let mut changes = source.watch()?;
     let mut files = tokio::time::interval(FILES_INTERVAL);
     loop {

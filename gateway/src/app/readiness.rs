@@ -1,0 +1,84 @@
+//! When a proxy is ready: never again for the worse, but at its end.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use tokio::sync::watch;
+use weir_config::compile::ProxyKind;
+
+use crate::bootstrap::Bootstrap;
+
+/// What is still missing.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    ready: watch::Sender<bool>,
+    configured: Arc<AtomicBool>,
+    /// A sidecar without a certificate can be reached by nobody of the mesh. A gateway serves clients
+    /// that know nothing of it.
+    identified: Arc<AtomicBool>,
+}
+
+impl Readiness {
+    pub fn new(bootstrap: &Bootstrap, ready: watch::Sender<bool>) -> Self {
+        let needs_identity = matches!(bootstrap.kind, ProxyKind::Sidecar { .. });
+        Self {
+            ready,
+            configured: Arc::default(),
+            identified: Arc::new(AtomicBool::new(!needs_identity)),
+        }
+    }
+
+    /// A configuration is in force.
+    pub fn is_configured(&self) {
+        self.configured.store(true, Relaxed);
+        self.conclude();
+    }
+
+    /// There is a certificate, or none to come.
+    pub fn is_somebody(&self) {
+        self.identified.store(true, Relaxed);
+        self.conclude();
+    }
+
+    pub fn end(&self) {
+        self.ready.send_replace(false);
+    }
+
+    fn conclude(&self) {
+        let is_ready = self.configured.load(Relaxed) && self.identified.load(Relaxed);
+        if is_ready && !self.ready.send_replace(true) {
+            tracing::info!("ready");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readiness(needs_identity: bool) -> (Readiness, watch::Receiver<bool>) {
+        let (ready, is_ready) = watch::channel(false);
+        let identified = Arc::new(AtomicBool::new(!needs_identity));
+        (Readiness { ready, configured: Arc::default(), identified }, is_ready)
+    }
+
+    #[test]
+    fn a_sidecar_needs_a_configuration_and_a_certificate() {
+        let (readiness, is_ready) = readiness(true);
+        readiness.is_configured();
+        assert!(!*is_ready.borrow());
+        readiness.is_somebody();
+        assert!(*is_ready.borrow());
+        readiness.end();
+        assert!(!*is_ready.borrow());
+    }
+
+    #[test]
+    fn a_gateway_needs_a_configuration() {
+        let (readiness, is_ready) = readiness(false);
+        readiness.is_configured();
+        assert!(*is_ready.borrow());
+    }
+}
