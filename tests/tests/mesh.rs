@@ -1,7 +1,7 @@
 //! Sidecars in a real cluster: a label on a namespace, and what its pods get from it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ weir_tests::cluster_suite! {
     strict_refuses_who_is_in_no_mesh_and_keeps_probes_working,
     who_may_call_is_decided_by_certificate_and_not_by_headers,
     a_job_completes,
-    calls_between_services_move_to_another_version,
+    the_example_does_what_its_readme_says,
     no_call_fails_while_the_called_is_rolled_out,
     what_nobody_knows_is_refused_where_only_the_registry_is_reached,
     a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason,
@@ -190,7 +190,7 @@ async fn who_may_call_is_decided_by_certificate_and_not_by_headers(cluster: Arc<
     let web = identity("policy", "web");
     let forged = [
         format!("x-forwarded-client-cert: By={web};URI={web}"),
-        format!("x-envoy-peer-metadata-id: sidecar~10.0.0.1~web~policy"),
+        "x-envoy-peer-metadata-id: sidecar~10.0.0.1~web~policy".to_owned(),
         "x-forwarded-for: 127.0.0.1".to_owned(),
     ];
     for header in &forged {
@@ -223,38 +223,39 @@ async fn a_job_completes(cluster: Arc<Cluster>) {
     shop.wait("job/bill", "condition=Complete").await;
 }
 
-async fn calls_between_services_move_to_another_version(cluster: Arc<Cluster>) {
+async fn the_example_does_what_its_readme_says(cluster: Arc<Cluster>) {
     let _controller = CONTROLLER.read().await;
     mesh(&cluster).await;
-    let shop = cluster.injected("canary", &["web", "pay"]).await;
-    shop.apply(&manifest("pay", "v2", 1)).await;
-    shop.rolled_out("pay-v2").await;
-    shop.apply(
-        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: { name: pay }\n\
-         spec: { host: pay, subsets: [{ name: v1, labels: { version: v1 } }, \
-         { name: v2, labels: { version: v2 } }] }\n",
-    )
-    .await;
-    for version in ["v1", "v2"] {
-        shop.apply(&format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: pay }}\n\
-             spec: {{ hosts: [pay], http: [{{ route: [{{ destination: {{ host: pay, subset: {version} }} }}] }}] }}\n"
-        ))
-        .await;
-        let backend = |body: &str| -> String {
-            let received: Value = serde_json::from_str(body).unwrap();
-            received["backend"].as_str().unwrap().to_owned()
-        };
-        // Before, both answer: one answer of the wanted version says nothing yet.
-        eventually(&format!("{version} answers alone"), async || {
-            let mut answered = Vec::new();
-            for _ in 0..4 {
-                answered.push(backend(&shop.served_to("web", &["http://pay/"]).await.body));
-            }
-            answered.iter().all(|it| it == version).then_some(())
-        })
-        .await;
+    let shop = cluster.asking_for_sidecars("example").await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/mesh");
+    let file = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let services = file("services.yaml").replace("image: APP", &format!("image: {}", app::IMAGE));
+    shop.apply(&services).await;
+    for name in ["strict.yaml", "policy.yaml", "canary.yaml"] {
+        shop.apply(&file(name)).await;
     }
+    for deployment in ["web", "pay-v1", "pay-v2"] {
+        shop.rolled_out(deployment).await;
+    }
+    let answers = async || {
+        // A hundred calls, one after the other.
+        let body = shop.ask_from("web", &["http://pay/[1-100]"]).await.body;
+        ["v1", "v2"].map(|version| body.matches(&format!("\"backend\":\"{version}\"")).count())
+    };
+    eventually("both versions answer, the first more often", async || {
+        let [v1, v2] = answers().await;
+        (v1 + v2 == 100 && v1 > v2 && v2 > 0).then_some(())
+    })
+    .await;
+    let plain = Request::get("pay", "/");
+    eventually("a plain client is refused", async || {
+        shop.ask_plainly("pay", APP_PORT, &plain).await.is_none().then_some(())
+    })
+    .await;
+
+    let moved = file("canary.yaml").replace("weight: 90", "weight: 0").replace("10}", "100}");
+    shop.apply(&moved).await;
+    eventually_eq([0, 100], answers).await;
 }
 
 /// What the calling application says of one second.

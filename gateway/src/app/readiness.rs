@@ -30,6 +30,11 @@ impl Readiness {
         }
     }
 
+    /// Whether nobody is served before there is a certificate.
+    pub fn needs_identity(&self) -> bool {
+        !self.identified.load(Relaxed)
+    }
+
     /// A configuration is in force.
     pub fn is_configured(&self) {
         self.configured.store(true, Relaxed);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// Probes and hooks by the path they are asked at here.
 pub type Probers = BTreeMap<String, Prober>;
@@ -12,6 +12,8 @@ pub type Probers = BTreeMap<String, Prober>;
 pub struct Settings {
     /// `ISTIO_KUBE_APP_PROBERS`
     pub probers: Probers,
+    /// `ISTIO_META_POD_PORTS`: those of the containers, by name.
+    pub ports: BTreeMap<String, u16>,
     /// `ISTIO_PROMETHEUS_ANNOTATIONS`; `None`: it has no metrics, or they are asked for elsewhere.
     pub scraped: Option<ScrapeTarget>,
 }
@@ -75,10 +77,17 @@ pub struct ScrapeTarget {
     pub path: String,
 }
 
+/// Of a container's manifest.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: String,
+    container_port: u16,
+}
+
 /// Annotations of the pod: all of them text.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Annotations {
     scrape: String,
     path: String,
@@ -90,17 +99,25 @@ impl Settings {
     ///
     /// # Errors
     /// They are not what an injector writes.
-    pub fn read(probers: Option<&str>, annotations: Option<&str>) -> Result<Self, SettingsError> {
-        let failed = |variable| move |source| SettingsError { variable, source };
-        let probers = probers.map(serde_json::from_str).transpose();
-        let annotations = annotations.map(serde_json::from_str).transpose();
+    pub fn read<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Result<Self, SettingsError> {
+        let ports: Vec<ContainerPort> = parse(&find, "ISTIO_META_POD_PORTS")?.unwrap_or_default();
+        let named = ports.into_iter().filter(|port| !port.name.is_empty());
+        let annotations: Option<Annotations> = parse(&find, "ISTIO_PROMETHEUS_ANNOTATIONS")?;
         Ok(Self {
-            probers: probers.map_err(failed("ISTIO_KUBE_APP_PROBERS"))?.unwrap_or_default(),
-            scraped: annotations
-                .map_err(failed("ISTIO_PROMETHEUS_ANNOTATIONS"))?
-                .and_then(Annotations::target),
+            probers: parse(&find, "ISTIO_KUBE_APP_PROBERS")?.unwrap_or_default(),
+            ports: named.map(|port| (port.name, port.container_port)).collect(),
+            scraped: annotations.and_then(Annotations::target),
         })
     }
+}
+
+/// Generic over what a variable holds.
+fn parse<'a, T: DeserializeOwned>(
+    find: impl Fn(&str) -> Option<&'a str>,
+    variable: &'static str,
+) -> Result<Option<T>, SettingsError> {
+    let value = find(variable).map(serde_json::from_str).transpose();
+    value.map_err(|source| SettingsError { variable, source })
 }
 
 impl Annotations {
@@ -117,6 +134,17 @@ impl Annotations {
 mod tests {
     use super::*;
 
+    fn read(variable: &str, text: &str) -> Result<Settings, SettingsError> {
+        Settings::read(|asked| (asked == variable).then_some(text))
+    }
+
+    #[test]
+    fn the_containers_ports_are_known_by_name() {
+        let text = r#"[{"name":"http","containerPort":8080,"protocol":"TCP"},{"containerPort":1}]"#;
+        let ports = read("ISTIO_META_POD_PORTS", text).unwrap().ports;
+        assert_eq!(ports, [("http".to_owned(), 8080)].into());
+    }
+
     #[test]
     fn probers_are_read_as_injectors_write_them() {
         let text = r#"{"/app-health/web/livez":
@@ -124,24 +152,24 @@ mod tests {
              "timeoutSeconds":3},
             "/app-health/web/readyz": {"grpc":{"port":9000,"service":null}},
             "/app-lifecycle/web/prestopz": {"tcpSocket":{"port":1}}}"#;
-        let settings = Settings::read(Some(text), None).unwrap();
+        let settings = read("ISTIO_KUBE_APP_PROBERS", text).unwrap();
         let live = &settings.probers["/app-health/web/livez"];
         let get = live.http_get.as_ref().unwrap();
         assert_eq!((get.port, get.scheme.as_str(), live.timeout_seconds), (8443, "HTTPS", 3));
         assert_eq!(get.http_headers[0].name, "x-a");
         let ready = settings.probers["/app-health/web/readyz"].grpc.as_ref().unwrap();
         assert_eq!((ready.port, ready.service.as_deref()), (9000, None));
-        let error = Settings::read(Some("[]"), None).unwrap_err().to_string();
+        let error = read("ISTIO_KUBE_APP_PROBERS", "[]").unwrap_err().to_string();
         assert!(error.starts_with("ISTIO_KUBE_APP_PROBERS cannot be read"), "{error}");
     }
 
     #[test]
     fn metrics_are_where_prometheus_would_look_for_them() {
-        let target = |text| Settings::read(None, Some(text)).unwrap().scraped;
+        let target = |text| read("ISTIO_PROMETHEUS_ANNOTATIONS", text).unwrap().scraped;
         let at = |port, path: &str| Some(ScrapeTarget { port, path: path.to_owned() });
         assert_eq!(target(r#"{"scrape":"true","path":"","port":""}"#), at(80, "/metrics"));
         assert_eq!(target(r#"{"scrape":"","path":"/m","port":"9102"}"#), at(9102, "/m"));
         assert_eq!(target(r#"{"scrape":"false","path":"/m","port":"9102"}"#), None);
-        assert_eq!(Settings::read(None, None).unwrap().scraped, None);
+        assert_eq!(Settings::read(|_| None).unwrap(), Settings::default());
     }
 }

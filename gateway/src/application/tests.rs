@@ -18,7 +18,8 @@ async fn listen() -> (TcpListener, u16) {
 
 fn prober(json: &str) -> Prober {
     let probers = format!(r#"{{"/app-health/a/livez": {json}}}"#);
-    let mut settings = Settings::read(Some(&probers), None).unwrap();
+    let mut settings =
+        Settings::read(|name| (name == "ISTIO_KUBE_APP_PROBERS").then_some(&*probers)).unwrap();
     settings.probers.pop_first().unwrap().1
 }
 

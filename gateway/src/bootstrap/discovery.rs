@@ -69,6 +69,11 @@ pub(super) struct DiscoveryArguments {
     )]
     pub(super) identity_files: PathBuf,
 
+    /// Folder to keep the certificate that the controller signs in, with its key, to start without the
+    /// controller; in a pod an emptyDir in memory. Without it the key never leaves the process.
+    #[arg(long, value_name = "DIR", env = "WEIR_IDENTITY_DIR")]
+    identity_dir: Option<PathBuf>,
+
     /// What its identity begins with [default: cluster.local; Istio: TRUST_DOMAIN]
     #[arg(long, value_name = "DOMAIN", env = "WEIR_TRUST_DOMAIN")]
     trust_domain: Option<String>,
@@ -86,6 +91,7 @@ pub struct Discovery {
     pub proxy: ads::Proxy,
     pub trust_domain: String,
     pub identity_files: PathBuf,
+    pub identity_dir: Option<PathBuf>,
 }
 
 impl Discovery {
@@ -197,6 +203,7 @@ impl DiscoveryArguments {
             state_dir: self.state_dir,
             proxy,
             identity_files: self.identity_files,
+            identity_dir: self.identity_dir,
             trust_domain: or_default(self.trust_domain, "TRUST_DOMAIN", "cluster.local"),
         })
     }

@@ -113,9 +113,7 @@ impl SidecarArguments {
         if bootstrap.metrics.is_empty() {
             bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
         }
-        let probers = environment.find("ISTIO_KUBE_APP_PROBERS");
-        let annotations = environment.find("ISTIO_PROMETHEUS_ANNOTATIONS");
-        let settings = Settings::read(probers, annotations);
+        let settings = Settings::read(|name| environment.find(name));
         let settings = settings.map_err(|error| wrong(error.to_string()))?;
         if let ConfigSource::Discovery(discovery) = &mut bootstrap.source {
             discovery.proxy.role = Role::Sidecar;

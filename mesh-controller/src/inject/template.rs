@@ -163,6 +163,7 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
         "args": [
             "--discovery", knobs.proxy_config["discoveryAddress"],
             "--state-dir", STATE_DIR,
+            "--identity-dir", STATE_DIR,
             "--log-level", knobs.log_level,
         ],
         "ports": [{ "name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP" }],

@@ -6,13 +6,16 @@
 //! With `CALLS` it is a client too: to the end it calls `HOST:PORT` some five hundred times a second,
 //! and writes what came of it, a line every second.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    io::{Write as _, stdout},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use http::Version;
 use serde_json::json;
 use tokio::{
-    io::{AsyncWriteExt, stdout},
     net::lookup_host,
     signal::unix::{SignalKind, signal},
 };
@@ -53,7 +56,7 @@ async fn call(to: String) -> anyhow::Result<()> {
         tokio::time::sleep(ROUND).await;
         let tally = load.stop().await;
         let line = json!({ "succeeded": tally.succeeded, "failures": tally.failures });
-        stdout().write_all(format!("{line}\n").as_bytes()).await?;
+        writeln!(stdout(), "{line}")?;
     }
 }
 

@@ -1,0 +1,189 @@
+//! Where the configuration comes from, and how it gets from there into force.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+use weir_config::compile::Change;
+
+use super::readiness::Readiness;
+use crate::{
+    bootstrap::{Bootstrap, ConfigSource, Discovery},
+    control_plane::ControlPlane,
+    discovery::{
+        ads::{self, AdsSource, Push},
+        apply::{Applier, Update},
+        file::{self, FileSource},
+    },
+    identity,
+    telemetry::{Telemetry, discovery::DiscoveryStatus},
+};
+
+/// Between two looks at the certificate files that secrets name.
+const FILES_INTERVAL: Duration = Duration::from_secs(5);
+/// For a certificate that is said to be there.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where the configuration comes from, with what is needed to follow it.
+pub enum Source<'a> {
+    Files(file::Options, (Option<PathBuf>, bool)),
+    Controller(&'a Discovery, Arc<DiscoveryStatus>),
+}
+
+impl<'a> Source<'a> {
+    pub fn new(bootstrap: &'a Bootstrap, telemetry: &Telemetry) -> anyhow::Result<Self> {
+        Ok(match &bootstrap.source {
+            ConfigSource::Files { paths, mesh_config } => {
+                let options = file::Options {
+                    paths: paths.clone(),
+                    mesh_config: mesh_config.clone(),
+                    namespace: bootstrap.namespace.clone(),
+                };
+                let identity = (bootstrap.identity_files.clone(), bootstrap.has_identity());
+                Self::Files(options, identity)
+            }
+            ConfigSource::Discovery(discovery) => {
+                Self::Controller(discovery, telemetry.metrics.discovery()?)
+            }
+        })
+    }
+
+    pub fn status(&self) -> Option<Arc<DiscoveryStatus>> {
+        match self {
+            Self::Files(..) => None,
+            Self::Controller(_, status) => Some(Arc::clone(status)),
+        }
+    }
+
+    /// Returns only with an error that leaves nothing to serve.
+    pub async fn follow(self, applier: Applier, ready: Readiness) -> anyhow::Result<()> {
+        match self {
+            Self::Files(options, identity) => follow_files(applier, options, identity, ready).await,
+            Self::Controller(discovery, status) => {
+                // Large, and there is one.
+                Box::pin(follow_controller(applier, discovery, status, ready)).await
+            }
+        }
+    }
+}
+
+/// Puts in force what the copy on disk says, if there is one, and then push by push what the
+/// controller says.
+async fn follow_controller(
+    mut applier: Applier,
+    discovery: &Discovery,
+    status: Arc<DiscoveryStatus>,
+    ready: Readiness,
+) -> anyhow::Result<()> {
+    let (issued, mut workload) = watch::channel(None);
+    let control_plane = ControlPlane {
+        address: discovery.address.clone(),
+        server_name: discovery.server_name.clone(),
+        root: discovery.root.clone(),
+        token: discovery.token.clone(),
+        workload: workload.clone(),
+    };
+    let authority = discovery.authority(&control_plane);
+    let identity = identity::Options {
+        authority,
+        identity: discovery.identity(),
+        files: discovery.identity_files.clone(),
+        kept_in: discovery.identity_dir.clone(),
+    };
+    let _identity = AbortOnDropHandle::new(tokio::spawn(identity::keep(identity, issued)));
+    let (source, saved) = AdsSource::open(ads::Options {
+        control_plane,
+        proxy: discovery.proxy.clone(),
+        state_dir: discovery.state_dir.clone(),
+        status,
+    });
+    // Connects while the copy is put in force.
+    let mut pushes = source.follow();
+    if ready.needs_identity() && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
+        // Before the first connection, which may need it.
+        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+        applier.set_identity(secret).await;
+        ready.is_somebody();
+    }
+    if let Some(saved) = saved {
+        applier.apply(saved).await;
+        ready.is_configured();
+    }
+    let configured = applier.configured();
+    let mut files = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tokio::select! {
+            push = pushes.next() => match push {
+                Some(Push { update, answer }) => {
+                    applier.apply(update).await;
+                    ready.is_configured();
+                    answer.send(|key| configured.refusal(key));
+                }
+                None => anyhow::bail!("the task that follows the controller ended"),
+            },
+            Ok(()) = workload.changed() => {
+                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+                applier.set_identity(secret).await;
+                ready.is_somebody();
+            }
+            _ = files.tick() => applier.refresh_files().await,
+        }
+    }
+}
+
+/// Puts in force what the folder says, first as a whole and then change by change. Returns only with
+/// an error of the first kind: there is nothing to serve.
+async fn follow_files(
+    mut applier: Applier,
+    options: file::Options,
+    (identity, has_identity): (Option<PathBuf>, bool),
+    ready: Readiness,
+) -> anyhow::Result<()> {
+    let (issued, mut workload) = watch::channel(None);
+    // Without a folder the channel ends, and nothing is awaited from it.
+    let _following = identity
+        .map(|folder| AbortOnDropHandle::new(tokio::spawn(identity::follow(folder, issued))));
+    let has_mesh = options.mesh_config.is_some();
+    let (source, first) = FileSource::load(options)?;
+    if has_identity && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
+        // Before the first connection, which may need it.
+        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+        applier.set_identity(secret).await;
+    }
+    applier.apply(update(first, has_mesh)).await;
+    ready.is_configured();
+    // Without a certificate there is none to wait for.
+    ready.is_somebody();
+    let mut changes = source.watch()?;
+    let mut files = tokio::time::interval(FILES_INTERVAL);
+    loop {
+        tokio::select! {
+            change = changes.recv() => match change {
+                Some(change) => applier.apply(update(change, has_mesh)).await,
+                // The watching thread ended, which it does not by itself: go on with what there is.
+                None => std::future::pending().await,
+            },
+            Ok(()) = workload.changed() => {
+                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+                applier.set_identity(secret).await;
+            }
+            _ = files.tick() => applier.refresh_files().await,
+        }
+    }
+}
+
+/// `has_mesh`: without a MeshConfig file the defaults of a gateway that stands alone are in force, not
+/// those of an empty file.
+fn update(changes: file::Changes, has_mesh: bool) -> Update {
+    let file::Changes { objects, mesh_config, diagnostics, noticed } = changes;
+    let changes = objects.into_iter().map(|(key, object)| match object {
+        Some(object) => Change::Upsert(object),
+        None => Change::Remove(key),
+    });
+    Update {
+        changes: changes.collect(),
+        mesh: mesh_config.filter(|_| has_mesh).map(Arc::unwrap_or_clone),
+        unread: diagnostics,
+        noticed,
+    }
+}
