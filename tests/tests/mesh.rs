@@ -28,7 +28,7 @@ weir_tests::cluster_suite! {
     who_may_call_is_decided_by_certificate_and_not_by_headers,
     a_job_completes,
     the_example_does_what_its_readme_says,
-    no_call_fails_while_the_called_is_rolled_out,
+    no_call_fails_while_the_called_is_rolled_out_and_the_caller_ends,
     what_nobody_knows_is_refused_where_only_the_registry_is_reached,
     a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason,
     a_sidecar_restarts_without_a_controller,
@@ -83,7 +83,6 @@ async fn a_label_on_a_namespace_gives_its_pods_sidecars_that_know_each_other(
     let answer = shop.served_to("web", &["http://pay/asked"]).await;
     let received: Value = serde_json::from_str(&answer.body).unwrap();
     let vouched = received["headers"]["x-forwarded-client-cert"][0].as_str().unwrap();
-    assert!(vouched.contains(&format!("By={pay};")), "{vouched}");
     assert!(vouched.ends_with(&format!("URI={web}")), "{vouched}");
 
     eventually("the called's log names the caller", async || {
@@ -105,7 +104,20 @@ async fn a_label_on_a_namespace_gives_its_pods_sidecars_that_know_each_other(
         })
         .await;
     }
+    calls_of_itself_are_taken_by_its_name_only(&shop, &web).await;
     ports_of_the_sidecar_are_no_way_in(&shop).await;
+}
+
+/// By the name of its service a workload meets its own policy; by its address it does not.
+async fn calls_of_itself_are_taken_by_its_name_only(shop: &Namespace<'_>, web: &str) {
+    let by_name = shop.served_to("web", &["http://web/"]).await;
+    assert!(by_name.body.contains(&format!("URI={web}")), "{}", by_name.body);
+    let ip = shop.pod_ip("web").await;
+    for address in [ip.to_string(), "127.0.0.1".to_owned()] {
+        let by_address = shop.ask_from("web", &[&format!("http://{address}:{APP_PORT}/")]).await;
+        assert_eq!(by_address.status, 200, "{address}");
+        assert!(!by_address.body.contains("x-forwarded"), "{}", by_address.body);
+    }
 }
 
 /// From outside the pod: nothing that ends it, no way round the redirection, no admin pages.
@@ -267,18 +279,23 @@ struct Round {
 
 /// Everything the application `web` has called so far.
 async fn rounds(shop: &Namespace<'_>) -> Vec<Round> {
-    let log = shop.kubectl(&["logs", &shop.pod("web").await, "--container=app"]).await;
+    read(&shop.kubectl(&["logs", &shop.pod("web").await, "--container=app"]).await)
+}
+
+fn read(log: &str) -> Vec<Round> {
     log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-async fn no_call_fails_while_the_called_is_rolled_out(cluster: Arc<Cluster>) {
+async fn no_call_fails_while_the_called_is_rolled_out_and_the_caller_ends(cluster: Arc<Cluster>) {
     let _controller = CONTROLLER.read().await;
     mesh(&cluster).await;
     let shop = cluster.asking_for_sidecars("rollout").await;
     shop.apply(&manifest("pay", "v1", 3)).await;
     shop.rolled_out("pay-v1").await;
     let version = "            - { name: VERSION, value: \"v1\" }\n";
-    let calls = "            - { name: CALLS, value: 'pay:80' }\n";
+    // It goes on calling when it is told to end.
+    let calls = "            - { name: CALLS, value: 'pay:80' }\n            \
+                 - { name: GRACE_SECONDS, value: '4' }\n";
     let web = manifest("web", "v1", 1).replace(version, &format!("{version}{calls}"));
     shop.apply(&web).await;
     shop.rolled_out("web-v1").await;
@@ -298,7 +315,11 @@ async fn no_call_fails_while_the_called_is_rolled_out(cluster: Arc<Cluster>) {
     let done = rounds(&shop).await.len();
     eventually("it goes on calling", async || (rounds(&shop).await.len() > done).then_some(()))
         .await;
-    let rounds = rounds(&shop).await;
+    let caller = shop.pod("web").await;
+    let follow = ["logs", "--follow", "--container=app", &caller];
+    let delete = ["delete", "pod", "--wait=false", &caller];
+    let (log, _) = tokio::join!(shop.kubectl(&follow), shop.kubectl(&delete));
+    let rounds = read(&log);
     let failed: Vec<_> = rounds.iter().filter(|round| !round.failures.is_empty()).collect();
     let succeeded: u64 = rounds.iter().map(|round| round.succeeded).sum();
     assert!(failed.is_empty(), "of {succeeded}: {failed:?}");

@@ -61,7 +61,8 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     // Supervisors send it on log rotation and terminals when they close; neither is meant.
     let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
 
-    let reporter = Reporter::new(&bootstrap.namespace, &bootstrap.labels);
+    let principal = bootstrap.principal().unwrap_or_default().into();
+    let reporter = Reporter { principal, ..Reporter::new(&bootstrap.namespace, &bootstrap.labels) };
     let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
     log::report_panics(telemetry.metrics.panics.clone());
     let engine = Arc::new(Engine::new(Limits::default(), telemetry));

@@ -139,6 +139,15 @@ impl SidecarArguments {
 }
 
 impl Bootstrap {
+    /// Who a sidecar is in the mesh, where it is known before there is a certificate.
+    #[must_use]
+    pub fn principal(&self) -> Option<String> {
+        match (&self.kind, &self.source) {
+            (ProxyKind::Sidecar { .. }, ConfigSource::Discovery(it)) => Some(it.identity()),
+            _ => None,
+        }
+    }
+
     /// Whether there is a certificate of the mesh, or will be.
     #[must_use]
     pub fn has_identity(&self) -> bool {

@@ -68,6 +68,14 @@ impl Capture {
     }
 }
 
+/// What programs of one machine say to each other, such as a kubelet to its containers' shells.
+fn is_of_this_machine(frame: &[u8]) -> bool {
+    const IPV4: [u8; 2] = [8, 0];
+    const LOOPBACK: u8 = 127;
+    // The type is behind two hardware addresses, the source in the fourth word behind that.
+    frame.get(12..14) == Some(&IPV4) && frame.get(26) == Some(&LOOPBACK)
+}
+
 fn listen() -> Socket {
     let every = Protocol::from(i32::from(EVERY_PROTOCOL.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every)).expect("make a socket");
@@ -79,6 +87,7 @@ fn read(mut socket: Socket, ends: &AtomicBool) -> Vec<u8> {
     let (mut passed, mut frame) = (Vec::new(), vec![0; MAX_FRAME]);
     loop {
         match socket.read(&mut frame) {
+            Ok(length) if is_of_this_machine(&frame[..length]) => {}
             Ok(length) => passed.extend_from_slice(&frame[..length]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // Nothing is left of what passed before it was to end.
