@@ -1,9 +1,10 @@
-# Images of the gateway and the controller:
+# Images of the gateway, the controller and the sidecar with its redirect rules:
 #
 #   docker build --target gateway -t weir/weir-gateway:0.0.0 .
 #   docker build --target controller -t weir/weir-controller:0.0.0 .
+#   docker build --target sidecar -t weir/weir-sidecar:0.0.0 .
 #
-# They hold the program, what it is linked against and what TLS needs; no shell, no package manager.
+# They hold the programs, what they are linked against and what TLS needs; no shell, no package manager.
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
@@ -11,10 +12,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin weir-gateway --bin weir-controller \
+RUN cargo build --release --locked \
+        --bin weir-gateway --bin weir-controller --bin weir-sidecar --bin weir-init \
     && for name in gateway controller; do \
         sh tests/cluster/internal/image/layout.sh /images/$name target/release/weir-$name; \
-    done
+    done \
+    && sh tests/cluster/internal/image/layout.sh /images/sidecar \
+        target/release/weir-sidecar target/release/weir-init
 
 FROM scratch AS gateway
 COPY --from=build /images/gateway /
@@ -27,3 +31,10 @@ COPY --from=build /images/controller /
 ENV PATH=/usr/local/bin:/usr/bin:/bin
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/weir-controller"]
+
+# The injector says which of the two programs a container runs, and as whom.
+FROM scratch AS sidecar
+COPY --from=build /images/sidecar /
+ENV PATH=/usr/local/bin:/usr/bin:/bin
+USER 1337:1337
+ENTRYPOINT ["/usr/local/bin/weir-sidecar"]

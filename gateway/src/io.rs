@@ -55,6 +55,20 @@ macro_rules! each {
 }
 
 impl Io {
+    /// What was negotiated as a client of TLS; `None`: nothing.
+    #[must_use]
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::ClientTls(io) => io.get_ref().1.alpn_protocol(),
+            Self::UnixClientTls(io) => io.get_ref().1.alpn_protocol(),
+            Self::Tcp(_)
+            | Self::Unix(_)
+            | Self::ServerTls(_)
+            | Self::UnixServerTls(_)
+            | Self::Replayed(_) => None,
+        }
+    }
+
     /// The same stream before `bytes` were read from it. Only sockets are looked into.
     #[must_use]
     pub fn after(self, bytes: Vec<u8>) -> Self {

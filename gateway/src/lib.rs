@@ -36,6 +36,7 @@ pub mod local_reply;
 pub mod snapshot;
 
 pub mod admin;
+pub mod application;
 pub mod cluster;
 pub mod codec;
 pub mod control_plane;

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use weir_gateway::{
     app,
-    bootstrap::{Bootstrap, Environment, LogFormat, SidecarArguments},
+    bootstrap::{Bootstrap, Environment, LogFormat, SidecarArguments, SidecarCommand},
     telemetry::log,
 };
+
+mod ask;
 
 /// Gives memory back after a peak and does not fragment over weeks, unlike the system's.
 #[global_allocator]
@@ -21,6 +23,11 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => return usage(&message),
     };
+    match arguments.command {
+        Some(SidecarCommand::Drain { agent }) => return ask::drain(agent),
+        Some(SidecarCommand::Wait { status, timeout }) => return ask::wait(status, timeout),
+        None => {}
+    }
     // Before anything speaks TLS: libraries would choose another one. The error would be one that is
     // installed already, and nothing ran before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -139,12 +139,14 @@ pub struct SidecarOptions<'a> {
     pub mesh: &'a str,
     /// A certificate of the mesh, and who signed it.
     pub identity: Option<(&'a Identity, &'a Authority)>,
+    /// What an injector would tell it.
+    pub environment: &'a [(&'a str, &'a str)],
 }
 
 impl Pod {
     /// Redirects the pod's connections to a sidecar of namespace `shop` and starts that.
     pub async fn start_sidecar(&mut self, options: SidecarOptions<'_>) {
-        let SidecarOptions { labels, config, mesh, identity } = options;
+        let SidecarOptions { labels, config, mesh, identity, environment } = options;
         let write = |name: &str, text: &str| {
             let path = self.folder.join(name);
             fs::write(&path, text).expect("write a file of the sidecar");
@@ -173,6 +175,7 @@ impl Pod {
             command.arg("--identity-files").arg(&folder);
             command.args(["--namespace", "shop", "--labels", labels, "--pod-ip", &ip]);
             command.args(["--workers", "1", "--drain-time", "1s"]);
+            command.envs(environment.iter().copied());
             command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
             command.uid(PROXY_UID).gid(PROXY_UID);
             command.spawn().expect("start the sidecar")
@@ -183,6 +186,16 @@ impl Pod {
             reply.starts_with("HTTP/1.1 200").then_some(())
         })
         .await;
+    }
+
+    /// Says something to the sidecar, as a hook of its container does.
+    #[must_use]
+    pub fn hook(&self, arguments: &[&str]) -> Output {
+        let program = binaries::built("weir-sidecar");
+        self.namespace.enter(move || {
+            let output = Command::new(program).args(arguments).output();
+            output.expect("start weir-sidecar")
+        })
     }
 
     /// Connects from the pod.

@@ -92,6 +92,9 @@ fn token(example: &str) -> String {
     format!("Bearer {}", token.trim())
 }
 
+/// Examples that are more than a gateway's configuration; `mesh.rs` drives them.
+const IN_A_CLUSTER: [&str; 1] = ["mesh"];
+
 #[tokio::test]
 async fn every_example_is_loaded_without_a_finding_and_has_a_test_here() {
     let mut names = BTreeSet::new();
@@ -99,6 +102,9 @@ async fn every_example_is_loaded_without_a_finding_and_has_a_test_here() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(path.join("README.md").exists(), "{name} has no README.md");
+        if IN_A_CLUSTER.contains(&name.as_str()) {
+            continue;
+        }
         let output = gateway::check(&path).await;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(0), "{name}: {printed}");

@@ -41,11 +41,12 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("bootstrap", &["control_plane", "discovery"]),
+    ("bootstrap", &["application", "control_plane", "discovery"]),
     ("demo", &["app", "bootstrap"]),
     (
         "admin",
         &[
+            "application",
             "bootstrap",
             "cluster",
             "discovery",
@@ -57,6 +58,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
+    ("application", &["upstream"]),
     ("discovery", &["cluster", "control_plane", "engine", "listener", "route", "snapshot", "tls"]),
     ("identity", &["control_plane", "tls"]),
     ("control_plane", &["tls"]),

@@ -310,3 +310,128 @@ async fn bytes_that_are_no_request_reach_a_port_without_a_protocol() {
         assert_eq!(echoed, bytes);
     }
 }
+
+/// What an injector tells the sidecar of an application on 8080.
+const PROBERS: &str = r#"{
+    "/app-health/app/livez": {"httpGet": {"path": "/live", "port": 8080, "httpHeaders": [{"name": "x-probe", "value": "yes"}]}},
+    "/app-health/app/readyz": {"tcpSocket": {"port": 8080}},
+    "/app-health/app/startupz": {"httpGet": {"path": "/", "port": 8099}},
+    "/app-lifecycle/app/prestopz": {"httpGet": {"path": "/stop", "port": 8080}}
+}"#;
+
+#[tokio::test]
+async fn the_kubelets_probes_reach_the_application_through_the_sidecar_under_strict() {
+    let lan = Lan::new();
+    let (kubelet, mut server) = (lan.pod("kubelet"), lan.pod("server"));
+    server.serve_http(8080, "app");
+    let authority = Authority::new("mesh");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED)
+        + &peer_authentication("STRICT");
+    let identity = authority.workload(SERVER);
+    server
+        .start_sidecar(SidecarOptions {
+            labels: "app=reviews",
+            config: &config,
+            identity: Some((&identity, &authority)),
+            environment: &[("ISTIO_KUBE_APP_PROBERS", PROBERS)],
+            ..SidecarOptions::default()
+        })
+        .await;
+
+    let plain = kubelet.try_http((server.ip, 8080), "GET /live", "app").unwrap_or_default();
+    assert!(!plain.contains("HTTP/1.1"), "it is STRICT: {plain}");
+    let asked = |path: &str| {
+        let answer = kubelet.http((server.ip, 15020), &format!("GET {path}"), "app");
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(asked("/app-health/app/livez"), "200");
+    assert_eq!(asked("/app-health/app/readyz"), "200");
+    assert_eq!(asked("/app-health/app/startupz"), "500", "nothing listens there");
+    assert_eq!(asked("/app-lifecycle/app/prestopz"), "200");
+    assert_eq!(asked("/app-health/other/livez"), "400");
+    assert_eq!(asked("/healthz/ready"), "200");
+}
+
+#[tokio::test]
+async fn metrics_of_the_application_come_with_those_of_the_sidecar() {
+    let lan = Lan::new();
+    let (prometheus, mut server) = (lan.pod("prometheus"), lan.pod("server"));
+    server.serve(9102, |mut stream| {
+        let mut buffer = [0; 4096];
+        let length = stream.read(&mut buffer).unwrap_or_default();
+        assert!(buffer[..length].starts_with(b"GET /own HTTP/1.1\r\n"));
+        let body = "# TYPE orders_total counter\norders_total 7\nprocess_open_fds 3\n";
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\n\
+                    connection: close\r\ncontent-length: ";
+        let _ = write!(stream, "{head}{}\r\n\r\n{body}", body.len());
+    });
+    let annotations = r#"{"scrape":"true","path":"/own","port":"9102"}"#;
+    let options = SidecarOptions {
+        labels: "app=server",
+        environment: &[("ISTIO_PROMETHEUS_ANNOTATIONS", annotations)],
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+
+    let merged = prometheus.http((server.ip, 15020), "GET /stats/prometheus", "server");
+    assert!(merged.contains("\norders_total 7\n"), "{merged}");
+    assert!(merged.contains("\nistio_build{"), "{merged}");
+    assert_eq!(merged.matches("\nprocess_open_fds ").count(), 1, "{merged}");
+    let own = prometheus.http((server.ip, 15090), "GET /stats/prometheus", "server");
+    assert!(own.contains("\nistio_build{") && !own.contains("orders_total"), "{own}");
+}
+
+/// A response on a connection that may stay open: the echo ends as its request did.
+fn keep_alive(pod: &Pod, to: (Ipv4Addr, u16)) -> String {
+    let mut stream = pod.connect(to).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").unwrap();
+    let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+    while answer.matches("\r\n\r\n").count() < 2 {
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0, "{answer}");
+        answer += std::str::from_utf8(&buffer[..length]).unwrap();
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_draining_sidecar_sends_clients_away_and_serves_its_workload_to_the_last() {
+    let lan = Lan::new();
+    let (client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "app");
+    client.serve_http(8081, "ratings");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "")
+        + &service("ratings", RATINGS, "80", (client.ip, 8081), "");
+    let options = SidecarOptions {
+        labels: "app=reviews",
+        config: &config,
+        environment: &[("WEIR_DRAIN_DELAY", "0ms")],
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+    let is_ending = |answer: &str| {
+        // After the head comes the request as it was received.
+        let head = answer.split_once("\r\n\r\n").unwrap().0.to_ascii_lowercase();
+        head.split("\r\n").any(|line| line == "connection: close")
+    };
+    let first = keep_alive(&client, (server.ip, 8080));
+    assert!(!is_ending(&first), "{first}");
+
+    let refused = client.http((server.ip, 15020), "POST /drain", "server");
+    assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    assert!(!is_ending(&keep_alive(&client, (server.ip, 8080))));
+
+    assert!(server.hook(&["wait", "--timeout", "10s"]).status.success());
+    let drained = server.hook(&["drain"]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    eventually("clients are told to go elsewhere", async || {
+        let answer = keep_alive(&client, (server.ip, 8080));
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        is_ending(&answer).then_some(())
+    })
+    .await;
+    let outbound = keep_alive(&server, (RATINGS, 80));
+    assert!(!is_ending(&outbound), "{outbound}");
+    let ready = client.http((server.ip, 15021), "GET /healthz/ready", "server");
+    assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
+}

@@ -38,8 +38,8 @@ mod store;
 pub mod reference {
     pub use super::{
         cluster::{patterns, service_export_to},
-        name::{is_exported, resolve_gateway, resolve_host, service_host},
-        store::{contains, delegate_key, destinations},
+        name::{Age, is_exported, resolve_gateway, resolve_host, service_host},
+        store::{contains, delegate_key, destinations, mesh_hosts},
     };
 }
 
@@ -89,6 +89,8 @@ pub struct Proxy {
     pub unprivileged: bool,
     /// The proxy has a certificate of the mesh, or will.
     pub has_identity: bool,
+    /// Ports of the workload by their names, which services call them by.
+    pub named_ports: BTreeMap<String, u16>,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -102,6 +104,7 @@ impl Default for Proxy {
             cluster_domain: "cluster.local".into(),
             unprivileged: false,
             has_identity: false,
+            named_ports: BTreeMap::new(),
             stands_alone: false,
         }
     }

@@ -74,14 +74,15 @@ pub fn is_exported(export_to: &[String], default: &[String], own: &str, to: &str
 /// Orders objects that claim the same thing: the oldest wins, then the name, then the namespace
 /// (istio-compat 1.1). Objects without a timestamp are as old as each other, and the oldest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Age {
+pub struct Age {
     created: Option<String>,
     name: Arc<str>,
     namespace: Arc<str>,
 }
 
 impl Age {
-    pub(super) fn of(object: &Object) -> Self {
+    #[must_use]
+    pub fn of(object: &Object) -> Self {
         Self {
             created: object.metadata.creation_timestamp.clone(),
             name: Arc::clone(&object.metadata.name),

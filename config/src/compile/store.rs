@@ -185,7 +185,7 @@ fn virtual_service_links(spec: &VirtualService, namespace: &Arc<str>, proxy: &Pr
 
 /// The hosts a VirtualService is for at sidecars: none, unless it is bound to `mesh`, as it is when it
 /// names no gateway.
-pub(super) fn mesh_hosts(
+pub fn mesh_hosts(
     spec: &VirtualService,
     namespace: &str,
     cluster_domain: &str,

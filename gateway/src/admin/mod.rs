@@ -1,5 +1,5 @@
 //! The admin port, where an operator looks at the proxy and turns its knobs, the status port, where a
-//! load balancer asks whether it is ready, and ports for metrics alone.
+//! load balancer asks whether it is ready, ports for metrics alone, and the port of a sidecar's pod.
 //!
 //! They run on a thread of their own: a dump never delays a request, and they answer when the data
 //! plane is overloaded. Everything that changes something is a POST.
@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+mod agent;
 mod certificates;
 mod clusters;
 mod dump;
@@ -42,6 +43,8 @@ pub struct AdminState {
     pub ready: watch::Receiver<bool>,
     /// Where a controller sends the configuration.
     pub discovery: Option<Arc<DiscoveryStatus>>,
+    /// Told to end what is inbound, while the application ends.
+    pub drain: watch::Sender<bool>,
     /// Told to end the process.
     pub quit: mpsc::Sender<()>,
 }
@@ -54,6 +57,7 @@ pub struct Admin {
     pub status: Option<SocketAddr>,
     /// Those that could be bound.
     pub metrics: Vec<SocketAddr>,
+    pub agent: Option<SocketAddr>,
     stop: CancellationToken,
 }
 
@@ -94,12 +98,14 @@ pub fn start(bootstrap: &Bootstrap, state: AdminState) -> anyhow::Result<Admin> 
         draining: AtomicBool::new(false),
     });
     let metrics = bootstrap.metrics.iter().map(|addr| (Kind::Metrics, "metrics", *addr));
+    let agent = bootstrap.agent.map(|addr| (Kind::Agent, "agent", addr));
     let servers: Vec<_> = [
         (Kind::Admin, "admin", bootstrap.admin),
         (Kind::Status, "status", bootstrap.status),
     ]
     .into_iter()
     .chain(metrics)
+    .chain(agent)
     .filter_map(|(kind, name, addr)| {
         Server::bind(kind, addr)
             .inspect_err(|error| {
@@ -113,6 +119,7 @@ pub fn start(bootstrap: &Bootstrap, state: AdminState) -> anyhow::Result<Admin> 
         admin: addrs_of(Kind::Admin).next(),
         status: addrs_of(Kind::Status).next(),
         metrics: addrs_of(Kind::Metrics).collect(),
+        agent: addrs_of(Kind::Agent).next(),
         stop: CancellationToken::new(),
     };
     let stop = admin.stop.clone();

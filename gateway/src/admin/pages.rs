@@ -25,9 +25,9 @@ use crate::{
     telemetry::{discovery::Stale, log},
 };
 
-type Page = Response<Full<Bytes>>;
+pub(super) type Page = Response<Full<Bytes>>;
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -148,7 +148,7 @@ fn state_name(shared: &Shared) -> &'static str {
     }
 }
 
-fn ready(shared: &Shared) -> Page {
+pub(super) fn ready(shared: &Shared) -> Page {
     let state = state_name(shared);
     let status = if state == "LIVE" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     page(status, TEXT, format!("{state}\n{}", staleness(shared)))
@@ -307,22 +307,22 @@ fn pretty(value: &Value) -> Page {
     page(StatusCode::OK, JSON, format!("{value:#}\n"))
 }
 
-fn not_found() -> Page {
+pub(super) fn not_found() -> Page {
     page(StatusCode::NOT_FOUND, TEXT, "there is no such page; / lists those there are\n")
 }
 
-fn not_allowed(allowed: &'static str) -> Page {
+pub(super) fn not_allowed(allowed: &'static str) -> Page {
     let text = format!("the methods of this page are: {allowed}\n");
     let mut page = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
     page.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     page
 }
 
-fn failed(error: &dyn std::error::Error) -> Page {
+pub(super) fn failed(error: &dyn std::error::Error) -> Page {
     page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
 }
 
-fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page {
+pub(super) fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Page {
     let mut page = Response::new(Full::new(body.into()));
     *page.status_mut() = status;
     let headers: [(HeaderName, &str); 3] = [

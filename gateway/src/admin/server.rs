@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Shared, pages};
+use super::{Shared, agent, pages};
 
 /// Open at once on one port.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Status,
     /// Metrics for whoever scrapes the pod.
     Metrics,
+    /// The pod of a sidecar: probes, metrics, its end.
+    Agent,
 }
 
 /// A bound port.
@@ -84,7 +86,7 @@ async fn accept(server: Server, shared: Arc<Shared>) {
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 while connections.try_join_next().is_some() {}
                 oldest_first.retain(|connection| !connection.is_finished());
                 // Whoever has been here longest makes room: clients that only connect must not keep
@@ -96,7 +98,7 @@ async fn accept(server: Server, shared: Arc<Shared>) {
                 }
                 let shared = Arc::clone(&shared);
                 oldest_first.push_back(connections.spawn(async move {
-                    let serving = connection(stream, kind, addr, &shared);
+                    let serving = connection((stream, peer.ip()), (kind, addr), &shared);
                     // At its end the connection is cut; so it is by dropping it.
                     let _ = timeout(CONNECTION_TIMEOUT, serving).await;
                 }));
@@ -110,12 +112,17 @@ async fn accept(server: Server, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, kind: Kind, addr: SocketAddr, shared: &Shared) {
+async fn connection(
+    (stream, peer): (TcpStream, IpAddr),
+    (kind, addr): (Kind, SocketAddr),
+    shared: &Shared,
+) {
     let answer = |request: Request<Incoming>| async move {
         let response = match kind {
             Kind::Admin => pages::admin(&request, addr, shared).await,
             Kind::Status => pages::status(&request, shared),
             Kind::Metrics => pages::scraped(&request, shared),
+            Kind::Agent => agent::page_of(&request, peer, shared).await,
         };
         Ok::<Response<Full<Bytes>>, Infallible>(response)
     };

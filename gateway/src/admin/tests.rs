@@ -94,6 +94,9 @@ impl Fixture {
             name_server: None,
             kind: weir_config::compile::ProxyKind::Gateway,
             identity_files: None,
+            agent: None,
+            application: crate::application::Application::default(),
+            drain_delay: Duration::ZERO,
         };
         let state = AdminState {
             engine: Arc::clone(&engine),
@@ -101,6 +104,7 @@ impl Fixture {
             configured: applier.configured(),
             ready: is_ready,
             discovery: None,
+            drain: watch::Sender::new(false),
             quit: quit_tx,
         };
         let admin = start(&bootstrap, state).unwrap();

@@ -69,6 +69,11 @@ pub(super) struct DiscoveryArguments {
     )]
     pub(super) identity_files: PathBuf,
 
+    /// Folder to keep the certificate that the controller signs in, with its key, to start without the
+    /// controller; in a pod an emptyDir in memory. Without it the key never leaves the process.
+    #[arg(long, value_name = "DIR", env = "WEIR_IDENTITY_DIR")]
+    identity_dir: Option<PathBuf>,
+
     /// What its identity begins with [default: cluster.local; Istio: TRUST_DOMAIN]
     #[arg(long, value_name = "DOMAIN", env = "WEIR_TRUST_DOMAIN")]
     trust_domain: Option<String>,
@@ -86,6 +91,7 @@ pub struct Discovery {
     pub proxy: ads::Proxy,
     pub trust_domain: String,
     pub identity_files: PathBuf,
+    pub identity_dir: Option<PathBuf>,
 }
 
 impl Discovery {
@@ -121,6 +127,13 @@ impl Environment {
         Self(env::vars_os().filter_map(text).collect())
     }
 
+    /// The mesh's and the pod's ProxyConfig, as Istio's injector gives it.
+    pub(super) fn proxy_config(&self) -> Result<Option<serde_json::Value>, String> {
+        let text = self.find("PROXY_CONFIG");
+        let config = text.map(serde_json::from_str).transpose();
+        config.map_err(|error| format!("PROXY_CONFIG cannot be read as JSON: {error}"))
+    }
+
     /// An empty variable is none, as charts write it.
     pub(super) fn find(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
@@ -128,9 +141,7 @@ impl Environment {
 
     /// `discoveryAddress` of Istio's `PROXY_CONFIG`.
     fn discovery_address(&self) -> Result<Option<Address>, String> {
-        let Some(text) = self.find("PROXY_CONFIG") else { return Ok(None) };
-        let config: serde_json::Value = serde_json::from_str(text)
-            .map_err(|error| format!("PROXY_CONFIG cannot be read as JSON: {error}"))?;
+        let Some(config) = self.proxy_config()? else { return Ok(None) };
         let address = config.get("discoveryAddress").and_then(serde_json::Value::as_str);
         let parse = |text: &str| {
             text.parse().map_err(|error| format!("PROXY_CONFIG: discoveryAddress: {error}"))
@@ -175,6 +186,7 @@ impl DiscoveryArguments {
             given.or_else(|| text(name)).unwrap_or_else(|| default.to_owned())
         };
         let proxy = ads::Proxy {
+            role: ads::Role::Router,
             name: or_default(None, "POD_NAME", "weir-gateway"),
             namespace: namespace.to_owned(),
             service_account: or_default(self.service_account, "SERVICE_ACCOUNT", "default"),
@@ -191,6 +203,7 @@ impl DiscoveryArguments {
             state_dir: self.state_dir,
             proxy,
             identity_files: self.identity_files,
+            identity_dir: self.identity_dir,
             trust_domain: or_default(self.trust_domain, "TRUST_DOMAIN", "cluster.local"),
         })
     }

@@ -15,8 +15,9 @@ mod sidecar;
 use self::discovery::{DiscoveryArguments, pod_labels};
 pub use self::{
     discovery::{Discovery, Environment},
-    sidecar::SidecarArguments,
+    sidecar::{SidecarArguments, SidecarCommand},
 };
+use crate::application::Application;
 
 const ABOUT: &str = "An edge gateway that runs Istio's configuration, with or without Kubernetes.";
 
@@ -46,6 +47,9 @@ say where the configuration comes from: --config DIR for a folder, --discovery H
 /// Those of Istio's ingress gateway.
 const DEFAULT_LABELS: [(&str, &str); 2] =
     [("app", "istio-ingressgateway"), ("istio", "ingressgateway")];
+
+/// As Envoy's.
+const DRAIN_TIME: Duration = Duration::from_secs(45);
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -152,7 +156,7 @@ struct ProcessArguments {
     status: SocketAddr,
 
     /// Where /stats/prometheus is served beside the admin pages, for whoever scrapes it from elsewhere
-    /// [default: nowhere; by sidecars on ports 15020 and 15090]
+    /// [default: nowhere; by sidecars on port 15090]
     #[arg(long, value_name = "ADDR,...", env = "WEIR_METRICS", value_delimiter = ',')]
     metrics: Vec<SocketAddr>,
 
@@ -168,15 +172,10 @@ struct ProcessArguments {
     #[arg(long, value_name = "FORMAT", env = "WEIR_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
 
-    /// At the end, how long connections may go on with what they are doing: `45s`, `500ms`, `2m`.
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "WEIR_DRAIN_TIME",
-        default_value = "45s",
-        value_parser = duration
-    )]
-    drain_time: Duration,
+    /// At the end, how long connections may go on with what they are doing: `45s`, `500ms`, `2m`
+    /// [default: 45s; sidecars: terminationDrainDuration of PROXY_CONFIG, or 5s]
+    #[arg(long, value_name = "TIME", env = "WEIR_DRAIN_TIME", value_parser = duration)]
+    drain_time: Option<Duration>,
 
     /// DNS server to ask instead of the system's.
     #[arg(long, value_name = "ADDR", env = "WEIR_NAME_SERVER")]
@@ -221,6 +220,11 @@ pub struct Bootstrap {
     pub metrics: Vec<SocketAddr>,
     /// With a folder as source: where somebody puts a certificate of the mesh.
     pub identity_files: Option<PathBuf>,
+    /// Of a sidecar: where the kubelet and Prometheus ask for the pod.
+    pub agent: Option<SocketAddr>,
+    pub application: Application,
+    /// Of a sidecar: from the news that it ends to telling clients.
+    pub drain_delay: Duration,
 }
 
 impl Arguments {
@@ -327,10 +331,13 @@ impl Bootstrap {
             workers: workers.map_or(1, NonZeroUsize::get),
             log_level,
             log_format,
-            drain_time,
+            drain_time: drain_time.unwrap_or(DRAIN_TIME),
             name_server,
             kind: ProxyKind::Gateway,
             identity_files: None,
+            agent: None,
+            application: Application::default(),
+            drain_delay: Duration::ZERO,
         }
     }
 }
@@ -444,6 +451,9 @@ mod tests {
             name_server: None,
             kind: ProxyKind::Gateway,
             identity_files: None,
+            agent: None,
+            application: Application::default(),
+            drain_delay: Duration::ZERO,
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);
@@ -491,6 +501,7 @@ mod tests {
         assert_eq!(discovery.ca.to_string(), "istiod-ca.istio-system.svc:15012");
         assert_eq!(discovery.trust_domain, "example.org");
         let expected = crate::discovery::ads::Proxy {
+            role: crate::discovery::ads::Role::Router,
             name: "edge-7d".to_owned(),
             namespace: "edge".to_owned(),
             service_account: "edge-account".to_owned(),

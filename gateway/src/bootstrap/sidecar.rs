@@ -3,12 +3,17 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand, error::ErrorKind};
 use weir_config::compile::ProxyKind;
 
-use super::{Bootstrap, ConfigSource, Environment, GatewayArguments};
+use super::{Bootstrap, ConfigSource, Environment, GatewayArguments, duration};
+use crate::{
+    application::{Application, Settings},
+    discovery::ads::Role,
+};
 
 const ABOUT: &str = "The proxy beside a workload: what is redirected to it goes on as Istio's \
                      configuration says.";
@@ -17,51 +22,116 @@ const AFTER_HELP: &str = "\
 Connections of the workload are redirected to port 15001 and connections to it to port 15006; \
 weir-init programs that.
 
-Signals: TERM and INT end the process after its connections have (see --drain-time); USR1 opens the \
-access log file again.
+Signals: TERM and INT end the process. If nobody has asked it to drain before (weir-sidecar drain), \
+that comes first, and goes on for as long as --drain-time allows. USR1 opens the access log file again.
 
 Examples:
   weir-sidecar --config ./config --namespace shop --labels app=reviews --pod-ip 10.1.0.1
   weir-sidecar --discovery weir-controller.weir-system.svc:15012 --state-dir /var/lib/weir";
 
-/// As Istio's proxies: the merged metrics of the pod, and the proxy's own.
-const METRICS_PORTS: [u16; 2] = [15020, 15090];
+/// As Istio's proxies: the proxy's own.
+const METRICS_PORT: u16 = 15090;
+/// As Istio's proxies, where the ProxyConfig says nothing (`terminationDrainDuration`).
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// In a folder that is given, one file of this name is a certificate.
 const CERTIFICATE: &str = "cert-chain.pem";
 
 /// The command line of a sidecar.
 #[derive(Debug, Parser)]
-#[command(name = "weir-sidecar", version, about = ABOUT, after_help = AFTER_HELP, max_term_width = 100)]
+#[command(
+    name = "weir-sidecar",
+    version,
+    about = ABOUT,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
 pub struct SidecarArguments {
+    #[command(subcommand)]
+    pub command: Option<SidecarCommand>,
+
     #[command(flatten)]
     proxy: GatewayArguments,
 
     /// Addresses of the workload [Istio: INSTANCE_IPS, INSTANCE_IP]
     #[arg(long, value_name = "IP,...", env = "WEIR_POD_IP", value_delimiter = ',')]
     pod_ip: Vec<IpAddr>,
+
+    /// Where the kubelet's probes of the application are answered, the metrics of both are served, and
+    /// the containers of the pod ask for the end.
+    #[arg(long, value_name = "ADDR", env = "WEIR_AGENT", default_value = AGENT)]
+    agent: SocketAddr,
+
+    /// From the news that the workload ends until clients are told to go elsewhere: the time in which
+    /// it becomes known that it is no endpoint any more.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "WEIR_DRAIN_DELAY",
+        default_value = "3s",
+        value_parser = duration
+    )]
+    drain_delay: Duration,
+}
+
+const AGENT: &str = "0.0.0.0:15020";
+
+/// What is said to a sidecar that runs, by the hooks of its container.
+#[derive(Debug, Subcommand)]
+pub enum SidecarCommand {
+    /// Tells the sidecar of this pod that the workload ends: what comes in is to come to its end.
+    Drain {
+        /// Of the sidecar; asked on loopback.
+        #[arg(long, value_name = "ADDR", env = "WEIR_AGENT", default_value = AGENT)]
+        agent: SocketAddr,
+    },
+    /// Waits until the sidecar of this pod is ready. Exits with 1 if it is not in time.
+    Wait {
+        /// Of the sidecar; asked on loopback.
+        #[arg(long, value_name = "ADDR", env = "WEIR_STATUS", default_value = "0.0.0.0:15021")]
+        status: SocketAddr,
+        /// How long.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+        timeout: Duration,
+    },
 }
 
 impl SidecarArguments {
     /// # Errors
     /// No source of configuration is named, or the environment does not make sense.
     pub fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
+        let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         let identity_files = self.proxy.discovery.identity_files.clone();
         let has_labels = !self.proxy.proxy.labels.is_empty();
         let addresses = match self.pod_ip.is_empty() {
             true => addresses(environment),
             false => self.pod_ip,
         };
+        let drain_time = self.proxy.process.drain_time;
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
-            let everywhere = |port| SocketAddr::from(([0, 0, 0, 0], port));
-            bootstrap.metrics = METRICS_PORTS.map(everywhere).into();
+            bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
+        }
+        let settings = Settings::read(|name| environment.find(name));
+        let settings = settings.map_err(|error| wrong(error.to_string()))?;
+        if let ConfigSource::Discovery(discovery) = &mut bootstrap.source {
+            discovery.proxy.role = Role::Sidecar;
         }
         if !has_labels && matches!(bootstrap.source, ConfigSource::Files { .. }) {
             // Those of a gateway are not a workload's.
             bootstrap.labels.clear();
         }
+        let drain_time = match drain_time {
+            Some(time) => time,
+            None => termination_drain(environment).map_err(wrong)?,
+        };
         Ok(Bootstrap {
+            application: Application { address: addresses.first().copied(), settings },
             kind: ProxyKind::Sidecar { addresses },
+            agent: Some(self.agent),
+            drain_delay: self.drain_delay,
+            drain_time,
             identity_files: Some(identity_files),
             ..bootstrap
         })
@@ -69,6 +139,15 @@ impl SidecarArguments {
 }
 
 impl Bootstrap {
+    /// Who a sidecar is in the mesh, where it is known before there is a certificate.
+    #[must_use]
+    pub fn principal(&self) -> Option<String> {
+        match (&self.kind, &self.source) {
+            (ProxyKind::Sidecar { .. }, ConfigSource::Discovery(it)) => Some(it.identity()),
+            _ => None,
+        }
+    }
+
     /// Whether there is a certificate of the mesh, or will be.
     #[must_use]
     pub fn has_identity(&self) -> bool {
@@ -82,6 +161,18 @@ impl Bootstrap {
 
 fn has_certificate(folder: &Path) -> bool {
     folder.join(CERTIFICATE).exists()
+}
+
+/// `terminationDrainDuration` of the ProxyConfig.
+fn termination_drain(environment: &Environment) -> Result<Duration, String> {
+    let config = environment.proxy_config()?.unwrap_or_default();
+    match config.get("terminationDrainDuration").and_then(serde_json::Value::as_str) {
+        Some(text) => {
+            let time = duration(text);
+            time.map_err(|error| format!("PROXY_CONFIG: terminationDrainDuration: {error}"))
+        }
+        None => Ok(DRAIN_TIME),
+    }
 }
 
 /// As Istio's injector tells them.
@@ -118,8 +209,27 @@ mod tests {
         let said = bootstrap(&["--pod-ip", "10.1.0.2", "--labels", "app=a"], &instance);
         assert_eq!(said.kind, ProxyKind::Sidecar { addresses: vec![[10, 1, 0, 2].into()] });
         assert_eq!(said.labels["app"], "a");
-        let ports: Vec<u16> = said.metrics.iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, [15020, 15090]);
+        let ports: Vec<u16> =
+            said.metrics.iter().chain(&said.agent).map(SocketAddr::port).collect();
+        assert_eq!(ports, [15090, 15020]);
+    }
+
+    #[test]
+    fn what_an_injector_says_of_the_application_is_understood() {
+        let told = Environment::from([
+            ("ISTIO_KUBE_APP_PROBERS", r#"{"/app-health/web/livez":{"tcpSocket":{"port":80}}}"#),
+            ("PROXY_CONFIG", r#"{"terminationDrainDuration":"7s"}"#),
+            ("INSTANCE_IP", "10.1.0.1"),
+        ]);
+        let told = bootstrap(&[], &told);
+        assert!(told.application.settings.probers.contains_key("/app-health/web/livez"));
+        assert_eq!(told.application.address, Some([10, 1, 0, 1].into()));
+        assert_eq!(told.drain_time, Duration::from_secs(7));
+        assert_eq!(bootstrap(&[], &Environment::default()).drain_time, DRAIN_TIME);
+        assert_eq!(
+            bootstrap(&["--drain-time", "1s"], &Environment::default()).drain_time.as_secs(),
+            1
+        );
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) enum Error {
 
 /// A new key, and the certificate for it.
 pub(super) async fn request(options: &Options) -> Result<Workload, Error> {
-    let Options { authority, identity, files: _ } = options;
+    let Options { authority, identity, files: _, kept_in: _ } = options;
     let failed = |source| Error::Request { identity: identity.clone(), source };
     let key = KeyPair::generate().map_err(failed)?;
     let csr = signing_request(identity, &key).map_err(failed)?;
@@ -80,12 +80,18 @@ pub(super) fn workload(
         pem(roots(chain, root)),
     ));
     let workload = workload.map_err(Error::Unusable)?;
+    is_for(&workload, identity).map_err(Error::Unusable)?;
+    Ok(workload)
+}
+
+/// Checks whose certificate it is.
+pub(super) fn is_for(workload: &Workload, identity: &str) -> Result<(), String> {
     let leaf = workload.key.cert.first();
     let named = leaf.and_then(uri_of).unwrap_or_else(|| "nobody".to_owned());
-    if named != identity {
-        return Err(Error::Unusable(format!("it is for {named}, not for {identity}")));
+    if named == identity {
+        return Ok(());
     }
-    Ok(workload)
+    Err(format!("it is for {named}, not for {identity}"))
 }
 
 /// The last certificate, and those before it that are roots too: while the root is rotated, there

@@ -1,8 +1,8 @@
 //! Who this workload is to others: a certificate with its SPIFFE identity, renewed in time.
 //!
 //! It comes from files that something else looks after (as SPIRE's agent does), else from the
-//! controller: the key is made here and never leaves the process, the pod's token says whose it is.
-//! What is in use stays until its successor is valid; so nothing is refused because the authority is
+//! controller: the key is made here and never leaves the process, unless it is given a folder for that,
+//! and the pod's token says whose it is. What is in use stays until its successor is valid; so nothing is refused because the authority is
 //! away, until the certificate ends.
 
 use std::{
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use weir_config::model::{Secret, SecretName, secret::SecretMaterial};
 
 mod client;
+mod kept;
 mod schedule;
 
 use crate::{
@@ -35,6 +36,8 @@ pub struct Options {
     /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem` that somebody else looks after; if
     /// they are there at the start, nobody is asked to sign.
     pub files: PathBuf,
+    /// Folder to keep the certificate in, for the next start; `None`: the key never leaves the process.
+    pub kept_in: Option<PathBuf>,
 }
 
 /// Keeps `current` current. Never ends by itself.
@@ -56,9 +59,22 @@ pub async fn follow(folder: PathBuf, current: watch::Sender<Option<Arc<Workload>
 async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>) {
     let mut backoff = Backoff::default();
     let mut said = BTreeSet::new();
+    if let Some(workload) =
+        options.kept_in.as_deref().and_then(|it| kept::read(it, &options.identity))
+    {
+        let wait = schedule::until_renewal(workload.validity, now(), fastrand::f64());
+        tracing::info!(
+            identity = options.identity,
+            renewed_in_seconds = wait.as_secs(),
+            "the workload goes on with the certificate it had"
+        );
+        current.send_replace(Some(Arc::new(workload)));
+        tokio::time::sleep(wait).await;
+    }
     loop {
         match client::request(options).await {
             Ok(workload) => {
+                keep_for_next_start(options, &workload);
                 let wait = schedule::until_renewal(workload.validity, now(), fastrand::f64());
                 tracing::info!(
                     identity = options.identity,
@@ -79,6 +95,14 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
                 tokio::time::sleep(backoff.wait()).await;
             }
         }
+    }
+}
+
+fn keep_for_next_start(options: &Options, workload: &Workload) {
+    let Some(folder) = &options.kept_in else { return };
+    if let Err(error) = kept::write(folder, workload) {
+        let folder = folder.display();
+        tracing::warn!(%folder, "the workload's certificate is not kept: {error}");
     }
 }
 

@@ -89,3 +89,27 @@ async fn a_certificate_in_files_is_followed_and_what_does_not_fit_is_not_used() 
     assert!(changed.await.is_ok());
     following.abort();
 }
+
+#[test]
+fn a_kept_certificate_is_used_by_its_owner_as_long_as_it_is_valid() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = TempDir::new().unwrap();
+    let (root, key) = (root(), KeyPair::generate().unwrap());
+    let good = answer(&[&signed(&root, IDENTITY, &key, -60), &root.pem()], &key).unwrap();
+    assert!(kept::read(dir.path(), IDENTITY).is_none());
+    kept::write(dir.path(), &good).unwrap();
+    kept::write(dir.path(), &good).unwrap();
+    let read = kept::read(dir.path(), IDENTITY).unwrap();
+    assert_eq!(read.secret.material, good.secret.material);
+    assert!(kept::read(dir.path(), "spiffe://cluster.local/ns/edge/sa/other").is_none());
+    let mode = fs::metadata(dir.path().join("identity")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let certificate = signed(&root, IDENTITY, &key, -7200);
+    let text = fs::read_to_string(dir.path().join("identity")).unwrap();
+    let mut kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+    kept["certificate_chain"] = certificate.into();
+    fs::write(dir.path().join("identity"), kept.to_string()).unwrap();
+    assert!(kept::read(dir.path(), IDENTITY).is_none(), "it has expired");
+}

@@ -14,7 +14,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use weir_config::model::{ListenerName, listener::BindAddress};
+use weir_config::model::{
+    ListenerName,
+    listener::{BindAddress, ListenerKind},
+};
 
 use super::{
     ListenerState, Listeners, accept,
@@ -57,6 +60,8 @@ struct State {
     bindings: BTreeMap<Key, BoundListener>,
     /// Listeners whose address another one has.
     duplicates: Vec<ListenerStatus>,
+    /// What comes in is to come to its end.
+    is_retiring: bool,
     /// Nothing is bound any more.
     ended: bool,
 }
@@ -150,6 +155,9 @@ impl ListenerManager {
             }
         }
         state.current = listeners.clone();
+        if state.is_retiring {
+            retire_inbound(listeners);
+        }
         state.duplicates = duplicates;
         drop(state);
         self.applied.notify_one();
@@ -215,6 +223,15 @@ impl ListenerManager {
         self.shared.overload.open_connections()
     }
 
+    /// The beginning of the end of a workload: its sidecar asks clients to go elsewhere, by the answers
+    /// to their requests. It goes on accepting, for those who have not heard of it. What the workload
+    /// itself connects to goes on.
+    pub async fn retire_inbound(&self) {
+        let mut state = self.state.lock().await;
+        state.is_retiring = true;
+        retire_inbound(&state.current);
+    }
+
     /// The end of a proxy: stops accepting, asks every connection to finish, waits, and cuts those
     /// that are still open after `within`. Returns how many those were.
     pub async fn drain(&self, within: Duration) -> usize {
@@ -266,6 +283,11 @@ impl BoundListener {
         };
         ListenerStatus { name: config.name.clone(), configured: config.address.clone(), bound }
     }
+}
+
+fn retire_inbound(listeners: &Listeners) {
+    let inbound = listeners.iter().filter(|it| it.config.kind == ListenerKind::Inbound);
+    inbound.flat_map(|it| it.chains.drained_by(None)).for_each(|chain| chain.drain());
 }
 
 /// The listener of each address; of several the first by name, the others with that as their error.

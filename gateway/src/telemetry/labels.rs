@@ -36,6 +36,8 @@ pub struct Reporter {
     pub version: Arc<str>,
     pub canonical_service: Arc<str>,
     pub canonical_revision: Arc<str>,
+    /// `spiffe://...`; empty: nobody in the mesh, or not known to be.
+    pub principal: Arc<str>,
 }
 
 impl Reporter {
@@ -61,6 +63,7 @@ impl Reporter {
             version: label(&["version", "app.kubernetes.io/version"], UNKNOWN),
             canonical_service,
             canonical_revision,
+            principal: Arc::default(),
         }
     }
 }

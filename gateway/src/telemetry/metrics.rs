@@ -35,6 +35,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     pub access_log_lines: IntCounter,
     pub access_log_dropped: IntCounter,
+    /// Of the application beside a sidecar.
+    pub scrape_failures: IntCounter,
 }
 
 impl Metrics {
@@ -70,6 +72,10 @@ impl Metrics {
             access_log_dropped: counter(
                 "weir_access_log_dropped_total",
                 "Access log lines lost because the log's file or pipe did not take them.",
+            )?,
+            scrape_failures: counter(
+                "weir_application_scrape_failures_total",
+                "Metrics of the application that could not be merged with those of the sidecar.",
             )?,
             listeners,
             clusters,

@@ -160,14 +160,20 @@ impl Collector for StandardMetrics {
 }
 
 fn reporter_source(reporter: &Reporter) -> Vec<LabelPair> {
-    let Reporter { workload, namespace, app, version, canonical_service, canonical_revision } =
-        reporter;
+    let Reporter {
+        workload,
+        namespace,
+        app,
+        version,
+        canonical_service,
+        canonical_revision,
+        principal,
+    } = reporter;
     vec![
         pair("reporter", "source"),
         pair("source_workload", workload),
         pair("source_workload_namespace", namespace),
-        // A client's certificate says who the client is, not who this proxy is to the upstream.
-        pair("source_principal", UNKNOWN),
+        pair("source_principal", principal),
         pair("source_app", app),
         pair("source_version", version),
         pair("source_canonical_service", canonical_service),
@@ -179,13 +185,20 @@ fn reporter_source(reporter: &Reporter) -> Vec<LabelPair> {
 }
 
 fn reporter_destination(reporter: &Reporter) -> Vec<LabelPair> {
-    let Reporter { workload, namespace, app, version, canonical_service, canonical_revision } =
-        reporter;
+    let Reporter {
+        workload,
+        namespace,
+        app,
+        version,
+        canonical_service,
+        canonical_revision,
+        principal,
+    } = reporter;
     vec![
         pair("reporter", "destination"),
         pair("destination_workload", workload),
         pair("destination_workload_namespace", namespace),
-        pair("destination_principal", UNKNOWN),
+        pair("destination_principal", principal),
         pair("destination_app", app),
         pair("destination_version", version),
         pair("destination_canonical_service", canonical_service),
@@ -198,14 +211,10 @@ fn reporter_destination(reporter: &Reporter) -> Vec<LabelPair> {
 fn source_labels(workload: Option<&Workload>) -> [LabelPair; 9] {
     let none = Workload::default();
     let Workload { name, namespace, app, version, principal } = workload.unwrap_or(&none);
-    let spiffe = match principal.is_empty() {
-        true => String::new(),
-        false => format!("spiffe://{principal}"),
-    };
     [
         pair("source_workload", name),
         pair("source_workload_namespace", namespace),
-        pair("source_principal", &spiffe),
+        pair("source_principal", &spiffe(principal)),
         pair("source_app", app),
         pair("source_version", version),
         pair("source_canonical_service", app),
@@ -236,13 +245,21 @@ fn destination_labels(workload: Option<&Workload>) -> [LabelPair; 8] {
     [
         pair("destination_workload", name),
         pair("destination_workload_namespace", namespace),
-        pair("destination_principal", principal),
+        pair("destination_principal", &spiffe(principal)),
         pair("destination_app", app),
         pair("destination_version", version),
         pair("destination_canonical_service", canonical_service),
         pair("destination_canonical_revision", canonical_revision),
         pair("destination_cluster", UNKNOWN),
     ]
+}
+
+/// As certificates have it.
+fn spiffe(principal: &str) -> String {
+    match principal.is_empty() {
+        true => String::new(),
+        false => format!("spiffe://{principal}"),
+    }
 }
 
 fn outcome_labels(outcome: Outcome) -> Vec<LabelPair> {

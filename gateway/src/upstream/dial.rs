@@ -12,10 +12,10 @@ use tokio::{
     net::{TcpSocket, TcpStream, UnixStream},
     time::timeout,
 };
-use weir_config::model::cluster::{self, SourceAddress};
+use weir_config::model::cluster::{self, SourceAddress, UpstreamTls, UpstreamTrust};
 
-use super::{Address, Target, Transport, error::ConnectError, verify};
-use crate::io::Io;
+use super::{Address, Protocol, Target, TlsContext, Transport, error::ConnectError, verify};
+use crate::{io::Io, tls::Secrets};
 
 /// What inbound connections go on from (sidecar reference 1.3).
 const INBOUND_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -30,6 +30,34 @@ pub async fn dial(target: &Target, host: Option<&str>) -> Result<Io, ConnectErro
     timeout(target.transport.connect_timeout, connect(target, host))
         .await
         .unwrap_or(Err(ConnectError::Timeout))
+}
+
+/// Connects to the application beside this proxy, past the redirection: on behalf of the kubelet, which
+/// takes any certificate. With `alpn` over TLS.
+///
+/// # Errors
+/// Says what went wrong.
+pub async fn dial_application(
+    address: SocketAddr,
+    alpn: Option<&[&str]>,
+) -> Result<Io, ConnectError> {
+    // Nothing on loopback is redirected, and not every host has our address there.
+    let source = match address.ip().is_loopback() {
+        true => SourceAddress::Any,
+        false => SourceAddress::Inbound,
+    };
+    let io = connect_tcp(address, None, source).await;
+    let io = io.map_err(|error| ConnectError::from_connect(&error))?;
+    let Some(alpn) = alpn else { return Ok(Io::Tcp(io)) };
+    let tls = UpstreamTls {
+        sni: None,
+        certificate: None,
+        trust: UpstreamTrust::Insecure,
+        alpn: alpn.iter().map(|&name| name.into()).collect(),
+    };
+    let tls = TlsContext::new(&tls, Protocol::Http1, &Secrets::default());
+    let io = tls.connect(io, None, Some(address.ip())).await.map_err(ConnectError::Tls)?;
+    Ok(Io::ClientTls(Box::new(io)))
 }
 
 async fn connect(target: &Target, host: Option<&str>) -> Result<Io, ConnectError> {

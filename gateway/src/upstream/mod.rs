@@ -19,7 +19,7 @@ mod verify;
 
 pub use self::{
     count::Slot,
-    dial::dial,
+    dial::{dial, dial_application},
     error::{ConnectError, TlsFailure},
     pool::{Checkout, Pool, Reuse},
     tls::TlsContext,

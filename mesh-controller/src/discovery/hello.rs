@@ -12,7 +12,7 @@ use weir_config::wire::{
 };
 
 use super::requests::Requests;
-use crate::store::Labels;
+use crate::{store::Labels, translate::ProxyType};
 
 /// What a proxy says first.
 #[derive(Debug)]
@@ -60,4 +60,13 @@ pub(super) fn labels(node: &Node) -> Labels {
         _ => None,
     });
     texts.collect()
+}
+
+/// What a proxy says it is, by the first part of its name. It may say so: a sidecar sees what is
+/// exported to its namespace, a gateway less of that.
+pub(super) fn proxy_type(node: &Node) -> ProxyType {
+    match node.id.split('~').next() {
+        Some("sidecar") => ProxyType::Sidecar,
+        Some(_) | None => ProxyType::Gateway,
+    }
 }

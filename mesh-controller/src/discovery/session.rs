@@ -22,7 +22,7 @@ use weir_config::wire::discovery::DeltaDiscoveryRequest;
 use super::{
     Identity, Proxies, ProxyStatus,
     codec::Response,
-    hello::{Hello, first_requests, labels},
+    hello::{Hello, first_requests, labels, proxy_type},
     in_flight::{Push, short},
     mailbox::{Mailbox, Pending},
     proxies::Connected,
@@ -90,6 +90,7 @@ impl Sessions {
             labels: Arc::new(labels(&node)),
             reads_secrets,
             own_gateways_only: self.own_gateways_only,
+            proxy_type: proxy_type(&node),
         };
         info!(%identity, node = node.id, has = known.len(), "a proxy connected");
         let pod = identity.account.pod.clone();

@@ -26,6 +26,7 @@ pub fn variables(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs) -> 
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("INSTANCE_IP", "status.podIP"),
+        field("INSTANCE_IPS", "status.podIPs"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         field("HOST_IP", "status.hostIP"),
         json!({ "name": "ISTIO_CPU_LIMIT", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }),
@@ -44,6 +45,9 @@ pub fn variables(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs) -> 
     let network = pod.label("topology.istio.io/network").unwrap_or(&config.network);
     if !network.is_empty() {
         environment.push(plain("ISTIO_META_NETWORK", network));
+    }
+    if let Some(port) = knobs.own_status_port() {
+        environment.push(plain("WEIR_AGENT", &format!("0.0.0.0:{port}")));
     }
     let metadata = &knobs.proxy.proxy_metadata;
     environment.extend(metadata.iter().map(|(name, value)| plain(name, value)));

@@ -73,6 +73,11 @@ impl Knobs {
         }
     }
 
+    /// The status port, where it is not the usual one.
+    pub fn own_status_port(&self) -> Option<u16> {
+        self.status_port.filter(|port| *port != STATUS_PORT)
+    }
+
     fn read(pod: &Pod, config: &Config, proxy_config: Value, proxy: ProxyConfig) -> Self {
         let says = |name: &str| pod.annotation(name).map(annotations::is_true);
         let number = |name: &str, default| {

@@ -52,7 +52,7 @@ fn rewrite_container(
         let handler = place.iter().try_fold(&mut *container, |value, field| value.get_mut(field));
         let Some(handler) = handler else { continue };
         let ours = json!({ "path": path, "port": port });
-        if handler.get("httpGet") == Some(&ours) {
+        if handler.get("httpGet").is_some_and(|get| is_ours(get, &ours)) {
             probers.extend(earlier.get(&path).map(|prober| (path, prober.clone())));
         } else if let Some(prober) = prober(handler, &ports) {
             let handler = handler.as_object_mut().expect("it has a handler");
@@ -61,6 +61,11 @@ fn rewrite_container(
             probers.insert(path, prober);
         }
     }
+}
+
+/// Whether it was rewritten before. The API server adds what is usual (`scheme`) in between.
+fn is_ours(get: &Value, ours: &Value) -> bool {
+    get.get("path") == ours.get("path") && get.get("port") == ours.get("port")
 }
 
 /// What the sidecar has to ask; `None` where nobody asks over the network, or nobody knows the port.

@@ -15,6 +15,9 @@ use super::{
 pub const SIDECAR: &str = "sidecar";
 
 const USER: u64 = 1337;
+/// What a container that is started again goes on with: in memory, as it holds the workload's key, and
+/// gone with the pod.
+const STATE_DIR: &str = "/etc/istio/proxy";
 
 /// A pod with nothing but what the sidecar needs.
 pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
@@ -127,6 +130,9 @@ fn init_arguments(knobs: &Knobs, user: u64) -> Vec<String> {
     for (flag, value) in &knobs.capture {
         arguments.extend([(*flag).to_owned(), value.clone()]);
     }
+    if let Some(port) = knobs.own_status_port() {
+        exclude_inbound(&mut arguments, port);
+    }
     if metadata_says(knobs, "ISTIO_META_DNS_CAPTURE") {
         arguments.extend(["--redirect-dns".into(), "--capture-all-dns".into()]);
     }
@@ -134,6 +140,15 @@ fn init_arguments(knobs: &Knobs, user: u64) -> Vec<String> {
         arguments.push("--drop-invalid".into());
     }
     arguments
+}
+
+/// A port that the sidecar answers on itself, beside those that it always does.
+fn exclude_inbound(arguments: &mut Vec<String>, port: u16) {
+    let value = arguments.iter().position(|it| it == "-d").map(|flag| flag + 1);
+    match value.and_then(|at| arguments.get_mut(at)) {
+        Some(ports) => *ports += &format!(",{port}"),
+        None => arguments.extend(["-d".to_owned(), port.to_string()]),
+    }
 }
 
 fn metadata_says(knobs: &Knobs, name: &str) -> bool {
@@ -145,7 +160,12 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
         "name": PROXY,
         "image": knobs.image,
         "command": ["weir-sidecar"],
-        "args": ["--discovery", knobs.proxy_config["discoveryAddress"], "--log-level", knobs.log_level],
+        "args": [
+            "--discovery", knobs.proxy_config["discoveryAddress"],
+            "--state-dir", STATE_DIR,
+            "--identity-dir", STATE_DIR,
+            "--log-level", knobs.log_level,
+        ],
         "ports": [{ "name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP" }],
         "env": environment::variables(pod, namespace, config, knobs),
         "resources": knobs.resources,
@@ -242,7 +262,7 @@ fn mounts(knobs: &Knobs) -> Vec<Value> {
         ("workload-certs", "/var/run/secrets/workload-spiffe-credentials"),
         ("istiod-ca-cert", "/var/run/secrets/istio"),
         ("istio-data", "/var/lib/istio/data"),
-        ("istio-envoy", "/etc/istio/proxy"),
+        ("istio-envoy", STATE_DIR),
         ("istio-token", "/var/run/secrets/tokens"),
         ("istio-podinfo", "/etc/istio/pod"),
     ];

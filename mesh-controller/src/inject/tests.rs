@@ -101,6 +101,15 @@ fn what_another_webhook_adds_in_between_stays_and_is_treated_as_the_rest() {
 }
 
 #[test]
+fn a_probe_is_rewritten_once_whatever_the_api_server_adds_to_it() {
+    let mut pod = pod();
+    pod["spec"]["containers"][0]["readinessProbe"] = json!({"httpGet": {"path": "/", "port": 80}});
+    let mut once = injected(&pod, &Config::default()).pod;
+    once["spec"]["containers"][0]["readinessProbe"]["httpGet"]["scheme"] = json!("HTTP");
+    assert_eq!(injected(&once, &Config::default()).patch, json!([]));
+}
+
+#[test]
 fn a_container_that_was_not_injected_is_never_removed() {
     let mut pod = with_annotation("sidecar.istio.io/status", r#"{"containers": ["gone"]}"#);
     pod["spec"]["initContainers"] = json!([{"name": "istio-validation", "image": "theirs"}]);

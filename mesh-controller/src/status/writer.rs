@@ -43,12 +43,14 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Kinds with a status of ours.
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 10] = [
     Kind::Gateway,
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::ServiceEntry,
     Kind::WorkloadEntry,
+    Kind::Sidecar,
+    Kind::PeerAuthentication,
     Kind::RequestAuthentication,
     Kind::AuthorizationPolicy,
     Kind::EnvoyFilter,

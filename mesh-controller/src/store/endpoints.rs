@@ -1,4 +1,4 @@
-//! What EndpointSlices do not say themselves: the labels of pods, and where nodes are.
+//! What EndpointSlices do not say themselves: the labels and identities of pods, and where nodes are.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,15 +20,23 @@ pub struct Locality {
     pub sub_zone: Arc<str>,
 }
 
+/// What is known of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    pub labels: Arc<Labels>,
+    /// Whom its certificate in the mesh is for.
+    pub service_account: Arc<str>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
-    pods: BTreeMap<PodName, Arc<Labels>>,
+    pods: BTreeMap<PodName, Pod>,
     nodes: BTreeMap<Arc<str>, Locality>,
     slices: BTreeSet<(PodName, ObjectKey)>,
 }
 
 impl Endpoints {
-    pub(super) fn pod(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Labels>> {
+    pub(super) fn pod(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Pod> {
         self.pods.get(&(Arc::clone(namespace), Arc::clone(name)))
     }
 
@@ -38,17 +46,17 @@ impl Endpoints {
         &mut self,
         namespace: &Arc<str>,
         name: &Arc<str>,
-        labels: Option<Labels>,
+        pod: Option<Pod>,
     ) -> bool {
-        let pod = (Arc::clone(namespace), Arc::clone(name));
-        let Some(labels) = labels else {
-            self.pods.remove(&pod);
+        let name = (Arc::clone(namespace), Arc::clone(name));
+        let Some(pod) = pod else {
+            self.pods.remove(&name);
             return false;
         };
-        if self.pods.get(&pod).is_some_and(|known| **known == labels) {
+        if self.pods.get(&name) == Some(&pod) {
             return false;
         }
-        self.pods.insert(pod, Arc::new(labels));
+        self.pods.insert(name, pod);
         true
     }
 
@@ -109,10 +117,13 @@ impl Endpoints {
                 value.as_str().map(Into::into)
             };
             let pod = name(endpoint, &["targetRef", "name"]);
-            let labels = pod.and_then(|pod| self.pod(&namespace, &pod));
-            if let Some(labels) = labels {
+            if let Some(Pod { labels, service_account }) =
+                pod.and_then(|pod| self.pod(&namespace, &pod))
+            {
                 let labels = labels.iter().map(|(key, value)| (key.clone(), value.clone().into()));
                 endpoint.insert("labels".to_owned(), Value::Object(labels.collect()));
+                let account = Value::String(service_account.to_string());
+                endpoint.insert("serviceAccount".to_owned(), account);
             }
             let node = name(endpoint, &["nodeName"]);
             let locality = node.and_then(|node| self.nodes.get(&node));

@@ -13,9 +13,13 @@ use weir_config::{
         kubernetes::{EndpointSlice, endpoint_slice::SERVICE_NAME_LABEL},
     },
     compile::reference::{
-        delegate_key, destinations, resolve_gateway, resolve_host, service_export_to, service_host,
+        Age, delegate_key, destinations, mesh_hosts, resolve_gateway, resolve_host,
+        service_export_to, service_host,
     },
+    model::matcher::HostPattern,
 };
+
+use super::Imports;
 
 pub type Labels = BTreeMap<String, String>;
 
@@ -32,6 +36,8 @@ pub enum Facts {
         is_root: bool,
         export_to: Box<[String]>,
         gateways: Box<[ObjectKey]>,
+        /// What it is for at sidecars; none, unless it is bound to `mesh`.
+        mesh_hosts: Box<[HostPattern]>,
         /// Where it sends traffic, in full.
         hosts: Box<[Arc<str>]>,
         delegates: Box<[ObjectKey]>,
@@ -62,9 +68,15 @@ pub enum Facts {
         /// The pods behind it.
         pods: Box<[Arc<str>]>,
     },
-    /// RequestAuthentication and AuthorizationPolicy. Without a selector: every workload.
+    /// Policies of workloads. Without a selector: of every one.
     Policy {
         selector: Option<Labels>,
+    },
+    Sidecar {
+        /// The workloads of its namespace it is for; all, if there is none.
+        selector: Option<Labels>,
+        age: Age,
+        imports: Imports,
     },
     /// Secrets and ConfigMaps: sent to who is told to use them.
     Material,
@@ -158,9 +170,12 @@ impl Facts {
                 selector: spec.selector.clone().map(|selector| selector.match_labels),
             },
             Spec::Secret(_) | Spec::ConfigMap(_) => Self::Material,
-            Spec::Sidecar(_) | Spec::EnvoyFilter(_) | Spec::Endpoints(_) | Spec::Namespace(_) => {
-                Self::Unused
-            }
+            Spec::Sidecar(spec) => Self::Sidecar {
+                selector: spec.workload_selector.clone().map(|selector| selector.labels),
+                age: Age::of(object),
+                imports: Imports::of(spec, namespace, domain),
+            },
+            Spec::EnvoyFilter(_) | Spec::Endpoints(_) | Spec::Namespace(_) => Self::Unused,
         }
     }
 }
@@ -214,6 +229,7 @@ fn virtual_service(spec: &VirtualService, namespace: &Arc<str>, domain: &str) ->
         is_root: !spec.hosts.is_empty(),
         export_to: spec.export_to.as_slice().into(),
         gateways: gateways.into(),
+        mesh_hosts: mesh_hosts(spec, namespace, domain).collect(),
         hosts: hosts.into(),
         delegates: delegates.into(),
     }

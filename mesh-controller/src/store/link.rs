@@ -50,6 +50,7 @@ impl Entry {
             | Facts::Gateway { .. }
             | Facts::WorkloadEntry { .. }
             | Facts::Policy { .. }
+            | Facts::Sidecar { .. }
             | Facts::Material
             | Facts::Unused => Vec::new(),
         }
@@ -98,6 +99,9 @@ impl Entry {
                     hosts.iter().flat_map(|host| rules_of(host, own, namespace, root)).collect();
                 wants.extend(selector.as_ref().map(|selector| workloads(own, selector)));
                 wants
+            }
+            Facts::Sidecar { imports, .. } => {
+                imports.proxy.iter().cloned().map(Link::Host).collect()
             }
             Facts::WorkloadEntry { .. }
             | Facts::EndpointSlice { .. }

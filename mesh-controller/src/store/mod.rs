@@ -14,15 +14,17 @@ use weir_config::api::{Kind, ObjectKey};
 mod endpoints;
 mod entry;
 mod facts;
+mod imports;
 mod link;
 mod mesh;
 mod written;
 
 use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
 pub use self::{
-    endpoints::Locality,
+    endpoints::{Locality, Pod},
     entry::{Encoded, Entry, Section, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels},
+    imports::Imports,
     link::Link,
     mesh::Mesh,
     written::{ACCEPTED, Condition, PROGRAMMED, Written},
@@ -40,7 +42,7 @@ pub enum Change {
     Pod {
         namespace: Arc<str>,
         name: Arc<str>,
-        labels: Option<Labels>,
+        pod: Option<Pod>,
     },
     Node {
         name: Arc<str>,
@@ -135,7 +137,7 @@ impl Store {
     /// The labels of a pod, if it is known.
     #[must_use]
     pub fn pod_labels(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&Arc<Labels>> {
-        self.endpoints.pod(namespace, name)
+        self.endpoints.pod(namespace, name).map(|pod| &pod.labels)
     }
 
     /// Whether the mesh configuration lets objects of that namespace count.
@@ -222,8 +224,8 @@ impl Store {
                     self.refresh_mesh(dirty);
                 }
             }
-            Change::Pod { namespace, name, labels } => {
-                if self.endpoints.set_pod(&namespace, &name, labels) {
+            Change::Pod { namespace, name, pod } => {
+                if self.endpoints.set_pod(&namespace, &name, pod) {
                     let slices = self.endpoints.slices_of(&namespace, &name);
                     self.complete(slices, dirty);
                 }

@@ -2,4 +2,4 @@
 
 mod scope;
 
-pub use self::scope::{Audience, Delta, Scope};
+pub use self::scope::{Audience, Delta, ProxyType, Scope};

@@ -30,7 +30,7 @@ pub struct Watched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WatchedKind {
     Object(Kind),
-    /// Its labels.
+    /// Its labels and its service account.
     Pod,
     /// Where it is.
     Node,
@@ -49,10 +49,10 @@ impl WatchedKind {
         }
     }
 
-    /// Of pods, nodes and namespaces nothing but the metadata is asked for.
+    /// Of nodes and namespaces nothing but the metadata is asked for.
     #[must_use]
     pub fn is_metadata_only(self) -> bool {
-        matches!(self, Self::Pod | Self::Node | Self::Namespace)
+        matches!(self, Self::Node | Self::Namespace)
     }
 }
 
@@ -68,12 +68,14 @@ const SECRETS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-acco
 const CONFIG_MAPS: &str = "metadata.name!=kube-root-ca.crt,metadata.name!=istio-ca-root-cert";
 
 /// Everything that is watched.
-pub const WATCHED: [Watched; 15] = [
+pub const WATCHED: [Watched; 17] = [
     networking(Kind::Gateway, "gateways"),
     networking(Kind::VirtualService, "virtualservices"),
     networking(Kind::DestinationRule, "destinationrules"),
     networking(Kind::ServiceEntry, "serviceentries"),
     networking(Kind::WorkloadEntry, "workloadentries"),
+    networking(Kind::Sidecar, "sidecars"),
+    security(Kind::PeerAuthentication, "peerauthentications"),
     security(Kind::RequestAuthentication, "requestauthentications"),
     security(Kind::AuthorizationPolicy, "authorizationpolicies"),
     core(WatchedKind::Object(Kind::Service), "services", None),

@@ -9,7 +9,7 @@ use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality, Refused, Unusable, Written, generation};
+use crate::store::{Change, Entry, Locality, Pod, Refused, Unusable, Written, generation};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const SUB_ZONE_LABEL: &str = "topology.istio.io/subzone";
@@ -40,7 +40,7 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
     let (namespace, name): (Arc<str>, Arc<str>) = (namespace.into(), name.into());
     let kind = match watched.kind {
         WatchedKind::Pod => {
-            return Change::Pod { namespace, name, labels: Some(labels(&object)) };
+            return Change::Pod { namespace, name, pod: Some(pod(&object)) };
         }
         WatchedKind::Node => {
             let labels = labels(&object);
@@ -95,7 +95,7 @@ pub(super) fn unread(watched: &Watched, object: &Document) -> Option<Change> {
 pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
     let (namespace, name) = (Arc::from(namespace), Arc::from(name));
     match watched.kind {
-        WatchedKind::Pod => Change::Pod { namespace, name, labels: None },
+        WatchedKind::Pod => Change::Pod { namespace, name, pod: None },
         WatchedKind::Node => Change::Node { name, locality: None },
         WatchedKind::Namespace => Change::Namespace { name, labels: None },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
@@ -147,6 +147,14 @@ fn keep_material(object: &mut Map<String, Value>) -> bool {
         }
     }
     is_material
+}
+
+fn pod(object: &Document) -> Pod {
+    let account = object.get("spec").and_then(|spec| spec.get("serviceAccountName"));
+    Pod {
+        labels: Arc::new(labels(object)),
+        service_account: account.and_then(Value::as_str).unwrap_or_default().into(),
+    }
 }
 
 fn labels(object: &Document) -> BTreeMap<String, String> {

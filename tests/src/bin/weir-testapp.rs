@@ -2,12 +2,32 @@
 //! (`VERSION`) and which pod answers (`POD_NAME`), listens on `PORT`, and ends as an application
 //! should: on SIGTERM it serves for `GRACE_SECONDS` more, which is until nobody sends it new
 //! connections, then it lets every connection finish what it carries.
+//!
+//! With `CALLS` it is a client too: to the end it calls `HOST:PORT` some five hundred times a second,
+//! and writes what came of it, a line every second.
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    io::{Write as _, stdout},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
-use weir_tests::backend::echo::Echo;
+use http::Version;
+use serde_json::json;
+use tokio::{
+    net::lookup_host,
+    signal::unix::{SignalKind, signal},
+};
+use weir_tests::{
+    backend::echo::Echo,
+    client::{http::Request, load::Load},
+};
+
+/// At once, each with a pause between two of its calls.
+const CALLERS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+const ROUND: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -17,10 +37,27 @@ async fn main() -> anyhow::Result<()> {
     let pod = env::var("POD_NAME").unwrap_or_default();
     let mut terminated = signal(SignalKind::terminate())?;
     let echo = Echo::start_in_pod(&version, &pod, port).await;
+    let calls = env::var("CALLS").ok().map(|to| tokio::spawn(call(to)));
     terminated.recv().await;
     tokio::time::sleep(Duration::from_secs(grace.into())).await;
+    if let Some(calls) = calls {
+        calls.abort();
+    }
     echo.drain().await;
     Ok(())
+}
+
+async fn call(to: String) -> anyhow::Result<()> {
+    let host = to.split(':').next().unwrap_or_default();
+    let request = Request::get(host, "/called");
+    loop {
+        let address = lookup_host(&to).await?.next().context("the host has no address")?;
+        let load = Load::start_paced(address, Version::HTTP_11, CALLERS, &request, PAUSE);
+        tokio::time::sleep(ROUND).await;
+        let tally = load.stop().await;
+        let line = json!({ "succeeded": tally.succeeded, "failures": tally.failures });
+        writeln!(stdout(), "{line}")?;
+    }
 }
 
 fn number(variable: &str, default: u16) -> anyhow::Result<u16> {

@@ -6,6 +6,8 @@
 
 pub mod app;
 pub mod bed;
+pub mod capture;
+pub mod injected;
 pub mod shop;
 pub mod suite;
 pub mod weir;

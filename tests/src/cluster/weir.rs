@@ -1,6 +1,9 @@
 //! Weir in a cluster, installed as a user would: three charts.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
@@ -38,12 +41,16 @@ impl Cluster {
         self.install_gateway(INGRESS_GATEWAY, INGRESS, &[]).await;
     }
 
-    /// The images of both programs, with the names that the charts are given.
+    /// The images of all programs, with the names that the charts are given.
     pub async fn load_weir(&self) {
-        for program in ["weir-controller", "weir-gateway"] {
-            let built = tokio::task::spawn_blocking(|| binaries::built(program)).await;
-            let built = built.expect("build the workspace");
-            self.load_image(&format!("{HUB}/{program}:{TAG}"), &[&built]).await;
+        let images: [&[&str]; 3] =
+            [&["weir-controller"], &["weir-gateway"], &["weir-sidecar", "weir-init"]];
+        for programs in images {
+            let built = || programs.iter().map(|program| binaries::built(program)).collect();
+            let built: Vec<PathBuf> =
+                tokio::task::spawn_blocking(built).await.expect("build the workspace");
+            let built: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
+            self.load_image(&format!("{HUB}/{}:{TAG}", programs[0]), &built).await;
         }
     }
 

@@ -77,6 +77,8 @@ pub(in crate::compile) struct Port {
     pub(in crate::compile) protocol: Option<Protocol>,
     /// Where endpoints listen when they do not say; a name of theirs counts as not said.
     pub(in crate::compile) target: u16,
+    /// That name: every workload has a number of its own for it.
+    pub(in crate::compile) target_name: Option<Arc<str>>,
     /// The object that has the port.
     pub(in crate::compile) owner: ObjectKey,
 }
@@ -232,15 +234,17 @@ fn addresses(object: &Object) -> Vec<IpNet> {
 }
 
 fn service_port(object: &Object, port: &service::ServicePort) -> Port {
-    let target = match port.target_port {
-        Some(IntOrString::Int(number)) if number != 0 => number,
-        Some(IntOrString::Int(_) | IntOrString::String(_)) | None => port.port,
+    let (target, target_name) = match &port.target_port {
+        Some(IntOrString::Int(number)) if *number != 0 => (*number, None),
+        Some(IntOrString::String(name)) => (port.port, Some(name.as_str().into())),
+        Some(IntOrString::Int(_)) | None => (port.port, None),
     };
     Port {
         number: port.port,
         name: port.name.as_str().into(),
         protocol: protocol(&port.app_protocol, &port.name, port.port),
         target,
+        target_name,
         owner: object.key(),
     }
 }
@@ -251,6 +255,7 @@ fn entry_port(object: &Object, port: &service_entry::ServicePort) -> Port {
         name: port.name.as_str().into(),
         protocol: port.protocol,
         target: port.target_port.filter(|&number| number != 0).unwrap_or(port.number),
+        target_name: None,
         owner: object.key(),
     }
 }

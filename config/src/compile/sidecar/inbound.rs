@@ -167,8 +167,11 @@ fn service_ports(view: &View, registry: &Registry) -> BTreeMap<u16, Port> {
         // What the workload may not know as a client it is nevertheless.
         let Some(service) = registry.find(&host) else { continue };
         for port in &service.ports {
-            ports.entry(port.target).or_insert_with(|| Port {
-                number: port.target,
+            let named = port.target_name.as_deref();
+            let named = named.and_then(|name| view.proxy.named_ports.get(name));
+            let number = named.copied().unwrap_or(port.target);
+            ports.entry(number).or_insert_with(|| Port {
+                number,
                 protocol: port.protocol,
                 destination: Destination {
                     service: Arc::clone(&service.host),

@@ -282,6 +282,16 @@ fn without_a_policy_clear_text_and_mutual_tls_are_taken_on_the_workloads_port() 
 }
 
 #[test]
+fn a_target_port_is_the_number_that_the_workload_has_for_its_name() {
+    let services = SERVICES.replace("targetPort: 8080", "targetPort: web");
+    let named_ports = [("web".to_owned(), 8088)].into();
+    let proxy = Proxy { named_ports, ..sidecar() };
+    let (resources, diagnostics) = compile(proxy, Some(mesh("{}")), objects(&services));
+    assert_eq!(texts(&diagnostics), Vec::<String>::new());
+    assert!(resources.clusters.keys().any(|name| name.as_str() == "inbound|8088||"));
+}
+
+#[test]
 fn the_narrower_policy_decides_and_leaves_the_rest_to_the_wider() {
     let mesh_strict = peer_authentication("istio-system", "mesh", "{mtls: {mode: STRICT}}");
     let strict = "*:8080 Tls mtls -> http virtualInbound|0.0.0.0_8080";

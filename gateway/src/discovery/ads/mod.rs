@@ -18,7 +18,7 @@ mod objects;
 mod push;
 mod stream;
 
-pub use self::node::Proxy;
+pub use self::node::{Proxy, Role};
 use self::{
     copy::{Copy, Identity, Probation, Saved},
     held::Held,

@@ -8,6 +8,7 @@ use weir_config::wire::discovery::Node;
 /// The pod this process runs in, or what stands for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxy {
+    pub role: Role,
     pub name: String,
     pub namespace: String,
     pub service_account: String,
@@ -17,10 +18,28 @@ pub struct Proxy {
     pub cluster_id: String,
 }
 
+/// Of Istio's proxies; the first part of their name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A gateway.
+    #[default]
+    Router,
+    Sidecar,
+}
+
+impl Role {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Router => "router",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
 impl Proxy {
     /// In the form of Istio's proxies, whose metadata people and tools know.
     pub(super) fn node(&self) -> Node {
-        let Self { name, namespace, service_account, address, labels, cluster_id } = self;
+        let Self { role, name, namespace, service_account, address, labels, cluster_id } = self;
         let metadata = json!({
             "NAME": name,
             "NAMESPACE": namespace,
@@ -35,7 +54,10 @@ impl Proxy {
         };
         let address = if address.is_empty() { "0.0.0.0" } else { address };
         Node {
-            id: format!("router~{address}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+            id: format!(
+                "{}~{address}~{name}.{namespace}~{namespace}.svc.cluster.local",
+                role.word()
+            ),
             cluster: format!("{service_account}.{namespace}"),
             metadata,
             locality: None,
@@ -52,6 +74,7 @@ mod tests {
     #[test]
     fn a_node_is_named_as_those_of_istio_are() {
         let proxy = Proxy {
+            role: Role::Router,
             name: "gateway-7d".to_owned(),
             namespace: "edge".to_owned(),
             service_account: "gateway".to_owned(),
@@ -61,6 +84,8 @@ mod tests {
         };
         let node = proxy.node();
         assert_eq!(node.id, "router~10.0.0.7~gateway-7d.edge~edge.svc.cluster.local");
+        let sidecar = Proxy { role: Role::Sidecar, ..proxy }.node();
+        assert_eq!(sidecar.id, "sidecar~10.0.0.7~gateway-7d.edge~edge.svc.cluster.local");
         let metadata = node.metadata.unwrap();
         assert_eq!(metadata.text("NAMESPACE"), Some("edge"));
         assert_eq!(metadata.text("SERVICE_ACCOUNT"), Some("gateway"));

@@ -22,6 +22,8 @@ use weir_config::{
 
 use crate::store::{Encoded, Entry, Facts, Labels, Link, Store};
 
+mod sidecar;
+
 /// For whom a scope is. Proxies that are equal in this share it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Audience {
@@ -32,6 +34,16 @@ pub struct Audience {
     pub reads_secrets: bool,
     /// Gateways of other namespaces do not select it.
     pub own_gateways_only: bool,
+    pub proxy_type: ProxyType,
+}
+
+/// What a proxy stands in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProxyType {
+    /// Services, as Gateways say.
+    Gateway,
+    /// One workload, which may call whatever is exported to it.
+    Sidecar,
 }
 
 /// What changed for the proxies of a scope: the resource, or that it is gone.
@@ -41,6 +53,8 @@ pub type Delta = BTreeMap<Arc<str>, Option<Arc<Encoded>>>;
 #[derive(Debug)]
 pub struct Scope {
     audience: Audience,
+    /// The Sidecar resource that limits what the workload knows.
+    sidecar: Option<Arc<Entry>>,
     members: BTreeMap<ObjectKey, Arc<Entry>>,
     /// How many members ask for each link.
     wants: BTreeMap<Link, u32>,
@@ -59,7 +73,9 @@ impl Scope {
     /// The scope with everything that is in `store` now.
     #[must_use]
     pub fn new(audience: Audience, store: &Store) -> Self {
-        let mut scope = Self { audience, members: BTreeMap::new(), wants: BTreeMap::new() };
+        let sidecar = sidecar::resource(&audience, store);
+        let mut scope =
+            Self { audience, sidecar, members: BTreeMap::new(), wants: BTreeMap::new() };
         scope.settle(store, scope.roots(store));
         scope
     }
@@ -89,10 +105,14 @@ impl Scope {
         store: &Store,
         changed: impl IntoIterator<Item = &'a ObjectKey>,
     ) -> Delta {
-        self.settle(store, changed.into_iter().cloned().collect())
+        let changed: Vec<_> = changed.into_iter().cloned().collect();
+        if changed.iter().any(|key| key.kind == Kind::Sidecar) && self.knows_others(store) {
+            return self.rebuild(store);
+        }
+        self.settle(store, changed)
     }
 
-    /// Follows a change of the mesh configuration that may concern every object.
+    /// Follows a change that may concern every object.
     pub fn rebuild(&mut self, store: &Store) -> Delta {
         let fresh = Self::new(self.audience.clone(), store);
         let old = std::mem::replace(self, fresh);
@@ -106,6 +126,9 @@ impl Scope {
 
     /// What is in the scope whoever asks for it.
     fn roots(&self, store: &Store) -> Vec<ObjectKey> {
+        if self.is_sidecar() {
+            return sidecar::roots(store);
+        }
         let own = &self.audience.namespace;
         let root = &store.mesh().root_namespace;
         let gateways = store.of_kind(Kind::Gateway);
@@ -134,17 +157,16 @@ impl Scope {
             _ => {}
         }
         let root = Arc::clone(&round.store.mesh().root_namespace);
-        let namespace = Arc::clone(&self.audience.namespace);
         if let Some(new) = entry {
             self.members.insert(key.clone(), Arc::clone(new));
-            for link in new.wants(&namespace, &root) {
+            for link in self.links(new, &root) {
                 self.acquire(link, round);
             }
         } else {
             self.members.remove(&key);
         }
         if let Some(old) = &member {
-            for link in old.wants(&namespace, &root) {
+            for link in self.links(old, &root) {
                 self.release(link, round);
             }
         }
@@ -180,7 +202,8 @@ impl Scope {
 
     /// Whether `entry` belongs to the scope, as things are now.
     fn admits(&self, store: &Store, entry: &Entry) -> bool {
-        let Audience { namespace: to, labels, reads_secrets, own_gateways_only } = &self.audience;
+        let Audience { namespace: to, labels, reads_secrets, own_gateways_only, proxy_type: _ } =
+            &self.audience;
         let own = &entry.key.namespace;
         let mesh = store.mesh();
         // Certificates are a proxy's own, wherever it runs.
@@ -189,11 +212,14 @@ impl Scope {
         }
         match &entry.facts {
             Facts::Gateway { selector, .. } => {
-                contains(labels, selector) && (!own_gateways_only || own == to)
+                !self.is_sidecar()
+                    && contains(labels, selector)
+                    && (!own_gateways_only || own == to)
             }
-            Facts::VirtualService { is_root: true, export_to, gateways, .. } => {
+            Facts::VirtualService { is_root: true, export_to, gateways, mesh_hosts, .. } => {
                 is_exported(export_to, &mesh.virtual_service_export_to, own, to)
-                    && gateways.iter().any(|gateway| self.routes(store, gateway, own))
+                    && (gateways.iter().any(|gateway| self.routes(store, gateway, own))
+                        || mesh_hosts.iter().any(|host| self.imports(own, host)))
             }
             Facts::VirtualService { is_root: false, export_to, .. } => {
                 let exports =
@@ -207,18 +233,19 @@ impl Scope {
                 let link = Link::Rules { host: Arc::clone(host), namespace: Arc::clone(own) };
                 selects
                     && is_exported(export_to, &mesh.destination_rule_export_to, own, to)
-                    && self.wants.contains_key(&link)
+                    && (!self.needs(&link, &mesh.root_namespace) || self.wants.contains_key(&link))
             }
             Facts::Service { host, export_to, selector } => {
                 let is_front = own == to && !selector.is_empty() && contains(labels, selector);
                 is_exported(export_to, &mesh.service_export_to, own, to)
-                    && (is_front || self.wants.contains_key(&Link::Host(Arc::clone(host))))
+                    && (is_front || self.reaches(own, host))
             }
-            Facts::ServiceEntry { hosts, export_to, .. } => {
+            Facts::ServiceEntry { hosts, export_to, selector } => {
+                let selects = |it: &Arc<Labels>| !it.is_empty() && contains(labels, it);
+                let is_front =
+                    self.is_sidecar() && own == to && selector.as_ref().is_some_and(selects);
                 is_exported(export_to, &mesh.service_export_to, own, to)
-                    && hosts
-                        .iter()
-                        .any(|host| self.wants.contains_key(&Link::Host(Arc::clone(host))))
+                    && (is_front || hosts.iter().any(|host| self.reaches(own, host)))
             }
             Facts::EndpointSlice { service, .. } => self.wants.contains_key(&Link::Endpoints {
                 namespace: Arc::clone(own),
@@ -227,8 +254,10 @@ impl Scope {
             Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
             Facts::Policy { selector } => {
                 (own == to || *own == mesh.root_namespace)
+                    && (self.is_sidecar() || entry.key.kind != Kind::PeerAuthentication)
                     && selector.as_ref().is_none_or(|selector| contains(labels, selector))
             }
+            Facts::Sidecar { .. } => self.sidecar.as_ref().is_some_and(|it| it.key == entry.key),
             Facts::Material => {
                 own == to
                     && (*reads_secrets || entry.key.kind != Kind::Secret)

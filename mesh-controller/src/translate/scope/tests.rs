@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::store::{Change, Refused, Written};
+use crate::store::{Change, Pod, Refused, Written};
 
 const DOMAIN: &str = "cluster.local";
 
@@ -76,6 +76,7 @@ fn audience(namespace: &str) -> Audience {
         labels: Arc::new(Labels::from([("istio".to_owned(), "ingressgateway".to_owned())])),
         reads_secrets: true,
         own_gateways_only: false,
+        proxy_type: ProxyType::Gateway,
     }
 }
 
@@ -342,18 +343,22 @@ fn workload_entries_follow_the_service_that_selects_them() {
 }
 
 #[test]
-fn endpoints_carry_the_labels_of_their_pods() {
+fn endpoints_carry_the_labels_and_identities_of_their_pods() {
     let mut cluster = Cluster::new(SHOP);
     let pod = |version: &str| Change::Pod {
         namespace: "shop".into(),
         name: "web-a".into(),
-        labels: Some(Labels::from([("version".to_owned(), version.to_owned())])),
+        pod: Some(Pod {
+            labels: Arc::new(Labels::from([("version".to_owned(), version.to_owned())])),
+            service_account: "web".into(),
+        }),
     };
     assert_eq!(cluster.change(vec![pod("v1")]), ["EndpointSlice/shop/web-1"]);
     let key =
         ObjectKey { kind: Kind::EndpointSlice, namespace: "shop".into(), name: "web-1".into() };
     let slice = Value::Object(cluster.store.find(&key).unwrap().object());
     assert_eq!(slice["endpoints"][0]["labels"]["version"], "v1");
+    assert_eq!(slice["endpoints"][0]["serviceAccount"], "web");
     assert_eq!(cluster.change(vec![pod("v1")]), [""; 0]);
     assert_eq!(cluster.change(vec![pod("v2")]), ["EndpointSlice/shop/web-1"]);
 }
@@ -390,4 +395,126 @@ fn an_object_that_can_no_longer_be_read_keeps_its_last_good_version() {
     assert_eq!(cluster.change(vec![Change::Unreadable(key.clone(), refused)]), [""; 0]);
     assert_eq!(cluster.names(), WHOLE_SHOP);
     assert!(cluster.store.find_unreadable(&key).is_some());
+}
+
+/// Two namespaces, and rules of each of the three that are asked for them.
+const MESH: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{port: 80, name: http}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: web-a}}]
+ports: [{port: 8080, name: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: bank}
+spec: {selector: {app: pay}, ports: [{port: 80, name: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: vault, namespace: bank, annotations: {networking.istio.io/exportTo: .}}
+spec: {selector: {app: vault}, ports: [{port: 80, name: http}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: pay, namespace: bank}
+spec: {host: pay}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: pay, namespace: bank}
+spec: {hosts: [pay], http: [{route: [{destination: {host: pay}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: edge, namespace: bank}
+spec: {hosts: [bank.example.com], gateways: [edge], http: [{route: [{destination: {host: pay}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: bank}
+spec: {mtls: {mode: STRICT}}
+";
+
+const WEB_ONLY: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: shop}
+spec: {egress: [{hosts: ['./*']}]}
+";
+
+fn workload(namespace: &str) -> Audience {
+    Audience {
+        labels: Arc::new(Labels::from([("app".to_owned(), "web".to_owned())])),
+        reads_secrets: false,
+        proxy_type: ProxyType::Sidecar,
+        ..audience(namespace)
+    }
+}
+
+#[test]
+fn a_sidecar_gets_whatever_is_exported_to_its_namespace_and_no_gateways() {
+    let cluster = Cluster::seen_by(workload("shop"), MESH);
+    assert_eq!(
+        cluster.names(),
+        [
+            "VirtualService/bank/pay",
+            "DestinationRule/bank/pay",
+            "PeerAuthentication/istio-system/default",
+            "Service/bank/pay",
+            "Service/shop/web",
+            "EndpointSlice/shop/web-1",
+        ]
+    );
+    let seen_by_gateway = Cluster::new(MESH).names();
+    assert_eq!(seen_by_gateway, [""; 0], "policies of peers are nothing for gateways");
+}
+
+#[test]
+fn a_sidecar_resource_takes_away_what_it_does_not_import_and_gives_it_back() {
+    let mut cluster = Cluster::seen_by(workload("shop"), MESH);
+    assert_eq!(
+        cluster.apply(WEB_ONLY),
+        [
+            "-Service/bank/pay",
+            "-DestinationRule/bank/pay",
+            "Sidecar/shop/default",
+            "-VirtualService/bank/pay"
+        ]
+    );
+    // Not even new ones.
+    let host = "spec: {hosts: [pay], http: [{route: [{destination: {host: pay}}]}]}";
+    let other = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: b, \
+                 namespace: bank}\n";
+    assert_eq!(cluster.apply(&format!("{other}{host}")), [""; 0]);
+
+    let given =
+        cluster.apply(&WEB_ONLY.replace("'./*'", "'./*', 'bank/pay.bank.svc.cluster.local'"));
+    assert!(given.contains(&"Service/bank/pay".to_owned()), "{given:?}");
+    let given = cluster.remove(Kind::Sidecar, "shop", "default");
+    assert_eq!(given, ["-Sidecar/shop/default"]);
+}
+
+#[test]
+fn a_destination_of_an_imported_virtual_service_comes_with_it() {
+    let imported = WEB_ONLY.replace("'./*'", "'./*', 'shop/*'");
+    let routes = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: out, \
+                  namespace: shop}\nspec: {hosts: [out.example.com], http: [{route: [{destination: \
+                  {host: pay.bank.svc.cluster.local}}]}]}";
+    let mut cluster = Cluster::seen_by(workload("shop"), &format!("{MESH}---{imported}"));
+    assert_eq!(
+        cluster.apply(routes),
+        ["Service/bank/pay", "DestinationRule/bank/pay", "VirtualService/shop/out"]
+    );
 }

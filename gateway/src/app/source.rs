@@ -1,144 +1,37 @@
-//! Builds every component once, in start order, and takes them down in the other.
+//! Where the configuration comes from, and how it gets from there into force.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
-use weir_config::compile::{Change, Proxy};
+use weir_config::compile::Change;
 
+use super::readiness::Readiness;
 use crate::{
-    admin::{self, AdminState},
     bootstrap::{Bootstrap, ConfigSource, Discovery},
-    cluster::Resolver,
     control_plane::ControlPlane,
     discovery::{
         ads::{self, AdsSource, Push},
         apply::{Applier, Update},
         file::{self, FileSource},
     },
-    engine::Engine,
     identity,
-    limits::Limits,
-    listener::{ListenerManager, raise_open_file_limit},
-    telemetry::{Telemetry, discovery::DiscoveryStatus, labels::Reporter, log},
+    telemetry::{Telemetry, discovery::DiscoveryStatus},
 };
 
 /// Between two looks at the certificate files that secrets name.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
 /// For a certificate that is said to be there.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
-/// For the access log's last lines.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-
-/// Runs a gateway until it is told to end.
-///
-/// # Errors
-/// What keeps it from starting at all: its configuration cannot be read, or an address of its own
-/// cannot be bound. Listeners that cannot be bound do not.
-pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
-    raise_open_file_limit();
-    let data_plane = data_plane(bootstrap.workers)?;
-    // The thread that configures is not one that serves: a large change adds no latency.
-    let control_plane =
-        Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
-    let outcome = control_plane.block_on(serve(&bootstrap, &data_plane));
-    // Whatever is left was given its time.
-    data_plane.shutdown_timeout(Duration::from_millis(100));
-    outcome
-}
-
-fn data_plane(workers: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name("worker")
-        .enable_all()
-        .build()
-        .context("start the data plane runtime")
-}
-
-async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    // Supervisors send it on log rotation and terminals when they close; neither is meant.
-    let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-
-    let reporter = Reporter::new(&bootstrap.namespace, &bootstrap.labels);
-    let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
-    log::report_panics(telemetry.metrics.panics.clone());
-    let engine = Arc::new(Engine::new(Limits::default(), telemetry));
-    let listeners = ListenerManager::new(Arc::clone(&engine), data_plane.handle().clone());
-    let resolver = match bootstrap.name_server {
-        Some(address) => Resolver::with_name_server(address),
-        None => Resolver::system(),
-    }
-    .context("read the system's name resolution settings")?;
-    let proxy = Proxy {
-        namespace: bootstrap.namespace.as_str().into(),
-        labels: bootstrap.labels.clone(),
-        kind: bootstrap.kind.clone(),
-        has_identity: bootstrap.has_identity(),
-        stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
-        ..Proxy::default()
-    };
-    let applier = Applier::new(
-        Arc::clone(&engine),
-        Arc::clone(&listeners),
-        resolver,
-        data_plane.handle().clone(),
-        proxy,
-    );
-    let source = Source::new(bootstrap, &engine.telemetry)?;
-
-    let (ready, is_ready) = watch::channel(false);
-    let (quit, mut quitting) = mpsc::channel(1);
-    let admin = admin::start(
-        bootstrap,
-        AdminState {
-            engine: Arc::clone(&engine),
-            listeners: Arc::clone(&listeners),
-            configured: applier.configured(),
-            ready: is_ready,
-            discovery: source.status(),
-            quit,
-        },
-    )?;
-
-    let configuring = source.follow(applier, ready.clone());
-
-    let failed = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        _ = quitting.recv() => None,
-        error = configuring => Some(error),
-    };
-    ready.send_replace(false);
-    if let Some(Err(error)) = failed {
-        return Err(error);
-    }
-    tracing::info!(seconds = bootstrap.drain_time.as_secs(), "draining");
-    let cut = listeners.drain(bootstrap.drain_time).await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "still open at the end of the drain time, cut");
-    }
-    engine.telemetry.flush(FLUSH_LIMIT);
-    admin.stop();
-    Ok(ExitCode::SUCCESS)
-}
 
 /// Where the configuration comes from, with what is needed to follow it.
-enum Source<'a> {
+pub enum Source<'a> {
     Files(file::Options, (Option<PathBuf>, bool)),
     Controller(&'a Discovery, Arc<DiscoveryStatus>),
 }
 
 impl<'a> Source<'a> {
-    fn new(bootstrap: &'a Bootstrap, telemetry: &Telemetry) -> anyhow::Result<Self> {
+    pub fn new(bootstrap: &'a Bootstrap, telemetry: &Telemetry) -> anyhow::Result<Self> {
         Ok(match &bootstrap.source {
             ConfigSource::Files { paths, mesh_config } => {
                 let options = file::Options {
@@ -155,7 +48,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn status(&self) -> Option<Arc<DiscoveryStatus>> {
+    pub fn status(&self) -> Option<Arc<DiscoveryStatus>> {
         match self {
             Self::Files(..) => None,
             Self::Controller(_, status) => Some(Arc::clone(status)),
@@ -163,7 +56,7 @@ impl<'a> Source<'a> {
     }
 
     /// Returns only with an error that leaves nothing to serve.
-    async fn follow(self, applier: Applier, ready: watch::Sender<bool>) -> anyhow::Result<()> {
+    pub async fn follow(self, applier: Applier, ready: Readiness) -> anyhow::Result<()> {
         match self {
             Self::Files(options, identity) => follow_files(applier, options, identity, ready).await,
             Self::Controller(discovery, status) => {
@@ -180,7 +73,7 @@ async fn follow_controller(
     mut applier: Applier,
     discovery: &Discovery,
     status: Arc<DiscoveryStatus>,
-    ready: watch::Sender<bool>,
+    ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
     let control_plane = ControlPlane {
@@ -191,8 +84,12 @@ async fn follow_controller(
         workload: workload.clone(),
     };
     let authority = discovery.authority(&control_plane);
-    let files = discovery.identity_files.clone();
-    let identity = identity::Options { authority, identity: discovery.identity(), files };
+    let identity = identity::Options {
+        authority,
+        identity: discovery.identity(),
+        files: discovery.identity_files.clone(),
+        kept_in: discovery.identity_dir.clone(),
+    };
     let _identity = AbortOnDropHandle::new(tokio::spawn(identity::keep(identity, issued)));
     let (source, saved) = AdsSource::open(ads::Options {
         control_plane,
@@ -202,10 +99,16 @@ async fn follow_controller(
     });
     // Connects while the copy is put in force.
     let mut pushes = source.follow();
-    let mut readiness = Readiness::Unasked(ready);
+    let mut warming = None;
+    if ready.needs_identity() && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
+        // Before the first connection, which may need it.
+        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+        applier.set_identity(secret).await;
+        ready.is_somebody();
+    }
     if let Some(saved) = saved {
         applier.apply(saved).await;
-        readiness.follows(&applier);
+        warming.get_or_insert_with(|| ready.is_configured_after(applier.warmed()));
     }
     let configured = applier.configured();
     let mut files = tokio::time::interval(FILES_INTERVAL);
@@ -214,7 +117,7 @@ async fn follow_controller(
             push = pushes.next() => match push {
                 Some(Push { update, answer }) => {
                     applier.apply(update).await;
-                    readiness.follows(&applier);
+                    warming.get_or_insert_with(|| ready.is_configured_after(applier.warmed()));
                     answer.send(&configured);
                 }
                 None => anyhow::bail!("the task that follows the controller ended"),
@@ -222,29 +125,10 @@ async fn follow_controller(
             Ok(()) = workload.changed() => {
                 let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
                 applier.set_identity(secret).await;
+                ready.is_somebody();
             }
             _ = files.tick() => applier.refresh_files().await,
         }
-    }
-}
-
-/// That the proxy is ready: said once, when its first configuration has what it needs.
-enum Readiness {
-    Unasked(watch::Sender<bool>),
-    Follows { _task: AbortOnDropHandle<()> },
-}
-
-impl Readiness {
-    /// A configuration is in force; the first of them counts. Nothing waits for it here.
-    fn follows(&mut self, applier: &Applier) {
-        let Self::Unasked(ready) = self else { return };
-        let (ready, warmed) = (ready.clone(), applier.warmed());
-        let task = tokio::spawn(async move {
-            warmed.await;
-            ready.send_replace(true);
-            tracing::info!("ready");
-        });
-        *self = Self::Follows { _task: AbortOnDropHandle::new(task) };
     }
 }
 
@@ -254,7 +138,7 @@ async fn follow_files(
     mut applier: Applier,
     options: file::Options,
     (identity, has_identity): (Option<PathBuf>, bool),
-    ready: watch::Sender<bool>,
+    ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
     // Without a folder the channel ends, and nothing is awaited from it.
@@ -268,8 +152,9 @@ async fn follow_files(
         applier.set_identity(secret).await;
     }
     applier.apply(update(first, has_mesh)).await;
-    let mut readiness = Readiness::Unasked(ready);
-    readiness.follows(&applier);
+    let _warming = ready.is_configured_after(applier.warmed());
+    // Without a certificate there is none to wait for.
+    ready.is_somebody();
     let mut changes = source.watch()?;
     let mut files = tokio::time::interval(FILES_INTERVAL);
     loop {

@@ -1,0 +1,136 @@
+//! Builds every component once, in start order, and takes them down in the other.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use weir_config::compile::{Proxy, ProxyKind};
+
+mod ending;
+mod readiness;
+mod source;
+
+use self::{ending::Ending, readiness::Readiness, source::Source};
+use crate::{
+    admin::{self, AdminState},
+    bootstrap::{Bootstrap, ConfigSource},
+    cluster::Resolver,
+    discovery::apply::Applier,
+    engine::Engine,
+    limits::Limits,
+    listener::{ListenerManager, raise_open_file_limit},
+    telemetry::{Telemetry, labels::Reporter, log},
+};
+
+/// For the access log's last lines.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// Runs a gateway until it is told to end.
+///
+/// # Errors
+/// What keeps it from starting at all: its configuration cannot be read, or an address of its own
+/// cannot be bound. Listeners that cannot be bound do not.
+pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
+    raise_open_file_limit();
+    let data_plane = data_plane(bootstrap.workers)?;
+    // The thread that configures is not one that serves: a large change adds no latency.
+    let control_plane =
+        Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
+    let outcome = control_plane.block_on(serve(&bootstrap, &data_plane));
+    // Whatever is left was given its time.
+    data_plane.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+fn data_plane(workers: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("start the data plane runtime")
+}
+
+async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // Supervisors send it on log rotation and terminals when they close; neither is meant.
+    let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+
+    let principal = bootstrap.principal().unwrap_or_default().into();
+    let reporter = Reporter { principal, ..Reporter::new(&bootstrap.namespace, &bootstrap.labels) };
+    let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
+    log::report_panics(telemetry.metrics.panics.clone());
+    let engine = Arc::new(Engine::new(Limits::default(), telemetry));
+    let listeners = ListenerManager::new(Arc::clone(&engine), data_plane.handle().clone());
+    let resolver = match bootstrap.name_server {
+        Some(address) => Resolver::with_name_server(address),
+        None => Resolver::system(),
+    }
+    .context("read the system's name resolution settings")?;
+    let proxy = Proxy {
+        namespace: bootstrap.namespace.as_str().into(),
+        labels: bootstrap.labels.clone(),
+        kind: bootstrap.kind.clone(),
+        has_identity: bootstrap.has_identity(),
+        named_ports: bootstrap.application.settings.ports.clone(),
+        stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
+        ..Proxy::default()
+    };
+    let applier = Applier::new(
+        Arc::clone(&engine),
+        Arc::clone(&listeners),
+        resolver,
+        data_plane.handle().clone(),
+        proxy,
+    );
+    let source = Source::new(bootstrap, &engine.telemetry)?;
+
+    let (ready, is_ready) = watch::channel(false);
+    let (quit, mut quitting) = mpsc::channel(1);
+    let ending = Ending::new(bootstrap, &listeners);
+    let admin = admin::start(
+        bootstrap,
+        AdminState {
+            engine: Arc::clone(&engine),
+            listeners: Arc::clone(&listeners),
+            configured: applier.configured(),
+            ready: is_ready,
+            discovery: source.status(),
+            drain: ending.asking(),
+            quit,
+        },
+    )?;
+
+    let ready = Readiness::new(bootstrap, ready);
+    let configuring = source.follow(applier, ready.clone());
+
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        _ = quitting.recv() => None,
+        error = configuring => Some(error),
+    };
+    if let Some(Err(error)) = failed {
+        return Err(error);
+    }
+    tracing::info!(seconds = bootstrap.drain_time.as_secs(), "draining");
+    let cut = match bootstrap.kind {
+        ProxyKind::Gateway => {
+            ready.end();
+            listeners.drain(bootstrap.drain_time).await
+        }
+        // A pod that ends is an endpoint only while it is ready, should no other be left.
+        ProxyKind::Sidecar { .. } => ending.end(bootstrap.drain_time).await,
+    };
+    if cut > 0 {
+        tracing::warn!(connections = cut, "still open at the end of the drain time, cut");
+    }
+    engine.telemetry.flush(FLUSH_LIMIT);
+    admin.stop();
+    Ok(ExitCode::SUCCESS)
+}
