@@ -1,6 +1,6 @@
 //! Builds every component once, in start order, and takes them down in the other.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -15,13 +15,14 @@ use weir_config::compile::{Change, Proxy};
 use crate::{
     admin::{self, AdminState},
     bootstrap::{Bootstrap, ConfigSource, Discovery},
-    cluster::Resolver,
+    cluster::{self, Resolver},
     control_plane::ControlPlane,
     discovery::{
         ads::{self, AdsSource, Push},
         apply::{Applier, Update},
         file::{self, FileSource},
     },
+    dns::{self, DnsServer},
     engine::Engine,
     identity,
     limits::Limits,
@@ -83,6 +84,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         labels: bootstrap.labels.clone(),
         kind: bootstrap.kind.clone(),
         has_identity: bootstrap.has_identity(),
+        captures_dns: !bootstrap.dns.is_empty(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()
     };
@@ -94,6 +96,15 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         proxy,
     );
     let source = Source::new(bootstrap, &engine.telemetry)?;
+
+    let _dns = {
+        let _runtime = data_plane.enter();
+        let options = dns::Options {
+            listen: bootstrap.dns.clone(),
+            name_servers: name_servers(bootstrap),
+        };
+        DnsServer::start(options, Arc::clone(&engine)).context("listen for DNS queries")?
+    };
 
     let (ready, is_ready) = watch::channel(false);
     let (quit, mut quitting) = mpsc::channel(1);
@@ -129,6 +140,14 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     engine.telemetry.flush(FLUSH_LIMIT);
     admin.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who is asked for names of others.
+fn name_servers(bootstrap: &Bootstrap) -> Vec<SocketAddr> {
+    match bootstrap.name_server {
+        Some(address) => vec![address],
+        None => cluster::system_name_servers(),
+    }
 }
 
 /// Where the configuration comes from, with what is needed to follow it.
@@ -242,8 +261,9 @@ async fn follow_files(
     ready: watch::Sender<bool>,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
-    // Without a folder the channel ends, and nothing is awaited from it.
+    // Without a certificate the channel ends, and nothing is awaited from it.
     let _following = identity
+        .filter(|_| has_identity)
         .map(|folder| AbortOnDropHandle::new(tokio::spawn(identity::follow(folder, issued))));
     let has_mesh = options.mesh_config.is_some();
     let (source, first) = FileSource::load(options)?;

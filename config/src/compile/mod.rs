@@ -22,6 +22,7 @@ mod dirty;
 mod finding;
 mod listener;
 mod members;
+mod mesh_tls;
 mod name;
 mod output;
 mod policy;
@@ -54,7 +55,7 @@ use self::{
     output::Output,
     route::{Contribution, Domain},
     secret::References,
-    sidecar::{Scope as SidecarScope, Sidecar},
+    sidecar::{AutoAddresses, Scope as SidecarScope, Sidecar},
     store::Store,
 };
 use crate::{
@@ -87,6 +88,8 @@ pub struct Proxy {
     pub unprivileged: bool,
     /// The proxy has a certificate of the mesh, or will.
     pub has_identity: bool,
+    /// The workload's DNS queries are redirected to the proxy.
+    pub captures_dns: bool,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -100,6 +103,7 @@ impl Default for Proxy {
             cluster_domain: "cluster.local".into(),
             unprivileged: false,
             has_identity: false,
+            captures_dns: false,
             stands_alone: false,
         }
     }
@@ -133,6 +137,7 @@ struct View {
     store: Store,
     /// What a sidecar knows of the mesh, and what it does with what it does not know.
     scope: SidecarScope,
+    auto_addresses: AutoAddresses,
 }
 
 impl View {
@@ -210,7 +215,13 @@ impl Compiler {
         let has_mesh = mesh.is_some();
         let mesh = mesh.unwrap_or_default();
         let mut compiler = Self {
-            view: View { proxy, mesh, store: Store::default(), scope: SidecarScope::default() },
+            view: View {
+                proxy,
+                mesh,
+                store: Store::default(),
+                scope: SidecarScope::default(),
+                auto_addresses: AutoAddresses::default(),
+            },
             has_mesh,
             refused: BTreeSet::new(),
             registry: Registry::default(),
@@ -240,6 +251,7 @@ impl Compiler {
                     self.refused.remove(&key);
                     self.output.set_findings(Unit::Object(key.clone()), Findings::default());
                     let old = self.view.store.remove(&key, &self.view.proxy);
+                    self.view.auto_addresses.mark(&self.view.proxy, old.as_deref(), None);
                     dirty.mark(self, &key, old.as_deref(), None);
                 }
             }
@@ -327,6 +339,7 @@ impl Compiler {
             return;
         }
         let old = self.view.store.insert(Arc::clone(&object), &self.view.proxy);
+        self.view.auto_addresses.mark(&self.view.proxy, old.as_deref(), Some(&object));
         dirty.mark(self, &key, old.as_deref(), Some(&object));
     }
 }

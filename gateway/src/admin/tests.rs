@@ -94,6 +94,7 @@ impl Fixture {
             name_server: None,
             kind: weir_config::compile::ProxyKind::Gateway,
             identity_files: None,
+            dns: Vec::new(),
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

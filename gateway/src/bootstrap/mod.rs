@@ -221,6 +221,8 @@ pub struct Bootstrap {
     pub metrics: Vec<SocketAddr>,
     /// With a folder as source: where somebody puts a certificate of the mesh.
     pub identity_files: Option<PathBuf>,
+    /// Where the workload's DNS queries come to; empty: they are not captured.
+    pub dns: Vec<SocketAddr>,
 }
 
 impl Arguments {
@@ -238,7 +240,9 @@ impl GatewayArguments {
         let Self { config, discovery, proxy, process } = self;
         let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         if !config.is_empty() {
-            return Ok(Bootstrap::of_files(config, proxy, process));
+            let files = Some(discovery.identity_files);
+            let bootstrap = Bootstrap::of_files(config, proxy, process);
+            return Ok(Bootstrap { identity_files: files, ..bootstrap });
         }
         let Some(address) = discovery.address(environment).map_err(wrong)? else {
             return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, NO_SOURCE));
@@ -331,6 +335,7 @@ impl Bootstrap {
             name_server,
             kind: ProxyKind::Gateway,
             identity_files: None,
+            dns: Vec::new(),
         }
     }
 }
@@ -443,7 +448,8 @@ mod tests {
             drain_time: Duration::from_secs(45),
             name_server: None,
             kind: ProxyKind::Gateway,
-            identity_files: None,
+            identity_files: Some("/var/run/secrets/workload-spiffe-credentials".into()),
+            dns: Vec::new(),
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

@@ -1,7 +1,7 @@
 //! What a sidecar is started with: as a gateway, and who its workload is.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
 
@@ -26,6 +26,12 @@ Examples:
 
 /// As Istio's proxies: the merged metrics of the pod, and the proxy's own.
 const METRICS_PORTS: [u16; 2] = [15020, 15090];
+/// The redirect rules send queries there. Not the wildcard: answers would come from an address the
+/// kernel does not take for the one that was asked.
+const DNS_ADDRESSES: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 15053),
+];
 /// In a folder that is given, one file of this name is a certificate.
 const CERTIFICATE: &str = "cert-chain.pem";
 
@@ -39,6 +45,11 @@ pub struct SidecarArguments {
     /// Addresses of the workload [Istio: INSTANCE_IPS, INSTANCE_IP]
     #[arg(long, value_name = "IP,...", env = "WEIR_POD_IP", value_delimiter = ',')]
     pod_ip: Vec<IpAddr>,
+
+    /// Where the workload's DNS queries are redirected to [default: nowhere; 127.0.0.1:15053 and
+    /// [::1]:15053 where Istio's ISTIO_META_DNS_CAPTURE is true]
+    #[arg(long, value_name = "ADDR,...", env = "WEIR_DNS", value_delimiter = ',')]
+    dns: Vec<SocketAddr>,
 }
 
 impl SidecarArguments {
@@ -50,6 +61,10 @@ impl SidecarArguments {
         let addresses = match self.pod_ip.is_empty() {
             true => addresses(environment),
             false => self.pod_ip,
+        };
+        let dns = match self.dns.is_empty() && is_dns_captured(environment) {
+            true => DNS_ADDRESSES.into(),
+            false => self.dns,
         };
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
@@ -63,6 +78,7 @@ impl SidecarArguments {
         Ok(Bootstrap {
             kind: ProxyKind::Sidecar { addresses },
             identity_files: Some(identity_files),
+            dns,
             ..bootstrap
         })
     }
@@ -82,6 +98,10 @@ impl Bootstrap {
 
 fn has_certificate(folder: &Path) -> bool {
     folder.join(CERTIFICATE).exists()
+}
+
+fn is_dns_captured(environment: &Environment) -> bool {
+    environment.find("ISTIO_META_DNS_CAPTURE") == Some("true")
 }
 
 /// As Istio's injector tells them.
@@ -120,6 +140,15 @@ mod tests {
         assert_eq!(said.labels["app"], "a");
         let ports: Vec<u16> = said.metrics.iter().map(SocketAddr::port).collect();
         assert_eq!(ports, [15020, 15090]);
+    }
+
+    #[test]
+    fn dns_is_answered_where_it_is_redirected() {
+        assert!(bootstrap(&[], &Environment::default()).dns.is_empty());
+        let captured = Environment::from([("ISTIO_META_DNS_CAPTURE", "true")]);
+        assert_eq!(bootstrap(&[], &captured).dns, DNS_ADDRESSES);
+        let said = bootstrap(&["--dns", "127.0.0.1:53"], &captured).dns;
+        assert_eq!(said, ["127.0.0.1:53".parse().unwrap()]);
     }
 
     #[test]

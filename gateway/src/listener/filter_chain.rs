@@ -24,6 +24,8 @@ use crate::{
 pub struct Chain {
     pub config: Arc<FilterChain>,
     pub tls: ChainTls,
+    /// Of the certificate clients are shown, where they have to show one too.
+    pub local_uri: Option<Arc<str>>,
     /// The versions of the secrets `tls` was built from.
     secrets: SecretVersions,
     drain: Arc<DrainTrigger>,
@@ -49,6 +51,7 @@ impl Chain {
             return Arc::new(Self {
                 config: Arc::clone(config),
                 tls: ChainTls::new(config.tls.as_ref(), secrets),
+                local_uri: server_config::local_uri(config.tls.as_ref(), secrets),
                 secrets: versions,
                 drain: Arc::default(),
             });
@@ -59,12 +62,16 @@ impl Chain {
         }
         let tls =
             if same_tls { prev.tls.clone() } else { ChainTls::new(config.tls.as_ref(), secrets) };
+        let local_uri = match same_tls {
+            true => prev.local_uri.clone(),
+            false => server_config::local_uri(config.tls.as_ref(), secrets),
+        };
         let drain = if still_serves(&prev.config, config) {
             Arc::clone(&prev.drain)
         } else {
             Arc::default()
         };
-        Arc::new(Self { config: Arc::clone(config), tls, secrets: versions, drain })
+        Arc::new(Self { config: Arc::clone(config), tls, local_uri, secrets: versions, drain })
     }
 
     #[must_use]
