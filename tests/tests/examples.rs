@@ -99,6 +99,10 @@ async fn every_example_is_loaded_without_a_finding_and_has_a_test_here() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(path.join("README.md").exists(), "{name} has no README.md");
+        if name == "egress" {
+            // For several proxies of a mesh: the suite of that name looks at what they say.
+            continue;
+        }
         let output = gateway::check(&path).await;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(0), "{name}: {printed}");

@@ -1,7 +1,7 @@
 //! Which filter chain a connection gets: by the ClientHello's server name, exact before the longest
 //! wildcard before `*`. Looked up by hash; the number of names does not matter.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use rustls::ServerConfig;
 use smallvec::SmallVec;
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     drain::{DrainSignal, DrainTrigger},
+    sharded_map::ShardedMap,
     tls::{LoadedSecret, Secrets, server_config},
 };
 
@@ -126,9 +127,9 @@ fn still_serves(old: &FilterChain, new: &FilterChain) -> bool {
 }
 
 /// The chains of one listener and who is for which name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct FilterChains {
-    by_name: BTreeMap<FilterChainName, Arc<Chain>>,
+    by_name: ShardedMap<FilterChainName, Arc<Chain>>,
     server_names: ServerNames,
     /// Of redirected connections.
     destinations: Destinations,
@@ -148,6 +149,38 @@ impl FilterChains {
             chains.insert(Chain::next(prev, config, secrets));
         }
         chains
+    }
+
+    /// The chains after `changes`, where `None` is a removal: of redirected connections, whose sidecar
+    /// may know ten thousand services. The others keep their place, and the same is where it was.
+    pub(super) fn changed<'a>(
+        prev: &Self,
+        changes: impl IntoIterator<Item = (&'a FilterChainName, Option<&'a Arc<FilterChain>>)>,
+        secrets: &Secrets,
+    ) -> Self {
+        let mut chains = prev.clone();
+        for (name, config) in changes {
+            let old = chains.by_name.remove(name);
+            if let Some(old) = &old
+                && let Some(redirected) = &old.config.redirected
+            {
+                chains.destinations.remove(redirected, old);
+            }
+            if let Some(config) = config {
+                chains.insert(Chain::next(old.as_ref(), config, secrets));
+            }
+        }
+        chains
+    }
+
+    /// Chains that would be others with `secrets`.
+    pub(super) fn dependents<'a>(
+        &'a self,
+        secrets: &'a Secrets,
+    ) -> impl Iterator<Item = &'a Arc<Chain>> {
+        self.by_name.values().filter(|chain| {
+            !same_versions(&chain.secrets, &versions(chain.config.tls.as_ref(), secrets))
+        })
     }
 
     fn insert(&mut self, chain: Arc<Chain>) {
@@ -177,7 +210,7 @@ impl FilterChains {
     }
 
     pub(super) fn contains(&self, name: &FilterChainName) -> bool {
-        self.by_name.contains_key(name)
+        self.by_name.get(name).is_some()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Chain>> {
@@ -205,21 +238,14 @@ impl FilterChains {
         }
     }
 
-    /// Whether a chain would be another one with `secrets`.
-    pub(super) fn depend_on_change(&self, secrets: &Secrets) -> bool {
-        self.by_name.values().any(|chain| {
-            !same_versions(&chain.secrets, &versions(chain.config.tls.as_ref(), secrets))
-        })
-    }
-
     /// The triggers of chains that are not in `next`, or do not serve there what they did.
     pub(super) fn drained_by<'a>(
         &'a self,
         next: Option<&'a Self>,
     ) -> impl Iterator<Item = &'a Arc<DrainTrigger>> {
-        self.by_name.iter().filter_map(move |(name, chain)| {
+        self.by_name.values().filter_map(move |chain| {
             let stays = next
-                .and_then(|next| next.by_name.get(name))
+                .and_then(|next| next.by_name.get(&chain.config.name))
                 .is_some_and(|next| Arc::ptr_eq(&next.drain, &chain.drain));
             (!stays).then_some(&chain.drain)
         })
