@@ -99,10 +99,8 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
 
     let _dns = {
         let _runtime = data_plane.enter();
-        let options = dns::Options {
-            listen: bootstrap.dns.clone(),
-            name_servers: name_servers(bootstrap),
-        };
+        let options =
+            dns::Options { listen: bootstrap.dns.clone(), name_servers: name_servers(bootstrap) };
         DnsServer::start(options, Arc::clone(&engine)).context("listen for DNS queries")?
     };
 

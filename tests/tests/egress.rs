@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 9);
 /// Where the internet is, and where nobody answers.
 const SERVER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 const DEAD: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 35);
+const MOVED: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 36);
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x2800, 0x220, 1, 0, 0, 0, 1);
 /// A name server nobody runs here: whom the application asks does not matter.
 const PUBLIC_DNS: Ipv4Addr = Ipv4Addr::new(93, 184, 0, 53);
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
@@ -29,7 +31,7 @@ const EGRESS: &str = "spiffe://cluster.local/ns/istio-egress/sa/istio-egressgate
 const MESH: &str = "
 outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 accessLogFormat: \"<%DOWNSTREAM_PEER_URI_SAN% %REQ(:AUTHORITY)% %REQUESTED_SERVER_NAME% \
-%UPSTREAM_CLUSTER% %RESPONSE_CODE% %RESPONSE_FLAGS%>\\n\"
+%UPSTREAM_CLUSTER% %RESPONSE_CODE% %RESPONSE_FLAGS% %UPSTREAM_HOST%>\\n\"
 ";
 
 fn example(flow: &str) -> PathBuf {
@@ -117,14 +119,8 @@ endpoints:
             let own = self.authority.workload(uri);
             let identity = Some((&own, &self.authority));
             let (init, arguments) = (&["--redirect-dns", "--capture-all-dns"], DNS);
-            pod.start_sidecar(SidecarOptions {
-                labels,
-                identity,
-                init,
-                arguments,
-                ..options()
-            })
-            .await;
+            pod.start_sidecar(SidecarOptions { labels, identity, init, arguments, ..options() })
+                .await;
         }
     }
 
@@ -163,6 +159,17 @@ async fn requests_leave_by_the_gateway_which_knows_who_sends_them() {
     assert!(answer.contains("name=internet\n"), "{answer}");
     assert!(answer.contains(&format!("peer={}\n", gateway.ip)), "{answer}");
     logged(gateway, &[CLIENT, "api.example.com", "outbound|80||api.example.com", " 200 -"]).await;
+
+    // The name moves, by way of a place where nobody is.
+    internet.add_address(MOVED);
+    scene.zone.set("api.example.com", &[DEAD.into(), MOVED.into()]);
+    eventually("requests follow the name", async || {
+        let answer = client.http((DEAD, 80), "GET /v1/a", "api.example.com");
+        assert!(answer.contains("name=internet\n"), "{answer}");
+        let log = gateway.log();
+        log.contains(&format!(" {MOVED}:80>")).then_some(())
+    })
+    .await;
 
     let answer = client.http((DEAD, 80), "GET /v2/a", "api.example.com");
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
@@ -344,9 +351,11 @@ async fn names_below_a_wildcard_are_looked_up_by_the_gateway() {
     scene.other.serve_https(443, "other", tls);
     scene.start("wildcard", "").await;
     let Scene { client, gateway, public, zone, .. } = &scene;
+    scene.internet.add_address(SERVER_V6);
+    zone.set("v6.example.org", &[SERVER_V6.into()]);
 
     let config = public.client_config(None, &[]);
-    for name in ["a.example.org", "b.c.example.org"] {
+    for name in ["a.example.org", "b.c.example.org", "v6.example.org"] {
         // Dialled is a place of the client's choice.
         let answer = client.try_https((DEAD, 443), config.clone(), name).unwrap();
         assert!(answer.contains(&format!("name=internet\nsni={name}\n")), "{answer}");

@@ -6,9 +6,9 @@ use super::{Unit, finding::Findings};
 use crate::{
     diagnostic::Diagnostic,
     model::{
-        Cluster, ClusterEndpoints, ClusterName, Delta, DnsRecord, FilterChain, FilterChainName, Listener,
-        ListenerName, Resources, Secret, SecretName, Settings, VirtualHost, VirtualHostName,
-        WorkloadPolicies,
+        Cluster, ClusterEndpoints, ClusterName, Delta, DnsRecord, FilterChain, FilterChainName,
+        Listener, ListenerName, Resources, Secret, SecretName, Settings, VirtualHost,
+        VirtualHostName, WorkloadPolicies,
     },
 };
 

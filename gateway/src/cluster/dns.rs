@@ -133,9 +133,7 @@ fn publish(
             Discovery::Static
             | Discovery::OriginalDst { .. }
             | Discovery::DynamicDns(_)
-            | Discovery::StrictDns { .. } => {
-                names.every_address(members)
-            }
+            | Discovery::StrictDns { .. } => names.every_address(members),
             Discovery::LogicalDns { .. } => names.first_address(members).into_iter().collect(),
         }
     };

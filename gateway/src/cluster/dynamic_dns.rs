@@ -168,7 +168,8 @@ impl DynamicDns {
         let count = addresses.len();
         let mut addresses = addresses;
         addresses.retain(|address| self.may_lead_to(*address));
-        answer.refused = (addresses.is_empty() && count > 0).then_some("dynamic_dns_address_refused");
+        answer.refused =
+            (addresses.is_empty() && count > 0).then_some("dynamic_dns_address_refused");
         if answer.refused.is_some() {
             tracing::warn!(
                 host,

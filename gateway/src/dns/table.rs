@@ -135,10 +135,14 @@ mod tests {
 
     #[test]
     fn names_change_and_go_with_their_host() {
-        let first = table(&DnsTable::default(), &[("a.shop", Some((&["a.shop", "a"], "10.0.0.1")))]);
+        let first =
+            table(&DnsTable::default(), &[("a.shop", Some((&["a.shop", "a"], "10.0.0.1")))]);
         let second = table(&first, &[("a.shop", Some((&["a.shop"], "10.0.0.2")))]);
         assert_eq!(found(&first, "a").as_deref(), Some("10.0.0.1"));
-        assert_eq!((found(&second, "a"), found(&second, "a.shop")), (None, Some("10.0.0.2".into())));
+        assert_eq!(
+            (found(&second, "a"), found(&second, "a.shop")),
+            (None, Some("10.0.0.2".into()))
+        );
         let third = table(&second, &[("a.shop", None)]);
         assert_eq!(found(&third, "a.shop"), None);
     }

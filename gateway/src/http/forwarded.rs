@@ -108,12 +108,7 @@ fn certificate_element(peer: &PeerIdentity, local: Option<&str>) -> String {
         element.push(';');
     }
     // Writing to a string cannot fail.
-    let _ = write!(
-        element,
-        "Hash={};Subject=\"{}\"",
-        peer.fingerprint,
-        escaped(&peer.subject)
-    );
+    let _ = write!(element, "Hash={};Subject=\"{}\"", peer.fingerprint, escaped(&peer.subject));
     for uri in &*peer.uri_sans {
         element.push(';');
         write_uri(&mut element, "URI", uri);
@@ -300,7 +295,9 @@ mod tests {
     fn a_certificates_uri_cannot_add_elements() {
         let mut peer = peer();
         peer.uri_sans = Arc::from(["spiffe://td/x;By=\"y\",Hash=z".into()]);
-        assert!(certificate_element(&peer, None).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#));
+        assert!(
+            certificate_element(&peer, None).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#)
+        );
     }
 
     /// Whatever a client writes there: an address or none, never a panic, and one field afterwards.

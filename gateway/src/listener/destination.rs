@@ -47,11 +47,7 @@ impl Destinations {
     }
 
     /// Changes the chains of one destination; where none are left, it is a destination no more.
-    fn change(
-        &mut self,
-        redirected: &RedirectMatch,
-        change: impl FnOnce(&mut DestinationChains),
-    ) {
+    fn change(&mut self, redirected: &RedirectMatch, change: impl FnOnce(&mut DestinationChains)) {
         let RedirectMatch { address, port, .. } = *redirected;
         let changed = |chains: Option<Arc<DestinationChains>>| {
             let mut chains = chains.unwrap_or_default();

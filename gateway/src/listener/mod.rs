@@ -8,9 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use weir_config::model::{
-    Delta, FilterChain, FilterChainName, Listener, ListenerName, Resources,
-};
+use weir_config::model::{Delta, FilterChain, FilterChainName, Listener, ListenerName, Resources};
 
 use crate::tls::Secrets;
 

@@ -127,6 +127,7 @@ impl Lan {
         let ipv6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.try_into().expect("few pods"));
         // Asking whether a neighbour has the address takes a second, in which it is not usable.
         namespace.ip(&["addr", "add", &format!("{ipv6}/64"), "dev", "eth0", "nodad"]);
+        namespace.ip(&["-6", "route", "add", "default", "dev", "eth0"]);
         for network in INTERNET {
             namespace.ip(&["route", "add", network, "dev", "eth0"]);
         }
@@ -275,6 +276,13 @@ impl Pod {
         Ok(stream)
     }
 
+    /// As many connections from the pod.
+    pub fn connect_many(&self, to: (Ipv4Addr, u16), count: usize) -> Vec<TcpStream> {
+        let address = SocketAddr::new(to.0.into(), to.1);
+        let connect = |_| TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
+        self.enter(|| (0..count).map(connect).collect())
+    }
+
     /// All that comes back for `bytes`; `None` if there is no connection, or it is broken off.
     pub fn exchange(&self, to: (impl Into<IpAddr>, u16), bytes: &[u8]) -> Option<String> {
         let mut stream = self.connect(to).ok()?;
@@ -313,6 +321,22 @@ impl Pod {
         address: (impl Into<IpAddr>, u16),
         serve: impl Fn(TcpStream) + Send + Clone + 'static,
     ) {
+        self.accept_at(address, move |stream| {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        });
+    }
+
+    /// Takes connections without a thread for each.
+    pub fn serve_inline(&self, port: u16, serve: impl Fn(TcpStream) + Send + 'static) {
+        self.accept_at((Ipv6Addr::UNSPECIFIED, port), serve);
+    }
+
+    fn accept_at(
+        &self,
+        address: (impl Into<IpAddr>, u16),
+        serve: impl Fn(TcpStream) + Send + 'static,
+    ) {
         let address = SocketAddr::new(address.0.into(), address.1);
         let listener = self.enter(move || {
             let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -327,8 +351,7 @@ impl Pod {
         let listener = listener.expect("bind a port of the pod");
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let serve = serve.clone();
-                thread::spawn(move || serve(stream));
+                serve(stream);
             }
         });
     }

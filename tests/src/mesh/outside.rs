@@ -162,12 +162,10 @@ impl Pod {
             let Some(request) = read_head(&mut stream) else { return };
             let sni = stream.conn.server_name().unwrap_or_default().to_owned();
             let has_certificate = stream.conn.peer_certificates().is_some();
-            let body =
-                format!("name={name}\nsni={sni}\ncertificate={has_certificate}\n{request}");
+            let body = format!("name={name}\nsni={sni}\ncertificate={has_certificate}\n{request}");
             let length = body.len();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-            );
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             // A client that is gone has its own view of it.
             let _ = stream.write_all((head + &body).as_bytes());
             stream.conn.send_close_notify();

@@ -157,11 +157,8 @@ fn merge(
     count: impl Fn(&Object) -> bool,
     findings: &mut Findings,
 ) -> Option<Service> {
-    let mut objects: Vec<&Arc<Object>> = view
-        .store
-        .linked(&Link::Host(Arc::clone(host)))
-        .filter(|object| count(object))
-        .collect();
+    let mut objects: Vec<&Arc<Object>> =
+        view.store.linked(&Link::Host(Arc::clone(host))).filter(|object| count(object)).collect();
     objects.sort_by_cached_key(|object| {
         let is_foreign = object.metadata.namespace != view.proxy.namespace;
         (is_foreign, object.kind() != Kind::Service, Age::of(object))

@@ -80,7 +80,8 @@ impl AutoAddresses {
             numbers.insert(Arc::clone(host), place + 1);
         }
         let hosts: BTreeSet<&Arc<str>> = self.numbers.keys().chain(numbers.keys()).collect();
-        let changed = hosts.into_iter().filter(|host| self.numbers.get(*host) != numbers.get(*host));
+        let changed =
+            hosts.into_iter().filter(|host| self.numbers.get(*host) != numbers.get(*host));
         let changed = changed.cloned().collect();
         self.numbers = numbers;
         changed
@@ -145,7 +146,8 @@ spec: {{hosts: [\"{host}\"], ports: [{{number: 80, name: tcp, protocol: TCP}}], 
         let mut seen = BTreeMap::new();
         for number in 0.. {
             let host = format!("host-{number}.example.com");
-            if let Some(other) = seen.insert(xxh64(host.as_bytes(), 0) % u64::from(NUMBERS), host.clone())
+            if let Some(other) =
+                seen.insert(xxh64(host.as_bytes(), 0) % u64::from(NUMBERS), host.clone())
             {
                 return (other, host);
             }

@@ -108,7 +108,7 @@ pub(in crate::compile) fn port<'a>(
             Unknown::Refused => {
                 let cluster = unknown_cluster(view);
                 mesh::answer("block_all", StatusCode::BAD_GATEWAY, cluster)
-            },
+            }
         };
         made.virtual_hosts.push(VirtualHost {
             name: VirtualHostName::new(format!("{port}|*")),
