@@ -10,10 +10,12 @@ use crate::sharded_map::ShardedMap;
 #[derive(Debug, Default, Clone)]
 pub struct DnsTable {
     hosts: ShardedMap<Arc<str>, Arc<DnsRecord>>,
-    exact: ShardedMap<Arc<str>, Owner>,
+    exact: Names,
     /// By what follows the star: `.example.com`.
-    suffixes: ShardedMap<Arc<str>, Owner>,
+    suffixes: Names,
 }
+
+type Names = ShardedMap<Arc<str>, Owner>;
 
 /// A name belongs to the host that has it for its own, else to the first.
 #[derive(Debug, Clone)]
@@ -76,10 +78,7 @@ impl DnsTable {
         }
     }
 
-    fn place<'a>(
-        &mut self,
-        pattern: &'a HostPattern,
-    ) -> Option<(&mut ShardedMap<Arc<str>, Owner>, &'a Arc<str>)> {
+    fn place<'a>(&mut self, pattern: &'a HostPattern) -> Option<(&mut Names, &'a Arc<str>)> {
         match pattern {
             HostPattern::Exact(name) => Some((&mut self.exact, name)),
             HostPattern::Suffix(suffix) => Some((&mut self.suffixes, suffix)),
@@ -92,7 +91,10 @@ impl DnsTable {
 mod tests {
     use super::*;
 
-    fn table(prev: &DnsTable, changes: &[(&str, Option<(&[&str], &str)>)]) -> DnsTable {
+    /// A host, and its names with an address.
+    type Change = (&'static str, Option<(&'static [&'static str], &'static str)>);
+
+    fn table(prev: &DnsTable, changes: &[Change]) -> DnsTable {
         let mut delta = Delta::default();
         for (host, change) in changes {
             let record = change.map(|(names, address)| {
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_host_has_its_own_name_whoever_else_is_called_so() {
-        let both: [(&str, Option<(&[&str], &str)>); 2] = [
+        let both: [Change; 2] = [
             ("a.shop.svc", Some((&["a.shop.svc", "a.shop"], "10.0.0.1"))),
             ("a.shop", Some((&["a.shop"], "10.0.0.2"))),
         ];

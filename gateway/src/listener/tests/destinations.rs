@@ -42,7 +42,7 @@ fn found(chains: &FilterChains) -> Vec<String> {
         for port in [80, 443, 9] {
             let there = chains.destination(SocketAddr::new(ip.parse().unwrap(), port));
             let names = [None, Some("a.test"), Some("b.test")];
-            let by_name = names.map(|name| there.tls(super::super::tls::MeshOffer::None, name));
+            let by_name = names.map(|name| there.tls(tls::MeshOffer::None, name));
             for chain in [there.any(), there.http(), there.only()].into_iter().chain(by_name) {
                 let chain = chain.map(|chain| (&chain.config.name, &chain.config.gateway));
                 all.push(format!("{ip} {port} {chain:?}"));
