@@ -55,6 +55,12 @@ impl ConnectionInfo {
         self.server_name.as_deref()
     }
 
+    /// Whom the client found by our certificate.
+    #[must_use]
+    pub fn local_uri(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(|tls| tls.local_uri.as_deref())
+    }
+
     #[must_use]
     pub fn peer_identity(&self) -> Option<&PeerIdentity> {
         self.tls.as_ref().and_then(|tls| tls.peer.as_ref())
@@ -71,6 +77,8 @@ pub struct TlsInfo {
     pub alpn: Option<Arc<[u8]>>,
     /// `None`: the client showed no certificate.
     pub peer: Option<PeerIdentity>,
+    /// The URI in the certificate that clients were shown: our SPIFFE ID, in the mesh.
+    pub local_uri: Option<Arc<str>>,
 }
 
 /// A client certificate that was verified. There is no value of this type for one that was not.

@@ -33,6 +33,7 @@ pub mod io;
 pub mod last_in_line;
 pub mod limits;
 pub mod local_reply;
+mod sharded_map;
 pub mod snapshot;
 
 pub mod admin;
@@ -42,6 +43,7 @@ pub mod codec;
 pub mod control_plane;
 pub mod demo;
 pub mod discovery;
+pub mod dns;
 pub mod filter;
 pub mod head;
 pub mod http;

@@ -7,6 +7,7 @@ use weir_config::model::{Delta, Resources, Settings};
 use crate::{
     cluster::{Clusters, Environment},
     connection::Direction,
+    dns::DnsTable,
     filter::HttpFilters,
     listener::Listeners,
     route::RouteTables,
@@ -23,6 +24,8 @@ pub struct Snapshot {
     /// Of every request of this proxy.
     pub filters: Arc<HttpFilters>,
     pub clusters: Clusters,
+    /// What a sidecar answers DNS queries with.
+    pub dns: DnsTable,
 }
 
 impl Snapshot {
@@ -58,6 +61,7 @@ impl Snapshot {
                 None => Arc::clone(&prev.filters),
             },
             clusters: Clusters::next(&prev.clusters, delta, environment),
+            dns: DnsTable::next(&prev.dns, delta),
         }
     }
 }

@@ -3,14 +3,15 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use weir_tests::{
     certs::Authority,
     eventually::eventually,
-    mesh::{Lan, Pod, SidecarOptions},
+    mesh::{Lan, Pod, SidecarOptions, Zone},
 };
 
 const REVIEWS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -434,4 +435,367 @@ async fn a_draining_sidecar_sends_clients_away_and_serves_its_workload_to_the_la
     assert!(!is_ending(&outbound), "{outbound}");
     let ready = client.http((server.ip, 15021), "GET /healthz/ready", "server");
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
+}
+
+/// A ServiceEntry for TCP that has no address but those given.
+fn entry(name: &str, host: &str, ports: &str, endpoint: Ipv4Addr, more: &str) -> String {
+    format!(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  hosts: [{host}]
+  ports: [{ports}]
+  resolution: STATIC
+  endpoints: [{{address: {endpoint}}}]
+  {more}
+---
+"
+    )
+}
+
+/// Whom the application asks: nobody is there, its sidecar answers.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(93, 184, 0, 53);
+const NAME_SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x2800, 0x220, 1, 0, 0, 0, 0x53);
+
+async fn with_dns(pod: &mut Pod, config: &str, name_server: Ipv4Addr) {
+    pod.start_sidecar(SidecarOptions {
+        labels: "app=client",
+        config,
+        name_server: Some(name_server),
+        init: &["--redirect-dns", "--capture-all-dns"],
+        arguments: &["--dns", "127.0.0.1:15053,[::1]:15053"],
+        ..SidecarOptions::default()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_of_the_mesh_are_answered_and_others_asked_for() {
+    let lan = Lan::new();
+    let (mut client, outside) = (lan.pod("client"), lan.pod("outside"));
+    let zone = Zone::default();
+    zone.set("outside.test", &[outside.ip.into()]);
+    outside.serve_dns(&zone);
+    let config = service("reviews", REVIEWS, "80", (outside.ip, 8080), "");
+    with_dns(&mut client, &config, outside.ip).await;
+
+    let found = |address: Ipv4Addr| Some(("NoError".to_owned(), vec![IpAddr::from(address)]));
+    let nothing = |code: &str| Some((code.to_owned(), Vec::new()));
+    for name in
+        ["reviews.shop.svc.cluster.local.", "Reviews.shop.", "reviews.shop.svc.", "reviews."]
+    {
+        assert_eq!(client.ask(NAME_SERVER, name, "A"), found(REVIEWS), "{name}");
+        // It exists, so that the client does not take the name for wrong.
+        assert_eq!(client.ask(NAME_SERVER, name, "AAAA"), nothing("NoError"), "{name}");
+    }
+    assert_eq!(client.ask_tcp(NAME_SERVER, "reviews.shop.", "A"), found(REVIEWS));
+    assert_eq!(client.ask(NAME_SERVER_V6, "reviews.shop.", "A"), found(REVIEWS));
+    assert_eq!(zone.asked(), Vec::<String>::new());
+
+    assert_eq!(client.ask(NAME_SERVER, "outside.test.", "A"), found(outside.ip));
+    assert_eq!(client.ask_tcp(NAME_SERVER, "outside.test.", "A"), found(outside.ip));
+    assert_eq!(client.ask(NAME_SERVER, "nowhere.test.", "A"), nothing("NXDomain"));
+    assert_eq!(zone.asked(), ["outside.test", "outside.test", "nowhere.test"]);
+}
+
+#[tokio::test]
+async fn hosts_without_an_address_are_told_apart_by_one_of_ours() {
+    let lan = Lan::new();
+    let (mut client, one, two) = (lan.pod("client"), lan.pod("one"), lan.pod("two"));
+    let zone = Zone::default();
+    one.serve_dns(&zone);
+    one.serve_echo(5432, "one\n");
+    two.serve_echo(5432, "two\n");
+    let port = "{number: 5432, name: tcp, protocol: TCP}";
+    let first = entry("one", "one.test", port, one.ip, "");
+    let config = first.clone() + &entry("two", "two.test", port, two.ip, "");
+    with_dns(&mut client, &config, one.ip).await;
+
+    let address = |name: &str, kind: &str| client.ask(NAME_SERVER, name, kind).unwrap().1[0];
+    let greeting = |address: IpAddr| {
+        let mut stream = client.connect((address, 5432)).unwrap();
+        let mut greeting = [0; 4];
+        stream.read_exact(&mut greeting).unwrap();
+        String::from_utf8(greeting.into()).unwrap()
+    };
+    for kind in ["A", "AAAA"] {
+        assert_eq!(greeting(address("one.test.", kind)), "one\n");
+        assert_eq!(greeting(address("two.test.", kind)), "two\n");
+    }
+    let (stays, goes) = (address("one.test.", "A"), address("two.test.", "A"));
+    client.configure(&first);
+    eventually("the name is nobody's any more", async || {
+        (client.ask(NAME_SERVER, "two.test.", "A")?.0 == "NXDomain").then_some(())
+    })
+    .await;
+    assert_eq!(address("one.test.", "A"), stays);
+    // Who still has the address is told that nobody is there.
+    eventually("the address is refused", async || {
+        let mut stream = client.connect((goes, 5432)).ok()?;
+        (stream.read(&mut [0; 4]).unwrap_or(0) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_headless_service_is_its_endpoints_and_one_that_is_gone_is_refused() {
+    let lan = Lan::new();
+    let (mut client, one, two) = (lan.pod("client"), lan.pod("one"), lan.pod("two"));
+    one.serve_http(80, "one");
+    two.serve_http(80, "two");
+    one.serve_dns(&Zone::default());
+    let headless = |ips: &[Ipv4Addr]| {
+        let ips: Vec<String> = ips.iter().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: db, namespace: shop}}
+spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: db-1, namespace: shop, labels: {{kubernetes.io/service-name: db}}}}
+addressType: IPv4
+ports: [{{name: http, port: 80}}]
+endpoints: [{}]
+",
+            ips.join(", ")
+        )
+    };
+    with_dns(&mut client, &headless(&[one.ip, two.ip]), one.ip).await;
+
+    let (code, mut addresses) = client.ask(NAME_SERVER, "db.shop.", "A").unwrap();
+    addresses.sort_unstable();
+    assert_eq!((code.as_str(), addresses), ("NoError", vec![one.ip.into(), two.ip.into()]));
+    for (pod, name) in [(&one, "one"), (&two, "two")] {
+        let answer = client.http((pod.ip, 80), "GET /", "db");
+        assert!(answer.contains(&format!("name={name}\n")), "{answer}");
+    }
+    client.configure(&headless(&[one.ip]));
+    eventually("the endpoint that is gone is nobody any more", async || {
+        let answer = client.try_http((two.ip, 80), "GET /", "db")?;
+        answer.starts_with("HTTP/1.1 503 ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_serves_what_its_sidecar_resource_does_not_let_it_know() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    let sidecar = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: nothing, namespace: shop}
+spec: {egress: [{hosts: [\"~/*\"]}]}
+";
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "") + sidecar;
+    let options = SidecarOptions { labels: "app=reviews", config: &config, ..Default::default() };
+    server.start_sidecar(options).await;
+    let answer = plain.http((server.ip, 8080), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    counted(&plain, &server, &["destination_service_name=\"reviews\"", "response_code=\"200\""])
+        .await;
+}
+
+/// Waits for requests with these labels in the metrics of a pod's sidecar.
+async fn counted(from: &Pod, pod: &Pod, labels: &[&str]) {
+    eventually(&format!("requests are counted under {labels:?}"), async || {
+        let metrics = from.try_http((pod.ip, 15090), "GET /stats/prometheus", "a")?;
+        let mut lines = metrics.lines().filter(|line| line.starts_with("istio_requests_total{"));
+        lines.any(|line| labels.iter().all(|label| line.contains(label))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_denied_is_counted_for_the_service_that_was_asked() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    let policies = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nothing, namespace: shop}
+spec: {}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: of-others, namespace: shop}
+spec: {selector: {matchLabels: {app: ratings}}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: elsewhere, namespace: other}
+spec: {}
+";
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "") + policies;
+    meshed(&mut server, "reviews", &config, &Authority::new("mesh"), SERVER).await;
+    let answer = plain.http((server.ip, 8080), "GET /", "reviews");
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    counted(&plain, &server, &["destination_service_name=\"reviews\"", "response_code=\"403\""])
+        .await;
+    // The folder is everybody's: policies of others are nothing to wonder about.
+    let log = server.log();
+    assert!(!log.contains(" WARN "), "{log}");
+}
+
+#[tokio::test]
+async fn the_application_is_told_whom_the_client_found() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED);
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &config, &authority, SERVER).await;
+    meshed(&mut client, "client", &config, &authority, CLIENT).await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains(&format!("By={SERVER};Hash=")), "{answer}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_under_load_without_a_failure() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED)
+        + &peer_authentication("STRICT");
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &config, &authority, SERVER).await;
+    meshed(&mut client, "client", &config, &authority, CLIENT).await;
+    let renewals = |pod: &Pod| pod.log().matches("the workload has a new certificate").count();
+    let before = [renewals(&client), renewals(&server)];
+    client.write_identity(&authority.workload(CLIENT), &authority);
+    server.write_identity(&authority.workload(SERVER), &authority);
+    let mut after_renewal = 0;
+    while after_renewal < 100 {
+        let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+        assert!(answer.contains("name=reviews\n"), "{answer}");
+        let renewed = renewals(&client) > before[0] && renewals(&server) > before[1];
+        after_renewal += usize::from(renewed);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_idle_connections_cost_little() {
+    const CONNECTIONS: usize = 10_000;
+    /// Of what is not optimised, too.
+    const MAX_KIB_EACH: u64 = 8;
+    let lan = Lan::new();
+    let (mut client, server) = (lan.pod("client"), lan.pod("server"));
+    if !can_open(4 * CONNECTIONS as u64) {
+        eprintln!("skipped: too few open files are allowed");
+        return;
+    }
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&accepted);
+    server.serve_inline(5432, move |stream| kept.lock().unwrap().push(stream));
+    let config = service("db", REVIEWS, "tcp 5432", (server.ip, 5432), "");
+    let options = SidecarOptions { labels: "app=client", config: &config, ..Default::default() };
+    client.start_sidecar(options).await;
+    let before = client.proxy_memory();
+    let connections = client.connect_many((REVIEWS, 5432), CONNECTIONS);
+    eventually("all are there", async || {
+        (accepted.lock().unwrap().len() == CONNECTIONS).then_some(())
+    })
+    .await;
+    let each = (client.proxy_memory() - before) / CONNECTIONS as u64;
+    assert!(each <= MAX_KIB_EACH, "{each} KiB for each connection");
+    drop(connections);
+}
+
+/// Raises the limit of open files as far as it goes.
+fn can_open(files: u64) -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard >= files
+}
+
+#[tokio::test]
+async fn what_is_not_known_goes_to_the_egress_proxy_that_is_named() {
+    let lan = Lan::new();
+    let (mut client, proxy) = (lan.pod("client"), lan.pod("proxy"));
+    proxy.serve_http(8080, "proxy");
+    let sidecar = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: out, namespace: shop}
+spec:
+  egress: [{hosts: [\"*/*\"]}]
+  outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: reviews, port: {number: 80}}}
+";
+    let config = service("reviews", REVIEWS, "80", (proxy.ip, 8080), "") + sidecar;
+    let options = SidecarOptions { labels: "app=client", config: &config, ..Default::default() };
+    client.start_sidecar(options).await;
+    for port in [80, 9999] {
+        let answer = client.http((NAME_SERVER, port), "GET /", "outside.test");
+        assert!(answer.contains("name=proxy\n"), "{port}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_sidecar_resource_says_where_the_application_listens() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    // Not reachable from outside by itself.
+    server.serve_http_at((Ipv4Addr::LOCALHOST, 8081), "local");
+    server.serve_http(9090, "other");
+    let sidecar = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: in, namespace: shop}
+spec:
+  workloadSelector: {labels: {app: reviews}}
+  ingress:
+  - port: {number: 9080, protocol: HTTP, name: http}
+    defaultEndpoint: 127.0.0.1:8081
+";
+    let options = SidecarOptions { labels: "app=reviews", config: sidecar, ..Default::default() };
+    server.start_sidecar(options).await;
+    let answer = plain.http((server.ip, 9080), "GET /", "reviews");
+    assert!(answer.contains("name=local\n"), "{answer}");
+    let answer = plain.http((server.ip, 8081), "GET /", "reviews");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let answer = plain.http((server.ip, 9090), "GET /", "reviews");
+    assert!(answer.contains("name=other\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn inbound_may_go_to_the_loopback_interface() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http_at((Ipv4Addr::LOCALHOST, 8080), "local");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "");
+    let mesh = "inboundTrafficPolicy: {mode: LOCALHOST}";
+    let labels = "app=reviews";
+    let options = SidecarOptions { labels, config: &config, mesh, ..Default::default() };
+    server.start_sidecar(options).await;
+    let answer = plain.http((server.ip, 8080), "GET /", "reviews");
+    assert!(answer.contains("name=local\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn both_families_are_captured_in_both_directions() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "");
+    let labels = "app=reviews";
+    let options = SidecarOptions { labels, config: &config, ..Default::default() };
+    server.start_sidecar(options).await;
+    let mesh = "accessLogFormat: \"<%UPSTREAM_CLUSTER% %DOWNSTREAM_LOCAL_ADDRESS%>\\n\"";
+    let options = SidecarOptions { labels: "app=client", mesh, ..Default::default() };
+    client.start_sidecar(options).await;
+    let answer = client.http((server.ipv6, 8080), "GET /", "reviews");
+    // Both sidecars took it: one adds what only what reads requests adds, the other dials from there.
+    assert!(answer.contains("name=reviews\npeer=::6\n"), "{answer}");
+    eventually("the client's sidecar has it in its log", async || {
+        let line = format!("<PassthroughCluster [{}]:8080>", server.ipv6);
+        client.log().contains(&line).then_some(())
+    })
+    .await;
 }

@@ -93,6 +93,8 @@ impl Dirty {
                 self.mark_services(compiler, host);
             }
             Spec::ServiceEntry(entry) => {
+                let selects = entry.workload_selector.is_some();
+                self.inbound |= selects && *namespace == proxy.namespace;
                 let hosts = entry.hosts.iter();
                 self.services
                     .extend(hosts.map(|host| resolve_host(host, namespace, &proxy.cluster_domain)));

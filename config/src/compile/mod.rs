@@ -22,6 +22,7 @@ mod dirty;
 mod finding;
 mod listener;
 mod members;
+mod mesh_tls;
 mod name;
 mod output;
 mod policy;
@@ -56,7 +57,7 @@ use self::{
     output::Output,
     route::{Contribution, Domain},
     secret::References,
-    sidecar::{Scope as SidecarScope, Sidecar},
+    sidecar::{AutoAddresses, Scope as SidecarScope, Sidecar},
     store::Store,
 };
 use crate::{
@@ -91,6 +92,8 @@ pub struct Proxy {
     pub has_identity: bool,
     /// Ports of the workload by their names, which services call them by.
     pub named_ports: BTreeMap<String, u16>,
+    /// The workload's DNS queries are redirected to the proxy.
+    pub captures_dns: bool,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -105,6 +108,7 @@ impl Default for Proxy {
             unprivileged: false,
             has_identity: false,
             named_ports: BTreeMap::new(),
+            captures_dns: false,
             stands_alone: false,
         }
     }
@@ -138,6 +142,7 @@ struct View {
     store: Store,
     /// What a sidecar knows of the mesh, and what it does with what it does not know.
     scope: SidecarScope,
+    auto_addresses: AutoAddresses,
 }
 
 impl View {
@@ -215,7 +220,13 @@ impl Compiler {
         let has_mesh = mesh.is_some();
         let mesh = mesh.unwrap_or_default();
         let mut compiler = Self {
-            view: View { proxy, mesh, store: Store::default(), scope: SidecarScope::default() },
+            view: View {
+                proxy,
+                mesh,
+                store: Store::default(),
+                scope: SidecarScope::default(),
+                auto_addresses: AutoAddresses::default(),
+            },
             has_mesh,
             refused: BTreeSet::new(),
             registry: Registry::default(),
@@ -245,6 +256,7 @@ impl Compiler {
                     self.refused.remove(&key);
                     self.output.set_findings(Unit::Object(key.clone()), Findings::default());
                     let old = self.view.store.remove(&key, &self.view.proxy);
+                    self.view.auto_addresses.mark(&self.view.proxy, old.as_deref(), None);
                     dirty.mark(self, &key, old.as_deref(), None);
                 }
             }
@@ -332,6 +344,7 @@ impl Compiler {
             return;
         }
         let old = self.view.store.insert(Arc::clone(&object), &self.view.proxy);
+        self.view.auto_addresses.mark(&self.view.proxy, old.as_deref(), Some(&object));
         dirty.mark(self, &key, old.as_deref(), Some(&object));
     }
 }

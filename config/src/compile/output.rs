@@ -6,9 +6,9 @@ use super::{Unit, finding::Findings};
 use crate::{
     diagnostic::Diagnostic,
     model::{
-        Cluster, ClusterEndpoints, ClusterName, Delta, FilterChain, FilterChainName, Listener,
-        ListenerName, Resources, Secret, SecretName, Settings, VirtualHost, VirtualHostName,
-        WorkloadPolicies,
+        Cluster, ClusterEndpoints, ClusterName, Delta, DnsRecord, FilterChain, FilterChainName,
+        Listener, ListenerName, Resources, Secret, SecretName, Settings, VirtualHost,
+        VirtualHostName, WorkloadPolicies,
     },
 };
 
@@ -84,6 +84,12 @@ impl Output {
     pub(super) fn set_endpoints(&mut self, name: ClusterName, value: Option<ClusterEndpoints>) {
         let Self { resources, delta, .. } = self;
         set(&mut resources.endpoints, &mut delta.endpoints, name, value, PartialEq::eq);
+    }
+
+    pub(super) fn set_dns_record(&mut self, host: &Arc<str>, value: Option<DnsRecord>) {
+        let Self { resources, delta, .. } = self;
+        let records = &mut resources.dns_records;
+        set(records, &mut delta.dns_records, Arc::clone(host), value, PartialEq::eq);
     }
 
     pub(super) fn set_secret(&mut self, name: SecretName, value: Option<Secret>) {

@@ -3,8 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderName;
+use ipnet::IpNet;
 
-use super::name::{ClusterName, SecretName};
+use super::{
+    matcher::HostPattern,
+    name::{ClusterName, SecretName},
+};
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,6 +55,20 @@ pub enum Discovery {
     LogicalDns { refresh: Duration },
     /// The address the client was connecting to. `members_only`: if an endpoint has it.
     OriginalDst { members_only: bool },
+    /// The request's host, or the ClientHello's server name, looked up when it comes (`DYNAMIC_DNS`).
+    DynamicDns(Arc<DynamicNames>),
+}
+
+/// The names a client may choose from, and where they may lead: what it names is not where it says.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DynamicNames {
+    pub pattern: HostPattern,
+    /// Whatever port the client wrote.
+    pub port: u16,
+    pub refresh: Duration,
+    /// Networks beside the public internet that names may resolve to.
+    pub allowed: Arc<[IpNet]>,
 }
 
 /// What connections to endpoints come from.

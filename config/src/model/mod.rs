@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 pub mod cluster;
+pub mod dns;
 pub mod filter;
 pub mod listener;
 pub mod matcher;
@@ -18,6 +19,7 @@ pub mod settings;
 
 pub use self::{
     cluster::{Cluster, ClusterEndpoints},
+    dns::DnsRecord,
     filter::WorkloadPolicies,
     listener::{FilterChain, Listener},
     name::{
@@ -40,6 +42,8 @@ pub struct Resources {
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     pub endpoints: BTreeMap<ClusterName, Arc<ClusterEndpoints>>,
     pub secrets: BTreeMap<SecretName, Arc<Secret>>,
+    /// By host. Of sidecars that answer DNS only.
+    pub dns_records: BTreeMap<Arc<str>, Arc<DnsRecord>>,
     pub policies: Arc<WorkloadPolicies>,
 }
 
@@ -54,6 +58,7 @@ pub struct Delta {
     pub clusters: BTreeMap<ClusterName, Option<Arc<Cluster>>>,
     pub endpoints: BTreeMap<ClusterName, Option<Arc<ClusterEndpoints>>>,
     pub secrets: BTreeMap<SecretName, Option<Arc<Secret>>>,
+    pub dns_records: BTreeMap<Arc<str>, Option<Arc<DnsRecord>>>,
     pub policies: Option<Arc<WorkloadPolicies>>,
 }
 
@@ -73,6 +78,7 @@ impl Delta {
             clusters,
             endpoints,
             secrets,
+            dns_records,
             policies,
         } = later;
         self.settings = settings.or_else(|| self.settings.take());
@@ -82,6 +88,7 @@ impl Delta {
         self.clusters.extend(clusters);
         self.endpoints.extend(endpoints);
         self.secrets.extend(secrets);
+        self.dns_records.extend(dns_records);
         self.policies = policies.or_else(|| self.policies.take());
     }
 }
@@ -108,6 +115,7 @@ impl Resources {
             clusters,
             endpoints,
             secrets,
+            dns_records,
             policies,
         } = delta;
         if let Some(settings) = settings {
@@ -119,6 +127,7 @@ impl Resources {
         merge(&mut self.clusters, clusters);
         merge(&mut self.endpoints, endpoints);
         merge(&mut self.secrets, secrets);
+        merge(&mut self.dns_records, dns_records);
         if let Some(policies) = policies {
             self.policies = Arc::clone(policies);
         }

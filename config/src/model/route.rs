@@ -273,6 +273,9 @@ pub struct DirectResponse {
     pub status: StatusCode,
     #[serde(with = "super::serialize::body")]
     pub body: Bytes,
+    /// What logs and metrics call the destination; nothing is sent there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stands_for: Option<ClusterName>,
 }
 
 /// Header operations: `set` overwrites, then `add` appends, each sorted by key; `remove` is independent.

@@ -29,6 +29,8 @@ mod time;
 mod virtual_service;
 mod workload_entry;
 
+pub use self::service_entry::ALLOWED_RANGES_ANNOTATION;
+
 /// Everything there is to say about `object`. An error means that it must not be applied.
 pub fn validate(object: &Object) -> Vec<Diagnostic> {
     let mut findings =

@@ -15,6 +15,8 @@ use crate::{
 };
 
 const MAX_HOSTS: usize = 256;
+/// On a ServiceEntry with `DYNAMIC_DNS`: networks its names may lead to, beside the public internet.
+pub const ALLOWED_RANGES_ANNOTATION: &str = "weir.dev/allowedIPRanges";
 
 pub(super) fn validate(entry: &ServiceEntry, spec: FieldPath<'_>, findings: &mut Findings<'_>) {
     hosts(entry, spec.field("hosts"), findings);
@@ -38,6 +40,7 @@ pub(super) fn validate(entry: &ServiceEntry, spec: FieldPath<'_>, findings: &mut
         Resolution::Dns | Resolution::DnsRoundRobin => dns(entry, spec, findings),
         Resolution::DynamicDns => dynamic_dns(entry, spec, findings),
     }
+    allowed_ranges(entry, findings);
     tell_hosts_apart(entry, spec, findings);
     export_to::validate(&entry.export_to, true, spec, findings);
 }
@@ -216,6 +219,20 @@ fn dynamic_dns(entry: &ServiceEntry, spec: FieldPath<'_>, findings: &mut Finding
                 "resolution DYNAMIC_DNS reads the host from the request; use HTTP, HTTP2, GRPC or TLS",
             );
         }
+    }
+}
+
+fn allowed_ranges(entry: &ServiceEntry, findings: &mut Findings<'_>) {
+    let annotations = findings.object.map(|object| &object.metadata.annotations);
+    let Some(text) = annotations.and_then(|all| all.get(ALLOWED_RANGES_ANNOTATION)) else { return };
+    let metadata = FieldPath::ROOT.field("metadata");
+    let annotations = metadata.field("annotations");
+    let at = annotations.key(ALLOWED_RANGES_ANNOTATION);
+    if entry.resolution != Resolution::DynamicDns {
+        findings.warning(at, "this has an effect with resolution DYNAMIC_DNS only");
+    }
+    for range in text.split(',').map(str::trim).filter(|range| !name::is_cidr(range)) {
+        findings.error(at, format!("{range:?} is no CIDR; write 10.1.0.0/16,10.2.3.4/32"));
     }
 }
 

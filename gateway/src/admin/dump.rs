@@ -26,6 +26,7 @@ pub(super) fn json(
         clusters,
         endpoints,
         secrets,
+        dns_records,
         policies,
     } = resources;
     let mut policies = serde_json::to_value(policies)?;
@@ -54,6 +55,7 @@ pub(super) fn json(
         "virtualHosts": serde_json::to_value(virtual_hosts)?,
         "clusters": serde_json::to_value(clusters)?,
         "endpoints": serde_json::to_value(endpoints)?,
+        "dnsRecords": serde_json::to_value(dns_records)?,
         "policies": policies,
         "secrets": secrets,
     }))

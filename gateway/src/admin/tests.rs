@@ -97,6 +97,7 @@ impl Fixture {
             agent: None,
             application: crate::application::Application::default(),
             drain_delay: Duration::ZERO,
+            dns: Vec::new(),
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

@@ -1,6 +1,6 @@
 //! Builds every component once, in start order, and takes them down in the other.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -18,8 +18,9 @@ use self::{ending::Ending, readiness::Readiness, source::Source};
 use crate::{
     admin::{self, AdminState},
     bootstrap::{Bootstrap, ConfigSource},
-    cluster::Resolver,
+    cluster::{self, Resolver},
     discovery::apply::Applier,
+    dns::{self, DnsServer},
     engine::Engine,
     limits::Limits,
     listener::{ListenerManager, raise_open_file_limit},
@@ -77,6 +78,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         labels: bootstrap.labels.clone(),
         kind: bootstrap.kind.clone(),
         has_identity: bootstrap.has_identity(),
+        captures_dns: !bootstrap.dns.is_empty(),
         named_ports: bootstrap.application.settings.ports.clone(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()
@@ -89,6 +91,13 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         proxy,
     );
     let source = Source::new(bootstrap, &engine.telemetry)?;
+
+    let _dns = {
+        let _runtime = data_plane.enter();
+        let options =
+            dns::Options { listen: bootstrap.dns.clone(), name_servers: name_servers(bootstrap) };
+        DnsServer::start(options, Arc::clone(&engine)).context("listen for DNS queries")?
+    };
 
     let (ready, is_ready) = watch::channel(false);
     let (quit, mut quitting) = mpsc::channel(1);
@@ -133,4 +142,12 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     engine.telemetry.flush(FLUSH_LIMIT);
     admin.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who is asked for names of others.
+fn name_servers(bootstrap: &Bootstrap) -> Vec<SocketAddr> {
+    match bootstrap.name_server {
+        Some(address) => vec![address],
+        None => cluster::system_name_servers(),
+    }
 }

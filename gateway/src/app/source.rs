@@ -141,8 +141,9 @@ async fn follow_files(
     ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
-    // Without a folder the channel ends, and nothing is awaited from it.
+    // Without a certificate the channel ends, and nothing is awaited from it.
     let _following = identity
+        .filter(|_| has_identity)
         .map(|folder| AbortOnDropHandle::new(tokio::spawn(identity::follow(folder, issued))));
     let has_mesh = options.mesh_config.is_some();
     let (source, first) = FileSource::load(options)?;

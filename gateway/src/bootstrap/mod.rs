@@ -225,6 +225,8 @@ pub struct Bootstrap {
     pub application: Application,
     /// Of a sidecar: from the news that it ends to telling clients.
     pub drain_delay: Duration,
+    /// Where the workload's DNS queries come to; empty: they are not captured.
+    pub dns: Vec<SocketAddr>,
 }
 
 impl Arguments {
@@ -242,7 +244,9 @@ impl GatewayArguments {
         let Self { config, discovery, proxy, process } = self;
         let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         if !config.is_empty() {
-            return Ok(Bootstrap::of_files(config, proxy, process));
+            let files = Some(discovery.identity_files);
+            let bootstrap = Bootstrap::of_files(config, proxy, process);
+            return Ok(Bootstrap { identity_files: files, ..bootstrap });
         }
         let Some(address) = discovery.address(environment).map_err(wrong)? else {
             return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, NO_SOURCE));
@@ -338,6 +342,7 @@ impl Bootstrap {
             agent: None,
             application: Application::default(),
             drain_delay: Duration::ZERO,
+            dns: Vec::new(),
         }
     }
 }
@@ -450,10 +455,11 @@ mod tests {
             drain_time: Duration::from_secs(45),
             name_server: None,
             kind: ProxyKind::Gateway,
-            identity_files: None,
+            identity_files: Some("/var/run/secrets/workload-spiffe-credentials".into()),
             agent: None,
             application: Application::default(),
             drain_delay: Duration::ZERO,
+            dns: Vec::new(),
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

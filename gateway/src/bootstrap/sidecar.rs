@@ -1,7 +1,7 @@
 //! What a sidecar is started with: as a gateway, and who its workload is.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -33,6 +33,12 @@ Examples:
 const METRICS_PORT: u16 = 15090;
 /// As Istio's proxies, where the ProxyConfig says nothing (`terminationDrainDuration`).
 const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// The redirect rules send queries there. Not the wildcard: answers would come from an address the
+/// kernel does not take for the one that was asked.
+const DNS_ADDRESSES: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 15053),
+];
 /// In a folder that is given, one file of this name is a certificate.
 const CERTIFICATE: &str = "cert-chain.pem";
 
@@ -73,6 +79,11 @@ pub struct SidecarArguments {
         value_parser = duration
     )]
     drain_delay: Duration,
+
+    /// Where the workload's DNS queries are redirected to [default: nowhere; 127.0.0.1:15053 and
+    /// [::1]:15053 where Istio's ISTIO_META_DNS_CAPTURE is true]
+    #[arg(long, value_name = "ADDR,...", env = "WEIR_DNS", value_delimiter = ',')]
+    dns: Vec<SocketAddr>,
 }
 
 const AGENT: &str = "0.0.0.0:15020";
@@ -109,6 +120,10 @@ impl SidecarArguments {
             false => self.pod_ip,
         };
         let drain_time = self.proxy.process.drain_time;
+        let dns = match self.dns.is_empty() && is_dns_captured(environment) {
+            true => DNS_ADDRESSES.into(),
+            false => self.dns,
+        };
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
             bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
@@ -133,6 +148,7 @@ impl SidecarArguments {
             drain_delay: self.drain_delay,
             drain_time,
             identity_files: Some(identity_files),
+            dns,
             ..bootstrap
         })
     }
@@ -173,6 +189,10 @@ fn termination_drain(environment: &Environment) -> Result<Duration, String> {
         }
         None => Ok(DRAIN_TIME),
     }
+}
+
+fn is_dns_captured(environment: &Environment) -> bool {
+    environment.find("ISTIO_META_DNS_CAPTURE") == Some("true")
 }
 
 /// As Istio's injector tells them.
@@ -230,6 +250,15 @@ mod tests {
             bootstrap(&["--drain-time", "1s"], &Environment::default()).drain_time.as_secs(),
             1
         );
+    }
+
+    #[test]
+    fn dns_is_answered_where_it_is_redirected() {
+        assert!(bootstrap(&[], &Environment::default()).dns.is_empty());
+        let captured = Environment::from([("ISTIO_META_DNS_CAPTURE", "true")]);
+        assert_eq!(bootstrap(&[], &captured).dns, DNS_ADDRESSES);
+        let said = bootstrap(&["--dns", "127.0.0.1:53"], &captured).dns;
+        assert_eq!(said, ["127.0.0.1:53".parse().unwrap()]);
     }
 
     #[test]

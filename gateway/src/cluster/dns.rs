@@ -30,7 +30,7 @@ use super::{
 /// How long the addresses of a name that is said not to exist are kept.
 pub const MAX_STALE: Duration = Duration::from_secs(300);
 /// A name is not asked for more often, whatever its TTL.
-const MIN_REFRESH: Duration = Duration::from_secs(1);
+pub(super) const MIN_REFRESH: Duration = Duration::from_secs(1);
 /// Names of one cluster asked for at once.
 const CONCURRENCY: usize = 16;
 
@@ -130,9 +130,10 @@ fn publish(
     let located = {
         let names = names.lock();
         match &cluster.config().discovery {
-            Discovery::Static | Discovery::OriginalDst { .. } | Discovery::StrictDns { .. } => {
-                names.every_address(members)
-            }
+            Discovery::Static
+            | Discovery::OriginalDst { .. }
+            | Discovery::DynamicDns(_)
+            | Discovery::StrictDns { .. } => names.every_address(members),
             Discovery::LogicalDns { .. } => names.first_address(members).into_iter().collect(),
         }
     };
@@ -301,7 +302,7 @@ impl Name {
 
 /// Of the addresses those that can be reached from here: IPv4 where there is any (Istio's default),
 /// else IPv6. Without routes all are kept, for the failure to be seen.
-fn usable(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+pub(super) fn usable(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     if addresses.iter().any(|address| has_route(*address)) {
         addresses.retain(|address| has_route(*address));
     }

@@ -22,6 +22,7 @@ use weir_config::model::{self, cluster::Discovery};
 use self::{
     circuit_breaker::CircuitBreaker,
     dns::{Members, Resolution},
+    dynamic_dns::DynamicDns,
     endpoint_set::{EndpointSet, Location, Membership},
     original_dst::OriginalDst,
     transport::Transports,
@@ -36,6 +37,7 @@ mod balancer;
 mod circuit_breaker;
 mod clusters;
 mod dns;
+mod dynamic_dns;
 mod endpoint;
 mod endpoint_set;
 mod hash_table;
@@ -51,7 +53,7 @@ pub use self::{
     dns::MAX_STALE,
     endpoint::{Endpoint, EndpointId, InFlight},
     outlier::Outcome,
-    resolver::Resolver,
+    resolver::{Resolver, system_name_servers},
 };
 
 /// A cluster in use: its configuration and what runs because of it.
@@ -69,6 +71,8 @@ pub struct Cluster {
     resolution: OnceLock<Resolution>,
     /// Endpoints that are where clients were going.
     original_dst: OriginalDst,
+    /// Names that requests have.
+    dynamic_dns: Option<DynamicDns>,
 }
 
 impl fmt::Debug for Cluster {
@@ -112,6 +116,15 @@ impl Cluster {
             started: Instant::now(),
             resolution: OnceLock::new(),
             original_dst: OriginalDst::default(),
+            dynamic_dns: match &config.discovery {
+                Discovery::DynamicDns(names) => {
+                    Some(DynamicDns::new(Arc::clone(names), environment.resolver.clone()))
+                }
+                Discovery::Static
+                | Discovery::StrictDns { .. }
+                | Discovery::LogicalDns { .. }
+                | Discovery::OriginalDst { .. } => None,
+            },
         });
         cluster.publish(&cluster.membership());
         if cluster.dns_refresh().is_some() {
@@ -157,6 +170,25 @@ impl Cluster {
     #[must_use]
     pub fn admit_connection(&self) -> Option<Slot> {
         self.breaker.admit_connection(&self.config.circuit_breakers)
+    }
+
+    /// As [`Self::pick`]; where the endpoints are those of a name, `host` (with or without a port) is
+    /// looked up first.
+    ///
+    /// # Errors
+    /// As `pick`, or the name is none that may be asked for, or leads nowhere.
+    pub async fn select(
+        &self,
+        hash: Option<u64>,
+        tried: &[EndpointId],
+        original_dst: Option<SocketAddr>,
+        host: Option<&str>,
+    ) -> Result<Arc<Endpoint>, LocalReply> {
+        match &self.dynamic_dns {
+            None => self.pick(hash, tried, original_dst),
+            // Boxed, so that others do not hold the room for it.
+            Some(names) => Box::pin(names.pick(self, host, tried)).await,
+        }
     }
 
     /// An endpoint for the next attempt, one not in `tried` if there is one. `hash` is that of the key
@@ -244,7 +276,7 @@ impl Cluster {
 
     fn dns_refresh(&self) -> Option<Duration> {
         match self.config.discovery {
-            Discovery::Static | Discovery::OriginalDst { .. } => None,
+            Discovery::Static | Discovery::OriginalDst { .. } | Discovery::DynamicDns(_) => None,
             Discovery::StrictDns { refresh } | Discovery::LogicalDns { refresh } => Some(refresh),
         }
     }
@@ -255,6 +287,9 @@ impl Cluster {
             resolution.stop();
         }
         self.original_dst.retire();
+        if let Some(names) = &self.dynamic_dns {
+            names.retire();
+        }
         let successors = successor.map(|successor| successor.membership().members().to_vec());
         self.membership().retire(&successors.unwrap_or_default());
     }

@@ -94,6 +94,17 @@ impl Resolver {
     }
 }
 
+/// Those of `/etc/resolv.conf`, in their order.
+#[must_use]
+pub fn system_name_servers() -> Vec<SocketAddr> {
+    const PORT: u16 = 53;
+    let read = hickory_resolver::system_conf::read_system_conf();
+    let servers = read.map(|(config, _)| {
+        config.name_servers().iter().map(|server| SocketAddr::new(server.ip, PORT)).collect()
+    });
+    servers.unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

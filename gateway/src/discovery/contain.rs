@@ -186,6 +186,7 @@ fn everything(resources: &Resources) -> Delta {
         clusters,
         endpoints,
         secrets,
+        dns_records,
         policies,
     } = resources;
     Delta {
@@ -196,6 +197,7 @@ fn everything(resources: &Resources) -> Delta {
         clusters: all(clusters),
         endpoints: all(endpoints),
         secrets: all(secrets),
+        dns_records: all(dns_records),
         policies: Some(Arc::clone(policies)),
     }
 }

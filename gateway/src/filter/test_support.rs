@@ -39,6 +39,7 @@ pub(crate) fn tls_connection(peer: &str, identity: Option<&str>) -> ConnectionIn
                 fingerprint: "ab12".into(),
                 chain: Arc::default(),
             }),
+            local_uri: None,
         }),
         port: 443,
         ..connection(peer)

@@ -219,6 +219,17 @@ impl<'a> Line<'a> {
         })
     }
 
+    /// What is refused before a cluster was chosen is told under the one that was asked for.
+    fn name_cluster(&self, route: &Route, info: &mut StreamInfo) {
+        if info.upstream.stats.is_some() {
+            return;
+        }
+        let Some(name) = route.only_cluster() else { return };
+        info.upstream.cluster_name.get_or_insert_with(|| name.shared());
+        let cluster = self.snapshot.clusters.find(name);
+        info.upstream.stats = cluster.map(|cluster| Arc::clone(cluster.stats()));
+    }
+
     /// Answers the client ourselves.
     async fn reply(
         &mut self,
@@ -227,6 +238,7 @@ impl<'a> Line<'a> {
         info: &mut StreamInfo,
     ) {
         if let Some(route) = self.route {
+            self.name_cluster(route, info);
             route.filters.on_local_reply(&self.context, &mut reply);
         }
         local_headers(&self.snapshot.settings, &mut reply);

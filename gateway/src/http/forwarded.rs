@@ -67,21 +67,26 @@ pub fn scheme(headers: &Headers, connection: Scheme, trusted_proxies: u32) -> Sc
     }
 }
 
-/// Replaces, extends or removes `x-forwarded-client-cert`.
-pub fn client_cert(headers: &mut Headers, mode: ForwardClientCert, peer: Option<&PeerIdentity>) {
+/// Replaces, extends or removes `x-forwarded-client-cert`. `local`: the URI of our own certificate.
+pub fn client_cert(
+    headers: &mut Headers,
+    mode: ForwardClientCert,
+    peer: Option<&PeerIdentity>,
+    local: Option<&str>,
+) {
     let received = headers.get(X_FORWARDED_CLIENT_CERT);
     let kept = match (mode, peer) {
         (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {
             return;
         }
         (ForwardClientCert::Sanitize, _) | (_, None) => None,
-        (ForwardClientCert::SanitizeSet, Some(peer)) => Some(certificate_element(peer)),
+        (ForwardClientCert::SanitizeSet, Some(peer)) => Some(certificate_element(peer, local)),
         (ForwardClientCert::AppendForward, Some(peer)) => Some(match received {
             Some(received) => {
                 let received = String::from_utf8_lossy(received.as_bytes());
-                format!("{received},{}", certificate_element(peer))
+                format!("{received},{}", certificate_element(peer, local))
             }
-            None => certificate_element(peer),
+            None => certificate_element(peer, local),
         }),
     };
     match kept.and_then(|element| HeaderValue::try_from(element).ok()) {
@@ -95,22 +100,33 @@ pub fn client_cert(headers: &mut Headers, mode: ForwardClientCert, peer: Option<
     }
 }
 
-/// `Hash=…;Subject="…";URI=…`. There is no `By`: a gateway's certificate has no SPIFFE ID.
-fn certificate_element(peer: &PeerIdentity) -> String {
-    let mut element = format!("Hash={};Subject=\"{}\"", peer.fingerprint, escaped(&peer.subject));
+/// `By=…;Hash=…;Subject="…";URI=…`. There is no `By` where our certificate has no SPIFFE ID.
+fn certificate_element(peer: &PeerIdentity, local: Option<&str>) -> String {
+    let mut element = String::new();
+    if let Some(local) = local {
+        write_uri(&mut element, "By", local);
+        element.push(';');
+    }
+    // Writing to a string cannot fail.
+    let _ = write!(element, "Hash={};Subject=\"{}\"", peer.fingerprint, escaped(&peer.subject));
     for uri in &*peer.uri_sans {
-        let quoted = uri.contains([',', ';', '=', '"', '\\', ' ']);
-        // Writing to a string cannot fail.
-        let _ = if quoted {
-            write!(element, ";URI=\"{}\"", escaped(uri))
-        } else {
-            write!(element, ";URI={uri}")
-        };
+        element.push(';');
+        write_uri(&mut element, "URI", uri);
     }
     if peer.uri_sans.is_empty() {
         element.push_str(";URI=");
     }
     element
+}
+
+fn write_uri(element: &mut String, key: &str, uri: &str) {
+    let quoted = uri.contains([',', ';', '=', '"', '\\', ' ']);
+    // Writing to a string cannot fail.
+    let _ = if quoted {
+        write!(element, "{key}=\"{}\"", escaped(uri))
+    } else {
+        write!(element, "{key}={uri}")
+    };
 }
 
 /// A quotation mark in a certificate must not end the value it stands in; what no header can carry
@@ -263,17 +279,25 @@ mod tests {
             (AlwaysForwardOnly, Some(&peer), Some("forged")),
         ] {
             let mut headers = headers(&[(X_FORWARDED_CLIENT_CERT, "forged")]);
-            client_cert(&mut headers, mode, peer);
+            client_cert(&mut headers, mode, peer, None);
             let sent = headers.get(X_FORWARDED_CLIENT_CERT).map(|v| v.to_str().unwrap());
             assert_eq!(sent, expected, "{mode:?}");
         }
     }
 
     #[test]
+    fn whom_the_client_found_comes_first() {
+        let element = certificate_element(&peer(), Some("spiffe://td/ns/n/sa/own"));
+        assert!(element.starts_with("By=spiffe://td/ns/n/sa/own;Hash=ab12;"), "{element}");
+    }
+
+    #[test]
     fn a_certificates_uri_cannot_add_elements() {
         let mut peer = peer();
         peer.uri_sans = Arc::from(["spiffe://td/x;By=\"y\",Hash=z".into()]);
-        assert!(certificate_element(&peer).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#));
+        assert!(
+            certificate_element(&peer, None).ends_with(r#";URI="spiffe://td/x;By=\"y\",Hash=z""#)
+        );
     }
 
     /// Whatever a client writes there: an address or none, never a panic, and one field afterwards.

@@ -176,9 +176,9 @@ impl Copy {
         let Ok(_permit) = cluster.admit() else { return };
         let hash = self.hash;
         for reuse in [Reuse::Allowed, Reuse::Never] {
-            let Ok(endpoint) = cluster.pick(hash, &[], None) else { return };
-            let _in_flight = endpoint.begin();
             let host = self.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let Ok(endpoint) = cluster.select(hash, &[], None, host).await else { return };
+            let _in_flight = endpoint.begin();
             let pool = endpoint.pool(self.protocol);
             let Ok(mut upstream) = pool.acquire(host, reuse).await else {
                 return cluster.report(&endpoint, Outcome::ConnectFailure);

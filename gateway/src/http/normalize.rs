@@ -82,7 +82,8 @@ pub fn request(
     if settings.x_forwarded_port && !port_sent {
         headers.insert(X_FORWARDED_PORT, connection.local_addr.port().into());
     }
-    forwarded::client_cert(headers, settings.forward_client_cert, connection.peer_identity());
+    let (peer, local) = (connection.peer_identity(), connection.local_uri());
+    forwarded::client_cert(headers, settings.forward_client_cert, peer, local);
     set_request_id(settings, headers);
 
     Ok(RequestContext {
@@ -109,7 +110,7 @@ fn forward_in_mesh(
     let headers = &mut request.headers;
     let scheme = || HeaderValue::from_static(scheme.as_str());
     headers.insert_if_absent(X_FORWARDED_PROTO, scheme);
-    forwarded::client_cert(headers, client_cert, peer);
+    forwarded::client_cert(headers, client_cert, peer, connection.local_uri());
     if settings.request_id && !headers.contains_key(X_REQUEST_ID) {
         set_request_id(settings, headers);
     }

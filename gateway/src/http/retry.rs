@@ -141,8 +141,10 @@ async fn attempt(
     let ignore = attempts.policy.ignore_previous_hosts;
     let avoid: &[EndpointId] = if ignore { &earlier.endpoints } else { &[] };
     let original_dst = info.connection.original_dst();
-    let picked = attempts.cluster.pick(attempts.hash, avoid, original_dst);
-    let endpoint = picked.map_err(Failed::NoEndpoint)?;
+    let host = attempts.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let selecting = attempts.cluster.select(attempts.hash, avoid, original_dst, host);
+    let selected = within(deadlines, selecting).await.map_err(Failed::Expired)?;
+    let endpoint = selected.map_err(Failed::NoEndpoint)?;
     let in_flight = endpoint.begin();
     earlier.endpoints.push(endpoint.id());
     info.upstream.attempts += 1;

@@ -57,6 +57,7 @@ fn connection_info(alpn: Option<&[u8]>, is_tls: bool) -> Arc<ConnectionInfo> {
         cipher_suite: "",
         alpn: alpn.map(Arc::from),
         peer: None,
+        local_uri: None,
     });
     Arc::new(ConnectionInfo {
         peer_addr: addr,

@@ -7,24 +7,29 @@ use std::{
 };
 
 use ipnet::IpNet;
-use rustc_hash::FxHashMap;
-use weir_config::model::listener::{Beginning, RedirectMatch};
+use weir_config::model::{
+    FilterChainName,
+    listener::{Beginning, RedirectMatch},
+};
 
 use super::{filter_chain::Chain, server_names::ServerNames, tls::MeshOffer};
+use crate::sharded_map::ShardedMap;
 
-/// The chains by destination.
-#[derive(Debug, Default)]
+/// The chains by destination. Copies share what did not change.
+#[derive(Debug, Default, Clone)]
 pub(super) struct Destinations {
-    addresses: FxHashMap<(IpAddr, Option<u16>), Arc<DestinationChains>>,
+    addresses: ShardedMap<(IpAddr, Option<u16>), Arc<DestinationChains>>,
     /// The longest first.
     networks: Vec<(IpNet, Option<u16>, Arc<DestinationChains>)>,
-    ports: FxHashMap<u16, Arc<DestinationChains>>,
+    ports: ShardedMap<u16, Arc<DestinationChains>>,
     rest: Arc<DestinationChains>,
 }
 
 /// What can be done with the connections to one destination, by how they begin.
 #[derive(Debug, Default, Clone)]
 pub(super) struct DestinationChains {
+    /// All of them in the order of their names.
+    members: Vec<Arc<Chain>>,
     any: Option<Arc<Chain>>,
     http: Option<Arc<Chain>>,
     mesh_http: Option<Arc<Chain>>,
@@ -34,31 +39,60 @@ pub(super) struct DestinationChains {
 
 impl Destinations {
     pub(super) fn insert(&mut self, redirected: &RedirectMatch, chain: &Arc<Chain>) {
-        let RedirectMatch { address, port, begins } = *redirected;
-        let chains = match (address, port) {
-            (Some(net), port) if net.prefix_len() == net.max_prefix_len() => {
-                self.addresses.entry((net.addr(), port)).or_default()
-            }
-            (Some(net), port) => self.network(net.trunc(), port),
-            (None, Some(port)) => self.ports.entry(port).or_default(),
-            (None, None) => &mut self.rest,
-        };
-        Arc::make_mut(chains).insert(begins, chain);
+        self.change(redirected, |chains| chains.insert(chain));
     }
 
-    fn network(&mut self, net: IpNet, port: Option<u16>) -> &mut Arc<DestinationChains> {
+    pub(super) fn remove(&mut self, redirected: &RedirectMatch, chain: &Arc<Chain>) {
+        self.change(redirected, |chains| chains.remove(&chain.config.name));
+    }
+
+    /// Changes the chains of one destination; where none are left, it is a destination no more.
+    fn change(&mut self, redirected: &RedirectMatch, change: impl FnOnce(&mut DestinationChains)) {
+        let RedirectMatch { address, port, .. } = *redirected;
+        let changed = |chains: Option<Arc<DestinationChains>>| {
+            let mut chains = chains.unwrap_or_default();
+            change(Arc::make_mut(&mut chains));
+            Some(chains).filter(|chains| !chains.members.is_empty())
+        };
+        match (address, port) {
+            (Some(net), port) if net.prefix_len() == net.max_prefix_len() => {
+                let key = (net.addr(), port);
+                if let Some(chains) = changed(self.addresses.remove(&key)) {
+                    self.addresses.insert(key, chains);
+                }
+            }
+            (Some(net), port) => self.change_network(net.trunc(), port, changed),
+            (None, Some(port)) => {
+                if let Some(chains) = changed(self.ports.remove(&port)) {
+                    self.ports.insert(port, chains);
+                }
+            }
+            (None, None) => {
+                self.rest = changed(Some(std::mem::take(&mut self.rest))).unwrap_or_default();
+            }
+        }
+    }
+
+    fn change_network(
+        &mut self,
+        net: IpNet,
+        port: Option<u16>,
+        changed: impl FnOnce(Option<Arc<DestinationChains>>) -> Option<Arc<DestinationChains>>,
+    ) {
         // Of two of one length, that with a port first.
         let order = |net: &IpNet, port: Option<u16>| {
             (std::cmp::Reverse(net.prefix_len()), *net, std::cmp::Reverse(port))
         };
-        let place = self
+        let found = self
             .networks
-            .binary_search_by_key(&order(&net, port), |(net, port, _)| order(net, *port))
-            .unwrap_or_else(|place| {
-                self.networks.insert(place, (net, port, Arc::default()));
-                place
-            });
-        &mut self.networks[place].2
+            .binary_search_by_key(&order(&net, port), |(net, port, _)| order(net, *port));
+        let (place, chains) = match found {
+            Ok(place) => (place, Some(self.networks.remove(place).2)),
+            Err(place) => (place, None),
+        };
+        if let Some(chains) = changed(chains) {
+            self.networks.insert(place, (net, port, chains));
+        }
     }
 
     pub(super) fn find(&self, address: SocketAddr) -> &Arc<DestinationChains> {
@@ -79,19 +113,53 @@ impl Destinations {
 }
 
 impl DestinationChains {
-    fn insert(&mut self, begins: Beginning, chain: &Arc<Chain>) {
+    fn insert(&mut self, chain: &Arc<Chain>) {
+        let name = &chain.config.name;
+        match self.members.binary_search_by(|member| member.config.name.cmp(name)) {
+            Err(place) if place == self.members.len() => {
+                self.members.push(Arc::clone(chain));
+                self.place(chain);
+            }
+            Err(place) => {
+                self.members.insert(place, Arc::clone(chain));
+                self.place_all();
+            }
+            Ok(place) => {
+                self.members[place] = Arc::clone(chain);
+                self.place_all();
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &FilterChainName) {
+        if let Ok(place) = self.members.binary_search_by(|member| member.config.name.cmp(name)) {
+            self.members.remove(place);
+            self.place_all();
+        }
+    }
+
+    fn place_all(&mut self) {
+        let members = std::mem::take(&mut self.members);
+        *self = Self::default();
+        for chain in &members {
+            self.place(chain);
+        }
+        self.members = members;
+    }
+
+    /// Of two chains for the same the first has it.
+    fn place(&mut self, chain: &Arc<Chain>) {
+        let Some(RedirectMatch { begins, .. }) = chain.config.redirected else { return };
         let slot = match begins {
             Beginning::Any => &mut self.any,
             Beginning::Http => &mut self.http,
             Beginning::MeshTls => &mut self.mesh_tls,
             Beginning::MeshHttp => &mut self.mesh_http,
             Beginning::Tls => {
-                let names = self.tls.get_or_insert_default();
-                if let Some(names) = Arc::get_mut(names) {
-                    match chain.config.server_names.is_empty() {
-                        true => names.insert_any(chain),
-                        false => names.insert(chain),
-                    }
+                let names = Arc::make_mut(self.tls.get_or_insert_default());
+                match chain.config.server_names.is_empty() {
+                    true => names.insert_any(chain),
+                    false => names.insert(chain),
                 }
                 return;
             }
@@ -101,7 +169,7 @@ impl DestinationChains {
 
     /// The chain of every connection, however it begins.
     pub(super) fn only(&self) -> Option<&Arc<Chain>> {
-        let Self { any, http, mesh_http, mesh_tls, tls } = self;
+        let Self { members: _, any, http, mesh_http, mesh_tls, tls } = self;
         let is_alone = http.is_none() && mesh_http.is_none() && mesh_tls.is_none() && tls.is_none();
         any.as_ref().filter(|_| is_alone)
     }

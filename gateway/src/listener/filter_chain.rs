@@ -1,7 +1,7 @@
 //! Which filter chain a connection gets: by the ClientHello's server name, exact before the longest
 //! wildcard before `*`. Looked up by hash; the number of names does not matter.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use rustls::ServerConfig;
 use smallvec::SmallVec;
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     drain::{DrainSignal, DrainTrigger},
+    sharded_map::ShardedMap,
     tls::{LoadedSecret, Secrets, server_config},
 };
 
@@ -24,6 +25,8 @@ use crate::{
 pub struct Chain {
     pub config: Arc<FilterChain>,
     pub tls: ChainTls,
+    /// Of the certificate clients are shown, where they have to show one too.
+    pub local_uri: Option<Arc<str>>,
     /// The versions of the secrets `tls` was built from.
     secrets: SecretVersions,
     drain: Arc<DrainTrigger>,
@@ -49,6 +52,7 @@ impl Chain {
             return Arc::new(Self {
                 config: Arc::clone(config),
                 tls: ChainTls::new(config.tls.as_ref(), secrets),
+                local_uri: server_config::local_uri(config.tls.as_ref(), secrets),
                 secrets: versions,
                 drain: Arc::default(),
             });
@@ -59,12 +63,16 @@ impl Chain {
         }
         let tls =
             if same_tls { prev.tls.clone() } else { ChainTls::new(config.tls.as_ref(), secrets) };
+        let local_uri = match same_tls {
+            true => prev.local_uri.clone(),
+            false => server_config::local_uri(config.tls.as_ref(), secrets),
+        };
         let drain = if still_serves(&prev.config, config) {
             Arc::clone(&prev.drain)
         } else {
             Arc::default()
         };
-        Arc::new(Self { config: Arc::clone(config), tls, secrets: versions, drain })
+        Arc::new(Self { config: Arc::clone(config), tls, local_uri, secrets: versions, drain })
     }
 
     #[must_use]
@@ -119,9 +127,9 @@ fn still_serves(old: &FilterChain, new: &FilterChain) -> bool {
 }
 
 /// The chains of one listener and who is for which name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct FilterChains {
-    by_name: BTreeMap<FilterChainName, Arc<Chain>>,
+    by_name: ShardedMap<FilterChainName, Arc<Chain>>,
     server_names: ServerNames,
     /// Of redirected connections.
     destinations: Destinations,
@@ -141,6 +149,38 @@ impl FilterChains {
             chains.insert(Chain::next(prev, config, secrets));
         }
         chains
+    }
+
+    /// The chains after `changes`, where `None` is a removal: of redirected connections, whose sidecar
+    /// may know ten thousand services. The others keep their place, and the same is where it was.
+    pub(super) fn changed<'a>(
+        prev: &Self,
+        changes: impl IntoIterator<Item = (&'a FilterChainName, Option<&'a Arc<FilterChain>>)>,
+        secrets: &Secrets,
+    ) -> Self {
+        let mut chains = prev.clone();
+        for (name, config) in changes {
+            let old = chains.by_name.remove(name);
+            if let Some(old) = &old
+                && let Some(redirected) = &old.config.redirected
+            {
+                chains.destinations.remove(redirected, old);
+            }
+            if let Some(config) = config {
+                chains.insert(Chain::next(old.as_ref(), config, secrets));
+            }
+        }
+        chains
+    }
+
+    /// Chains that would be others with `secrets`.
+    pub(super) fn dependents<'a>(
+        &'a self,
+        secrets: &'a Secrets,
+    ) -> impl Iterator<Item = &'a Arc<Chain>> {
+        self.by_name.values().filter(|chain| {
+            !same_versions(&chain.secrets, &versions(chain.config.tls.as_ref(), secrets))
+        })
     }
 
     fn insert(&mut self, chain: Arc<Chain>) {
@@ -170,7 +210,7 @@ impl FilterChains {
     }
 
     pub(super) fn contains(&self, name: &FilterChainName) -> bool {
-        self.by_name.contains_key(name)
+        self.by_name.get(name).is_some()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Chain>> {
@@ -198,21 +238,14 @@ impl FilterChains {
         }
     }
 
-    /// Whether a chain would be another one with `secrets`.
-    pub(super) fn depend_on_change(&self, secrets: &Secrets) -> bool {
-        self.by_name.values().any(|chain| {
-            !same_versions(&chain.secrets, &versions(chain.config.tls.as_ref(), secrets))
-        })
-    }
-
     /// The triggers of chains that are not in `next`, or do not serve there what they did.
     pub(super) fn drained_by<'a>(
         &'a self,
         next: Option<&'a Self>,
     ) -> impl Iterator<Item = &'a Arc<DrainTrigger>> {
-        self.by_name.iter().filter_map(move |(name, chain)| {
+        self.by_name.values().filter_map(move |chain| {
             let stays = next
-                .and_then(|next| next.by_name.get(name))
+                .and_then(|next| next.by_name.get(&chain.config.name))
                 .is_some_and(|next| Arc::ptr_eq(&next.drain, &chain.drain));
             (!stays).then_some(&chain.drain)
         })

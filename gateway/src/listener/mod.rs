@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use weir_config::model::{Delta, FilterChain, Listener, ListenerName, Resources};
+use weir_config::model::{Delta, FilterChain, FilterChainName, Listener, ListenerName, Resources};
 
 use crate::tls::Secrets;
 
@@ -56,10 +56,18 @@ impl Listeners {
         if affected.is_empty() {
             return Self { by_name: Arc::clone(&prev.by_name), secrets: secrets.clone() };
         }
+        // Those of redirected connections are changed and not made again, once they are there.
+        let is_whole = |name: &ListenerName| {
+            let known = prev.by_name.get(name);
+            known.is_none_or(|known| !known.config.kind.is_redirected())
+        };
+        let whole: BTreeSet<_> = affected.iter().copied().filter(|name| is_whole(name)).collect();
         let mut configs: BTreeMap<&ListenerName, Vec<&Arc<FilterChain>>> = BTreeMap::new();
-        for chain in resources.filter_chains.values() {
-            if affected.contains(&chain.listener) {
-                configs.entry(&chain.listener).or_default().push(chain);
+        if !whole.is_empty() {
+            for chain in resources.filter_chains.values() {
+                if whole.contains(&chain.listener) {
+                    configs.entry(&chain.listener).or_default().push(chain);
+                }
             }
         }
         let mut by_name = BTreeMap::clone(&prev.by_name);
@@ -68,11 +76,16 @@ impl Listeners {
                 by_name.remove(name);
                 continue;
             };
-            let chains = FilterChains::next(
-                prev.by_name.get(name).map(|prev| &prev.chains),
-                configs.remove(name).unwrap_or_default(),
-                secrets,
-            );
+            let known = prev.by_name.get(name).map(|prev| &prev.chains);
+            let chains = match known {
+                Some(known) if !whole.contains(name) => {
+                    let changes = changes(name, known, delta, secrets);
+                    FilterChains::changed(known, changes, secrets)
+                }
+                known => {
+                    FilterChains::next(known, configs.remove(name).unwrap_or_default(), secrets)
+                }
+            };
             let state = ListenerState { config: Arc::clone(config), chains };
             by_name.insert(name.clone(), Arc::new(state));
         }
@@ -92,7 +105,7 @@ impl Listeners {
         }
         if !self.secrets.is_same(secrets) {
             affected.extend(self.by_name.iter().filter_map(|(listener, state)| {
-                state.chains.depend_on_change(secrets).then_some(listener)
+                state.chains.dependents(secrets).next().map(|_| listener)
             }));
         }
         affected
@@ -122,6 +135,22 @@ impl Listeners {
             .map(|(name, state)| (state, other.by_name.get(name)))
             .filter(|(state, there)| !there.is_some_and(|there| Arc::ptr_eq(state, there)))
     }
+}
+
+/// What is different about the chains of one listener.
+fn changes<'a>(
+    listener: &'a ListenerName,
+    known: &'a FilterChains,
+    delta: &'a Delta,
+    secrets: &'a Secrets,
+) -> impl Iterator<Item = (&'a FilterChainName, Option<&'a Arc<FilterChain>>)> {
+    let configured = delta.filter_chains.iter().filter_map(move |(name, change)| {
+        let change = change.as_ref().filter(|chain| chain.listener == *listener);
+        (change.is_some() || known.contains(name)).then_some((name, change))
+    });
+    let dependents = known.dependents(secrets).map(|chain| &chain.config);
+    let unchanged = dependents.filter(|config| !delta.filter_chains.contains_key(&config.name));
+    configured.chain(unchanged.map(|config| (&config.name, Some(config))))
 }
 
 #[cfg(test)]

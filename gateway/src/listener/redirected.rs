@@ -166,7 +166,7 @@ impl Redirected<'_> {
             ChainTls::Unavailable(why) => Err(HandshakeError::Unavailable(Arc::clone(why))),
             ChainTls::Terminate(config) => {
                 let overload = &self.binding.shared.overload;
-                let (io, tls) = tls::terminate(io, hello, config, overload).await?;
+                let (io, tls) = tls::terminate(io, hello, &chain, config, overload).await?;
                 let info = self.info(server_name, Some(tls));
                 Ok(Some(Established { io, info, chain, hello: Vec::new(), early: None }))
             }

@@ -174,7 +174,8 @@ async fn secure(
         }
         ChainTls::Unavailable(why) => return Err(HandshakeError::Unavailable(Arc::clone(why))),
         ChainTls::Terminate(config) => {
-            let (io, tls) = tls::terminate(io, hello, config, &binding.shared.overload).await?;
+            let (io, tls) =
+                tls::terminate(io, hello, &chain, config, &binding.shared.overload).await?;
             Established { io, info: info(Some(tls)), chain, hello: Vec::new(), early: None }
         }
     }))

@@ -8,7 +8,7 @@ use weir_config::model::matcher::HostPattern;
 use super::filter_chain::Chain;
 
 /// Chains by the server names they are for.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct ServerNames {
     exact: FxHashMap<Arc<str>, Arc<Chain>>,
     /// By `.example.com` for `*.example.com`.

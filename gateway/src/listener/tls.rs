@@ -14,7 +14,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{StartHandshake, server::TlsStream};
 
-use super::overload::Overload;
+use super::{filter_chain::Chain, overload::Overload};
 use crate::{
     connection::{PeerIdentity, TlsInfo},
     io::Io,
@@ -186,6 +186,7 @@ async fn send_alert(io: &mut Io, mut alert: AcceptedAlert) {
 pub(super) async fn terminate(
     io: Io,
     hello: Hello,
+    chain: &Chain,
     config: &Arc<ServerConfig>,
     overload: &Overload,
 ) -> Result<(Io, TlsInfo), HandshakeError> {
@@ -194,12 +195,12 @@ pub(super) async fn terminate(
     match io {
         Io::Tcp(io) => {
             let stream = handshake(io, accepted, config, overload).await?;
-            let facts = facts(stream.get_ref().1)?;
+            let facts = facts(stream.get_ref().1, chain)?;
             Ok((Io::ServerTls(Box::new(stream)), facts))
         }
         Io::Unix(io) => {
             let stream = handshake(io, accepted, config, overload).await?;
-            let facts = facts(stream.get_ref().1)?;
+            let facts = facts(stream.get_ref().1, chain)?;
             Ok((Io::UnixServerTls(Box::new(stream)), facts))
         }
         // Only sockets are accepted.
@@ -225,7 +226,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// What the connection is from now on known by.
-fn facts(connection: &ServerConnection) -> Result<TlsInfo, HandshakeError> {
+fn facts(connection: &ServerConnection, chain: &Chain) -> Result<TlsInfo, HandshakeError> {
     let peer = match connection.peer_certificates() {
         None => None,
         Some(chain) => {
@@ -239,6 +240,7 @@ fn facts(connection: &ServerConnection) -> Result<TlsInfo, HandshakeError> {
             .map_or("-", |suite| cipher_suite_name(suite.suite())),
         alpn: connection.alpn_protocol().map(Arc::from),
         peer,
+        local_uri: chain.local_uri.clone(),
     })
 }
 

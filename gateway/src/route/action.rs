@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use smallvec::SmallVec;
 use weir_config::model::{
-    self,
+    self, ClusterName,
     route::{
         DirectResponse, Forward, PathMatch, Redirect, RedirectPath, RedirectPort, RouteAction,
         Scheme, WeightedCluster,
@@ -61,7 +61,7 @@ impl Route {
                 let reply = redirect_reply(redirect, path, subject, info.connection.port);
                 return Err(self.answer(reply, request, info));
             }
-            RouteAction::DirectResponse(DirectResponse { status, body }) => {
+            RouteAction::DirectResponse(DirectResponse { status, body, stands_for: _ }) => {
                 let reply = own_reply(*status, body.clone());
                 return Err(self.answer(reply, request, info));
             }
@@ -77,6 +77,19 @@ impl Route {
         }
         self.rewrite_path(forward, request)?;
         Ok(Destination { forward, cluster })
+    }
+
+    /// The cluster that was asked for, whoever answers in its place: where only one can have been.
+    #[must_use]
+    pub fn only_cluster(&self) -> Option<&ClusterName> {
+        match &self.config.action {
+            RouteAction::Forward(forward) => match &*forward.clusters {
+                [only] => Some(&only.cluster),
+                _ => None,
+            },
+            RouteAction::DirectResponse(response) => response.stands_for.as_ref(),
+            RouteAction::Redirect(_) => None,
+        }
     }
 
     fn choose<'a>(&self, forward: &'a Forward, rng: &mut fastrand::Rng) -> &'a WeightedCluster {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use weir_config::model::matcher::HostPattern;
 
-use super::{VirtualHost, sharded_map::ShardedMap};
+use super::VirtualHost;
+use crate::sharded_map::ShardedMap;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct HostMap {

@@ -17,6 +17,7 @@ use crate::{
     filter::{RequestContext, RouteFilters},
     head::RequestHeader,
     local_reply::LocalReply,
+    sharded_map::ShardedMap,
     telemetry::ResponseFlag,
 };
 
@@ -26,7 +27,6 @@ mod index;
 mod matcher;
 mod prefix_map;
 mod rewrite;
-mod sharded_map;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -35,7 +35,6 @@ use self::{
     host::HostMap,
     index::{Matchers, RouteIndex},
     matcher::Subject,
-    sharded_map::ShardedMap,
 };
 
 /// All route tables of a configuration.

@@ -166,7 +166,10 @@ async fn open(
 ) -> Result<Upstream, Unopened> {
     let snapshot = engine.snapshot();
     let filters = snapshot.filters_for(info.connection.direction);
-    filters.on_connection(&info.connection).map_err(Unopened::Denied)?;
+    if let Err(details) = filters.on_connection(&info.connection) {
+        name_cluster(&snapshot.clusters, &proxy.clusters, info);
+        return Err(Unopened::Denied(details));
+    }
     // The clusters only: a snapshot must not live as long as connecting may take.
     let clusters = snapshot.clusters.clone();
     drop(snapshot);
@@ -175,6 +178,14 @@ async fn open(
         Some(connected) => connected.map_err(Unopened::Failed),
         None => Err(Unopened::Cut),
     }
+}
+
+/// What is refused before a cluster was chosen is told under the one that was asked for.
+fn name_cluster(clusters: &Clusters, choice: &[WeightedCluster], info: &mut StreamInfo) {
+    let [only] = choice else { return };
+    info.upstream.cluster_name = Some(only.cluster.shared());
+    let cluster = clusters.find(&only.cluster);
+    info.upstream.stats = cluster.map(|cluster| Arc::clone(cluster.stats()));
 }
 
 /// Everything before the first byte.
@@ -215,9 +226,14 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
     let by_address = matches!(cluster.config().hash_key, Some(HashKey::SourceIp));
     let hash = by_address.then(|| xxh64(info.client_addr.ip().to_string().as_bytes(), 0));
     loop {
-        let endpoint = match cluster.pick(hash, &tried, info.connection.original_dst()) {
+        let server_name = info.connection.server_name();
+        let original_dst = info.connection.original_dst();
+        let endpoint = match cluster.select(hash, &tried, original_dst, server_name).await {
             Ok(endpoint) => endpoint,
-            Err(reply) => return Err(reply.flag.unwrap_or(ResponseFlag::NoHealthyUpstream)),
+            Err(reply) => {
+                info.details = reply.details;
+                return Err(reply.flag.unwrap_or(ResponseFlag::NoHealthyUpstream));
+            }
         };
         if tried.contains(&endpoint.id()) {
             // Nobody else is left to ask.
@@ -229,7 +245,6 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
         info.upstream.remote_addr = endpoint.address().socket_addr();
 
         let in_flight = endpoint.begin();
-        let server_name = info.connection.server_name();
         match upstream::dial(endpoint.target(), server_name).await {
             Ok(io) => {
                 cluster.report(&endpoint, Outcome::Response(200));

@@ -83,6 +83,15 @@ impl PeerIdentity {
     }
 }
 
+/// The URI of a certificate that has exactly one.
+pub(super) fn only_uri(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    match &*AlternativeNames::of(&certificate)?.uris {
+        [uri] => Some((*uri).into()),
+        _ => None,
+    }
+}
+
 fn unambiguous(name: &str) -> Option<&str> {
     name.bytes().all(|byte| byte.is_ascii_graphic()).then_some(name)
 }

@@ -15,7 +15,7 @@ use weir_config::model::{
     listener::{ClientAuth, ClientValidation, DownstreamTls, TlsVersion},
 };
 
-use super::{LoadedSecret, Secrets, cipher, client_verifier::ClientVerifier, provider};
+use super::{LoadedSecret, Secrets, cipher, client_verifier::ClientVerifier, peer, provider};
 
 /// The secrets `tls` reads, in a fixed order; what a configuration has to be rebuilt for.
 pub fn secrets_of(tls: &DownstreamTls) -> impl Iterator<Item = &SecretName> {
@@ -55,6 +55,14 @@ pub fn build(tls: &DownstreamTls, secrets: &Secrets) -> Result<Arc<ServerConfig>
     // Early data can be replayed by whoever recorded it.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
+}
+
+/// The URI in the first certificate, where clients show one as well: whom they found.
+#[must_use]
+pub fn local_uri(tls: Option<&DownstreamTls>, secrets: &Secrets) -> Option<Arc<str>> {
+    let tls = tls.filter(|tls| tls.client_auth != ClientAuth::None)?;
+    let key = secrets.find(tls.certificates.first()?)?.key.as_ref()?;
+    peer::only_uri(key.cert.first()?)
 }
 
 fn client_verifier(

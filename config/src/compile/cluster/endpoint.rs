@@ -200,10 +200,11 @@ fn entry_members(
     let resolves = match entry.resolution {
         // The clients say where.
         Resolution::None if view.is_sidecar() => return Vec::new(),
-        Resolution::None | Resolution::DynamicDns => {
-            let name = entry.resolution.name();
+        // Their names do.
+        Resolution::DynamicDns => return Vec::new(),
+        Resolution::None => {
             let message = format!(
-                "resolution {name} sends to the address the client asked for, which a gateway does \
+                "resolution NONE sends to the address the client asked for, which a gateway does \
                  not have; requests to {} are answered 503: use STATIC or DNS",
                 service.host
             );

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ipnet::IpNet;
+
 mod endpoint;
 mod load_balancer;
 mod policy;
@@ -16,20 +18,22 @@ use self::registry::Subset;
 pub(super) use self::{
     endpoint::{compile as compile_endpoints, workload_labels},
     policy::{default_pool, warn_unsupported},
-    registry::{Port, Registry, Service},
+    registry::{Port, Registry, Service, own as own_service},
     rule::warn_unknown_host,
 };
 use super::{View, finding::Findings, name::cluster_name, secret::Reference};
 use crate::{
     api::{
-        Protocol, Spec,
+        Object, Protocol, Spec,
         istio::{connection_pool::H2UpgradePolicy, service_entry::Resolution},
         kubernetes::service::ServiceType,
     },
     model::{
         Cluster, ClusterName,
-        cluster::{Destination, Discovery, SourceAddress, UpstreamProtocol},
+        cluster::{Destination, Discovery, DynamicNames, SourceAddress, UpstreamProtocol},
+        matcher::HostPattern,
     },
+    validate::ALLOWED_RANGES_ANNOTATION,
 };
 
 /// How often names are looked up when their records do not say (`meshConfig.dnsRefreshRate`).
@@ -159,7 +163,13 @@ impl Builder<'_> {
                 Resolution::None if self.view.is_sidecar() => {
                     Discovery::OriginalDst { members_only: false }
                 }
-                Resolution::None | Resolution::Static | Resolution::DynamicDns => Discovery::Static,
+                Resolution::DynamicDns => Discovery::DynamicDns(Arc::new(DynamicNames {
+                    pattern: HostPattern::parse(&self.service.host),
+                    port: port.target,
+                    refresh,
+                    allowed: allowed_networks(owner),
+                })),
+                Resolution::None | Resolution::Static => Discovery::Static,
             },
             // Clients know the endpoints; one that is gone must not become another one.
             _ if self.view.is_sidecar() && self.service.is_headless => {
@@ -168,6 +178,14 @@ impl Builder<'_> {
             _ => Discovery::Static,
         }
     }
+}
+
+/// What the annotation of a ServiceEntry allows names to resolve to; what is wrong with it is said by
+/// validation.
+fn allowed_networks(owner: Option<&Arc<Object>>) -> Arc<[IpNet]> {
+    let text = owner.and_then(|object| object.metadata.annotations.get(ALLOWED_RANGES_ANNOTATION));
+    let ranges = text.map(String::as_str).unwrap_or_default().split(',');
+    ranges.filter_map(|range| range.trim().parse().ok()).collect()
 }
 
 impl CompiledService {

@@ -64,6 +64,8 @@ pub(in crate::compile) struct Service {
     pub(in crate::compile) subsets: Vec<Subset>,
     /// What clients connect to, if it is not the endpoints.
     pub(in crate::compile) addresses: Vec<IpNet>,
+    /// The addresses are ours: who has not asked us for them does not know them.
+    pub(in crate::compile) has_auto_addresses: bool,
     /// Clients connect to an endpoint of their own choice.
     pub(in crate::compile) is_headless: bool,
     pub(in crate::compile) is_kubernetes: bool,
@@ -132,14 +134,33 @@ impl Service {
     }
 }
 
-/// The service called `host`: of the proxy's own namespace first, then Kubernetes', then the oldest
-/// (istio-compat 1.6). Further ServiceEntries of the same namespace add ports.
+/// The service called `host`, as far as the proxy may know it as a client.
 pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> Option<Service> {
-    let mut objects: Vec<&Arc<Object>> = view
-        .store
-        .linked(&Link::Host(Arc::clone(host)))
-        .filter(|object| is_visible(view, object))
-        .collect();
+    let mut service = merge(view, host, |object| is_visible(view, object), findings)?;
+    let scope = &view.scope;
+    service.ports.retain(|port| scope.admits(&service.namespace, host, port.number));
+    // Of a service without ports nothing is to be known but that it exists.
+    (!service.ports.is_empty() || scope.is_everything()).then_some(service)
+}
+
+/// The service called `host` that objects of the proxy's namespace define: the proxy's workload can be
+/// it, whatever it may know as a client.
+pub(in crate::compile) fn own(view: &View, host: &Arc<str>) -> Option<Service> {
+    let is_own = |object: &Object| object.metadata.namespace == view.proxy.namespace;
+    // What there is to say about them is said to their clients.
+    merge(view, host, is_own, &mut Findings::default())
+}
+
+/// The service of the objects that `count`: of the proxy's own namespace first, then Kubernetes', then
+/// the oldest (istio-compat 1.6). Further ServiceEntries of the same namespace add ports.
+fn merge(
+    view: &View,
+    host: &Arc<str>,
+    count: impl Fn(&Object) -> bool,
+    findings: &mut Findings,
+) -> Option<Service> {
+    let mut objects: Vec<&Arc<Object>> =
+        view.store.linked(&Link::Host(Arc::clone(host))).filter(|object| count(object)).collect();
     objects.sort_by_cached_key(|object| {
         let is_foreign = object.metadata.namespace != view.proxy.namespace;
         (is_foreign, object.kind() != Kind::Service, Age::of(object))
@@ -155,6 +176,7 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
         ports: ports(first),
         subsets: Vec::new(),
         addresses: addresses(first),
+        has_auto_addresses: false,
         is_headless: matches!(&first.spec, Spec::Service(spec) if spec.cluster_ip == HEADLESS),
         is_kubernetes: first.kind() == Kind::Service,
     };
@@ -178,12 +200,13 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
         }
         service.ports.extend(new);
     }
-    let scope = &view.scope;
-    service.ports.retain(|port| scope.admits(&service.namespace, host, port.number));
+    if service.addresses.is_empty() && !service.is_kubernetes {
+        service.addresses = view.auto_addresses.find(&view.proxy, host);
+        service.has_auto_addresses = !service.addresses.is_empty();
+    }
     service.addresses.sort_unstable();
     service.addresses.dedup();
-    // Of a service without ports nothing is to be known but that it exists.
-    (!service.ports.is_empty() || scope.is_everything()).then_some(service)
+    Some(service)
 }
 
 fn is_visible(view: &View, object: &Object) -> bool {

@@ -98,7 +98,7 @@ impl<'a> Merge<'a> {
     fn add(&mut self, candidate: &Candidate<'a>) {
         let Candidate { gateway, server, .. } = candidate;
         let field = candidate.field();
-        let kind = match classify(server) {
+        let kind = match classify(server, self.view.proxy.has_identity) {
             Ok(kind) => kind,
             Err(reason) => {
                 self.findings.warn(gateway, field, format!("this server is skipped: {reason}"));

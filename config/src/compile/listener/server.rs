@@ -34,10 +34,13 @@ impl ServerKind {
     }
 }
 
-/// What `server` is, or why it cannot be served.
-pub(super) fn classify(server: &Server) -> Result<ServerKind, &'static str> {
+/// What `server` is, or why it cannot be served by a proxy that is, or is not, of the mesh.
+pub(super) fn classify(server: &Server, has_identity: bool) -> Result<ServerKind, &'static str> {
     let protocol = server.port.as_ref().and_then(|port| port.protocol);
     let mode = server.tls.as_ref().map(|tls| tls.mode);
+    if mode == Some(ServerTlsMode::IstioMutual) && !has_identity {
+        return Err("tls.mode ISTIO_MUTUAL is not available without a mesh certificate");
+    }
     match protocol.ok_or("port.protocol is missing")? {
         Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb => {
             Ok(ServerKind::Http)
@@ -54,15 +57,13 @@ fn classify_tls(
     terminated: ServerKind,
 ) -> Result<ServerKind, &'static str> {
     match mode.ok_or("an HTTPS or TLS server needs tls")? {
-        ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual => {
-            Ok(terminated)
-        }
+        ServerTlsMode::Simple
+        | ServerTlsMode::Mutual
+        | ServerTlsMode::OptionalMutual
+        | ServerTlsMode::IstioMutual => Ok(terminated),
         ServerTlsMode::Passthrough => Ok(ServerKind::Passthrough),
-        ServerTlsMode::IstioMutual => {
-            Err("tls.mode ISTIO_MUTUAL is not available without a mesh certificate")
-        }
         ServerTlsMode::AutoPassthrough => {
-            Err("tls.mode AUTO_PASSTHROUGH is not available without a mesh certificate")
+            Err("tls.mode AUTO_PASSTHROUGH is not supported; name the hosts with PASSTHROUGH")
         }
     }
 }

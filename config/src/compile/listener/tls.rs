@@ -11,6 +11,7 @@ use crate::{
     compile::{
         View,
         finding::Findings,
+        mesh_tls,
         secret::{Credentials, Reference},
     },
     model::{
@@ -69,6 +70,10 @@ impl<'a> Builder<'a> {
         settings: &ServerTlsSettings,
         is_http: bool,
     ) -> Option<DownstreamTls> {
+        if settings.mode == ServerTlsMode::IstioMutual {
+            let alpn = if is_http { mesh_tls::HTTP_ALPN } else { mesh_tls::TCP_ALPN };
+            return Some(mesh_tls::downstream(self.view, &alpn, &settings.subject_alt_names));
+        }
         let certificates = self.certificates(settings);
         let client_auth = self.client_auth(settings)?;
         let (min_version, max_version) = self.versions(settings)?;

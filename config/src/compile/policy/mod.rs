@@ -14,13 +14,18 @@ use crate::{
 
 /// The policies of the root namespace and the proxy's own that select the proxy: one set.
 pub(super) fn compile(view: &View, findings: &mut Findings) -> WorkloadPolicies {
-    if view.proxy.stands_alone {
+    if is_only_reader(view) {
         warn_elsewhere(view, findings);
     }
     WorkloadPolicies {
         jwt_authn: authn::compile(view, findings).map(Arc::new),
         authz: authz::compile(view, findings).map(Arc::new),
     }
+}
+
+/// Nobody else reads the folder. Beside one workload there is the configuration of the others.
+fn is_only_reader(view: &View) -> bool {
+    view.proxy.stands_alone && !view.is_sidecar()
 }
 
 /// Says which policies are in namespaces that are not looked at: nobody else does.
@@ -62,7 +67,7 @@ fn applies(
     if targets.peek().is_none() {
         let Some(selector) = selector else { return true };
         let selects = selector.selects(&view.proxy.labels);
-        if !selects && view.proxy.stands_alone {
+        if !selects && is_only_reader(view) {
             let message = format!(
                 "this policy does not apply: it is for {}, and this gateway has the labels {}; \
                  give it others with --labels or change the selector",

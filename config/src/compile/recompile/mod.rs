@@ -35,6 +35,7 @@ impl Compiler {
         if dirty.policies {
             self.compile_policies();
         }
+        dirty.services.extend(self.view.auto_addresses.assign());
         if dirty.scope {
             self.compile_scope(&mut dirty);
         }

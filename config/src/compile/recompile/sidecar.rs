@@ -60,6 +60,7 @@ impl Compiler {
             }
             let before = self.sidecar.hosts.entry(Arc::clone(&host)).or_default();
             made.replace(before, &mut self.output);
+            self.output.set_dns_record(&host, sidecar::dns_record(lookup, &host));
             self.output.set_findings(Unit::Outbound(host), findings);
         }
         self.compile_ports(ports);
@@ -84,7 +85,7 @@ impl Compiler {
             return;
         }
         let mut findings = Findings::default();
-        let made = sidecar::inbound(&self.view, &self.registry, &mut findings);
+        let made = sidecar::inbound(&self.view, &mut findings);
         made.replace(&mut self.sidecar.inbound, &mut self.output);
         self.output.set_findings(Unit::Inbound, findings);
     }

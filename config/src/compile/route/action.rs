@@ -56,7 +56,8 @@ impl Template {
                 return Err(Unusable);
             };
             let body = response.body.as_ref().map(|body| Bytes::copy_from_slice(body.as_bytes()));
-            Action::DirectResponse(DirectResponse { status, body: body.unwrap_or_default() })
+            let body = body.unwrap_or_default();
+            Action::DirectResponse(DirectResponse { status, body, stands_for: None })
         } else {
             compile_forward(context, rule, headers.host.clone())?
         };

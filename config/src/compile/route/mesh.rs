@@ -48,9 +48,14 @@ pub(in crate::compile) fn once(name: &str, cluster: ClusterName) -> Arc<[Arc<Rou
     [Arc::new(forward(name, cluster, RetryPolicy::none()))].into()
 }
 
-/// The one route that answers with a status and nothing else.
-pub(in crate::compile) fn answer(name: &str, status: http::StatusCode) -> Arc<[Arc<Route>]> {
-    let response = DirectResponse { status, body: bytes::Bytes::new() };
+/// The one route that answers with a status and nothing else, in the name of a cluster.
+pub(in crate::compile) fn answer(
+    name: &str,
+    status: http::StatusCode,
+    cluster: ClusterName,
+) -> Arc<[Arc<Route>]> {
+    let stands_for = Some(cluster);
+    let response = DirectResponse { status, body: bytes::Bytes::new(), stands_for };
     [Arc::new(route(name, RouteAction::DirectResponse(response)))].into()
 }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use http::StatusCode;
 
-use super::{Made, scope::Unknown};
+use super::{Made, auto_address, scope::Unknown};
 use crate::{
     compile::{View, cluster::default_pool, route::mesh},
     model::{
@@ -23,9 +23,6 @@ const BLACK_HOLE: &str = "BlackHoleCluster";
 /// Where connections of a workload are redirected to, and the listener's name.
 const OUTBOUND_PORT: u16 = 15001;
 const OUTBOUND: &str = "virtualOutbound";
-/// Given to services that have no address, and to nothing else: what is not known of them any more
-/// is nowhere (istio-compat 1.4).
-const AUTO_ADDRESSES: [&str; 2] = ["240.240.0.0/16", "2001:2::/48"];
 
 /// What the chains of a host do with connections to a port whatever their address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,7 +73,7 @@ pub(in crate::compile) fn catch_all(view: &View) -> Made {
     made.listeners.push(listener(OUTBOUND, port, ListenerKind::Outbound));
     let any = RedirectMatch { address: None, port: None, begins: Beginning::Any };
     made.chains.push(chain(OUTBOUND.to_owned(), any, tcp(unknown_cluster(view))));
-    for net in AUTO_ADDRESSES {
+    for net in auto_address::NETWORKS {
         let redirected = RedirectMatch { address: net.parse().ok(), ..any };
         let nowhere = NetworkFilter::TcpProxy { clusters: Arc::default(), idle_timeout: None };
         made.chains.push(chain(format!("{OUTBOUND}|{net}"), redirected, nowhere));
@@ -108,7 +105,10 @@ pub(in crate::compile) fn port<'a>(
         made.chains.push(chain(format!("0.0.0.0_{port}"), on_port(Beginning::Http), network));
         let routes = match &view.scope.unknown {
             Unknown::Passed | Unknown::Proxied(_) => mesh::once("allow_any", unknown_cluster(view)),
-            Unknown::Refused => mesh::answer("block_all", StatusCode::BAD_GATEWAY),
+            Unknown::Refused => {
+                let cluster = unknown_cluster(view);
+                mesh::answer("block_all", StatusCode::BAD_GATEWAY, cluster)
+            }
         };
         made.virtual_hosts.push(VirtualHost {
             name: VirtualHostName::new(format!("{port}|*")),

@@ -16,31 +16,26 @@ use super::{
 use crate::{
     api::{
         Protocol, Spec,
-        istio::{
-            gateway::TlsVersion as ApiVersion,
-            sidecar::{CaptureMode, IngressListener},
-        },
+        istio::sidecar::{CaptureMode, IngressListener},
         mesh_config::InboundTrafficPolicyMode,
     },
     compile::{
         ProxyKind, View,
-        cluster::Registry,
+        cluster::own_service,
         finding::Findings,
+        mesh_tls::{self, HTTP_ALPN, TCP_ALPN},
         name::{Age, resolve_host, service_host},
         route::mesh,
         store::contains,
     },
     model::{
         Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, ListenerName,
-        RouteTableName, SecretName, VirtualHost, VirtualHostName,
+        RouteTableName, VirtualHost, VirtualHostName,
         cluster::{
             Destination, Discovery, Endpoint, EndpointAddress, Locality, SourceAddress,
             UpstreamProtocol, Workload,
         },
-        listener::{
-            Beginning, ClientAuth, ClientValidation, DownstreamTls, ListenerKind, NetworkFilter,
-            RedirectMatch, TlsVersion,
-        },
+        listener::{Beginning, ListenerKind, NetworkFilter, RedirectMatch},
         matcher::HostPattern,
     },
 };
@@ -49,11 +44,6 @@ const INBOUND_PORT: u16 = 15006;
 const INBOUND: &str = "virtualInbound";
 /// What metrics call what is not of a service.
 const PASSTHROUGH: &str = "InboundPassthroughCluster";
-
-/// HTTP, and what is offered by clients of the mesh that do not know what they speak.
-const HTTP_ALPN: [&str; 3] = ["h2", "http/1.1", "istio"];
-/// Not `istio-peer-exchange`: it stands for a message before the first byte.
-const TCP_ALPN: [&str; 3] = ["istio", "h2", "http/1.1"];
 
 /// One port of the workload.
 struct Port {
@@ -65,16 +55,12 @@ struct Port {
 }
 
 /// Everything about connections to the workload.
-pub(in crate::compile) fn compile(
-    view: &View,
-    registry: &Registry,
-    findings: &mut Findings,
-) -> Made {
+pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made {
     let number = view.mesh.proxy_inbound_listen_port.filter(|&port| port != 0);
     let mut inbound = Inbound { view, modes: Modes::of(view), made: Made::default() };
     let listener = listener(INBOUND, number.unwrap_or(INBOUND_PORT), ListenerKind::Inbound);
     inbound.made.listeners.push(listener);
-    let ports = ports(view, registry, findings);
+    let ports = ports(view, findings);
     for port in ports.values() {
         inbound.add_port(port);
     }
@@ -88,8 +74,8 @@ pub(in crate::compile) fn compile(
 }
 
 /// The ports somebody says something about: the Sidecar's, where it says any, else the services'.
-fn ports(view: &View, registry: &Registry, findings: &mut Findings) -> BTreeMap<u16, Port> {
-    let services = service_ports(view, registry);
+fn ports(view: &View, findings: &mut Findings) -> BTreeMap<u16, Port> {
+    let services = service_ports(view);
     let Some((object, sidecar)) = scope::resource(view).filter(|(_, it)| !it.ingress.is_empty())
     else {
         return services;
@@ -142,7 +128,7 @@ fn own_addresses(view: &View) -> &[IpAddr] {
 }
 
 /// The ports of the services that select the workload; of two with one port the older says what it is.
-fn service_ports(view: &View, registry: &Registry) -> BTreeMap<u16, Port> {
+fn service_ports(view: &View) -> BTreeMap<u16, Port> {
     let domain = &view.proxy.cluster_domain;
     let own = &view.proxy.namespace;
     let mut hosts: Vec<(Age, Arc<str>)> = Vec::new();
@@ -165,7 +151,7 @@ fn service_ports(view: &View, registry: &Registry) -> BTreeMap<u16, Port> {
     let mut ports = BTreeMap::new();
     for (_, host) in hosts {
         // What the workload may not know as a client it is nevertheless.
-        let Some(service) = registry.find(&host) else { continue };
+        let Some(service) = own_service(view, &host) else { continue };
         for port in &service.ports {
             let named = port.target_name.as_deref();
             let named = named.and_then(|name| view.proxy.named_ports.get(name));
@@ -313,7 +299,7 @@ impl Inbound<'_> {
                 listener: ListenerName::new(INBOUND),
                 server_names: Arc::default(),
                 redirected: Some(RedirectMatch { address: None, port, begins }),
-                tls: alpn.map(|alpn| mutual_tls(self.view, alpn)),
+                tls: alpn.map(|alpn| mesh_tls::downstream(self.view, alpn, &[])),
                 network: network.clone(),
                 gateway: Arc::default(),
             });
@@ -333,28 +319,5 @@ impl Inbound<'_> {
             }
             add(Beginning::Any, None, &network);
         }
-    }
-}
-
-/// With the workload's certificate, and one of the mesh from whoever connects.
-fn mutual_tls(view: &View, alpn: &[&str]) -> DownstreamTls {
-    let mesh = view.mesh.mesh_mtls.as_ref();
-    let min_version = match mesh.map(|mesh| mesh.min_protocol_version) {
-        Some(ApiVersion::V1_3) => TlsVersion::V1_3,
-        _ => TlsVersion::V1_2,
-    };
-    let suites = mesh.map(|mesh| mesh.cipher_suites.as_slice()).unwrap_or_default();
-    DownstreamTls {
-        certificates: [SecretName::workload()].into(),
-        client_auth: ClientAuth::Required(ClientValidation {
-            trust_bundle: SecretName::workload(),
-            subject_alt_names: Arc::default(),
-            spki_sha256: Arc::default(),
-            certificate_sha256: Arc::default(),
-        }),
-        min_version,
-        max_version: TlsVersion::V1_3,
-        cipher_suites: suites.iter().map(|suite| suite.as_str().into()).collect(),
-        alpn: alpn.iter().map(|&name| name.into()).collect(),
     }
 }

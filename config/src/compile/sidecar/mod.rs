@@ -7,14 +7,18 @@ use std::{
     sync::Arc,
 };
 
+mod auto_address;
 mod catch_all;
+mod dns;
 mod inbound;
 mod mtls;
 mod outbound;
 mod scope;
 
 pub(super) use self::{
+    auto_address::AutoAddresses,
     catch_all::{Uses, catch_all, port},
+    dns::record as dns_record,
     inbound::compile as inbound,
     outbound::{Outbound, compile as outbound},
     scope::Scope,

@@ -197,7 +197,7 @@ impl Builder<'_, '_> {
     fn tcp(&mut self) {
         let network = tcp(mesh::cluster(&self.service.host, self.port.number));
         let mut addresses = self.destinations();
-        if self.service.is_kubernetes {
+        if self.service.is_kubernetes || self.service.has_auto_addresses {
             // Without an address of its own (ExternalName) it would take everything on its port.
             addresses.retain(Option::is_some);
         }
@@ -228,9 +228,12 @@ impl Builder<'_, '_> {
         let cluster = mesh::cluster(&self.service.host, self.port.number);
         let mut addresses: Vec<IpNet> = self.addresses();
         addresses.extend(self.endpoints());
-        if addresses.is_empty() {
+        if addresses.is_empty() || self.service.has_auto_addresses {
             self.add_hosts(&table(self.port.number));
-            return self.by_server_name(&[None]);
+            self.by_server_name(&[None]);
+        }
+        if addresses.is_empty() {
+            return;
         }
         let name = format!("{}:{}", self.service.host, self.port.number);
         let route_table = RouteTableName::new(name);
@@ -301,10 +304,13 @@ impl Builder<'_, '_> {
     fn destinations(&self) -> Vec<Option<IpNet>> {
         let mut nets = self.addresses();
         nets.extend(self.endpoints());
-        match nets.is_empty() && !self.service.is_headless {
-            true => vec![None],
-            false => nets.into_iter().map(Some).collect(),
+        let is_anywhere = nets.is_empty() && !self.service.is_headless;
+        let mut all: Vec<Option<IpNet>> = nets.into_iter().map(Some).collect();
+        // Not everybody asks us where a host is.
+        if is_anywhere || self.service.has_auto_addresses {
+            all.push(None);
         }
+        all
     }
 
     /// Of a headless service, but for the workload itself.

@@ -23,7 +23,7 @@ fn proxy() -> Proxy {
 }
 
 /// Every object of `yaml`, which has to be readable without a word.
-fn objects(yaml: &str) -> Vec<Arc<Object>> {
+pub(super) fn objects(yaml: &str) -> Vec<Arc<Object>> {
     let parsed = parse("test.yaml", yaml.as_bytes(), &Options::default());
     assert_eq!(parsed.diagnostics, [], "the test's YAML is read without diagnostics");
     parsed.objects.into_iter().map(Arc::new).collect()

@@ -42,6 +42,7 @@ use crate::{
 };
 
 mod client_auth;
+mod destinations;
 mod lifecycle;
 mod overload;
 mod resumption;

@@ -219,7 +219,11 @@ fn a_redirect_keeps_what_it_does_not_replace() {
 
 #[test]
 fn a_direct_response_carries_the_routes_response_headers() {
-    let action = DirectResponse { status: StatusCode::SERVICE_UNAVAILABLE, body: "later".into() };
+    let action = DirectResponse {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        body: "later".into(),
+        stands_for: None,
+    };
     let route = Route::new(Arc::new(model::Route {
         action: RouteAction::DirectResponse(action),
         response_headers: set("retry-after", "60"),

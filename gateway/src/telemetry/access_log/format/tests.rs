@@ -19,6 +19,7 @@ fn info() -> StreamInfo {
         cipher_suite: "TLS_AES_256_GCM_SHA384",
         alpn: None,
         peer: None,
+        local_uri: None,
     };
     let connection = ConnectionInfo {
         server_name: Some("shop.example.com".into()),

@@ -12,7 +12,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 const SHARDS: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct ShardedMap<K, V> {
+pub(crate) struct ShardedMap<K, V> {
     /// Empty until the first insertion.
     shards: Vec<Arc<FxHashMap<K, V>>>,
     len: usize,
@@ -31,7 +31,7 @@ impl<K, V> Clone for ShardedMap<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> ShardedMap<K, V> {
-    pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
@@ -41,7 +41,7 @@ impl<K: Hash + Eq + Clone, V: Clone> ShardedMap<K, V> {
         self.shards[shard(key)].get(key)
     }
 
-    pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         if self.shards.is_empty() {
             self.shards = vec![Arc::default(); SHARDS];
         }
@@ -50,7 +50,7 @@ impl<K: Hash + Eq + Clone, V: Clone> ShardedMap<K, V> {
         replaced
     }
 
-    pub(super) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
@@ -61,11 +61,11 @@ impl<K: Hash + Eq + Clone, V: Clone> ShardedMap<K, V> {
         removed
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.shards.iter().flat_map(|shard| shard.values())
     }
 }

@@ -7,16 +7,21 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
 use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
+
+mod outside;
+
+pub use outside::Zone;
 
 use crate::{
     binaries,
@@ -27,6 +32,8 @@ use crate::{
 /// Whom the redirect rules leave alone.
 const PROXY_UID: u32 = 1337;
 const BRIDGE: &str = "10.77.0.1";
+/// Networks of the internet, as far as there is one: pods may have addresses of them.
+const INTERNET: [&str; 2] = ["93.184.0.0/16", "2606:2800:220::/48"];
 
 /// A network that pods are connected to.
 #[derive(Debug)]
@@ -40,9 +47,10 @@ pub struct Lan {
 pub struct Pod {
     namespace: Namespace,
     pub ip: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
     _folder: TempDir,
     folder: PathBuf,
-    sidecar: Option<Child>,
+    proxy: Option<Child>,
 }
 
 /// A network namespace; it goes when this does.
@@ -116,11 +124,18 @@ impl Lan {
         namespace.ip(&["addr", "add", &format!("{ip}/16"), "dev", "eth0"]);
         namespace.ip(&["link", "set", "eth0", "up"]);
         namespace.ip(&["route", "add", "default", "via", BRIDGE]);
+        let ipv6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.try_into().expect("few pods"));
+        // Asking whether a neighbour has the address takes a second, in which it is not usable.
+        namespace.ip(&["addr", "add", &format!("{ipv6}/64"), "dev", "eth0", "nodad"]);
+        namespace.ip(&["-6", "route", "add", "default", "dev", "eth0"]);
+        for network in INTERNET {
+            namespace.ip(&["route", "add", network, "dev", "eth0"]);
+        }
         let temporary = tempfile::tempdir().expect("make a folder");
         let folder = temporary.path().to_owned();
         // The sidecar is another user.
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("open the folder");
-        Pod { namespace, ip, _folder: temporary, folder, sidecar: None }
+        Pod { namespace, ip, ipv6, _folder: temporary, folder, proxy: None }
     }
 }
 
@@ -130,15 +145,25 @@ impl Default for Lan {
     }
 }
 
-/// What a sidecar is started with.
+/// What a sidecar, or a gateway, is started with.
 #[derive(Default)]
 pub struct SidecarOptions<'a> {
     pub labels: &'a str,
     pub config: &'a str,
+    /// Folders that are read beside that.
+    pub folders: &'a [&'a Path],
     /// MeshConfig; the access log is on in any case.
     pub mesh: &'a str,
     /// A certificate of the mesh, and who signed it.
     pub identity: Option<(&'a Identity, &'a Authority)>,
+    /// Whom the pod's operating system trusts.
+    pub roots: Option<&'a Authority>,
+    /// Who is asked for names.
+    pub name_server: Option<Ipv4Addr>,
+    /// Of weir-init.
+    pub init: &'a [&'a str],
+    /// Further arguments of the proxy.
+    pub arguments: &'a [&'a str],
     /// What an injector would tell it.
     pub environment: &'a [(&'a str, &'a str)],
 }
@@ -146,42 +171,48 @@ pub struct SidecarOptions<'a> {
 impl Pod {
     /// Redirects the pod's connections to a sidecar of namespace `shop` and starts that.
     pub async fn start_sidecar(&mut self, options: SidecarOptions<'_>) {
-        let SidecarOptions { labels, config, mesh, identity, environment } = options;
-        let write = |name: &str, text: &str| {
-            let path = self.folder.join(name);
-            fs::write(&path, text).expect("write a file of the sidecar");
-            path
-        };
+        let init = binaries::built("weir-init");
+        let rules = self.enter(|| Command::new(init).args(options.init).output());
+        let rules = rules.expect("start weir-init");
+        assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
+        let ips = format!("{},{}", self.ip, self.ipv6);
+        self.start("weir-sidecar", &["--namespace", "shop", "--pod-ip", &ips], options).await;
+    }
+
+    /// Starts a gateway of namespace `istio-egress`.
+    pub async fn start_gateway(&mut self, options: SidecarOptions<'_>) {
+        self.start("weir-gateway", &["--namespace", "istio-egress"], options).await;
+    }
+
+    async fn start(&mut self, program: &str, who: &[&str], options: SidecarOptions<'_>) {
+        let SidecarOptions { labels, config, folders, mesh, identity, roots, .. } = options;
         fs::create_dir(self.folder.join("config")).expect("make a folder");
-        write("config/config.yaml", config);
-        let mesh = write("mesh.yaml", &format!("accessLogFile: /dev/stdout\n{mesh}"));
+        self.write("config/config.yaml", config);
+        let mesh = self.write("mesh.yaml", &format!("accessLogFile: /dev/stdout\n{mesh}"));
         if let Some((identity, authority)) = identity {
-            write("cert-chain.pem", &identity.certificate);
-            write("key.pem", &identity.key);
-            write("root-cert.pem", &authority.root());
+            self.write_identity(identity, authority);
+        }
+        let mut command = Command::new(binaries::built(program));
+        for folder in [&*self.folder.join("config")].iter().chain(folders) {
+            command.arg("--config").arg(folder);
+        }
+        command.arg("--mesh-config").arg(mesh);
+        command.arg("--identity-files").arg(&self.folder);
+        command.args(who).args(["--labels", labels]);
+        command.args(["--workers", "1", "--drain-time", "1s"]).args(options.arguments);
+        if let Some(roots) = roots {
+            command.env("SSL_CERT_FILE", self.write("public-roots.pem", &roots.root()));
+        }
+        if let Some(server) = options.name_server {
+            command.args(["--name-server", &format!("{server}:53")]);
         }
         let log = |name: &str| File::create(self.folder.join(name)).expect("make a log");
-        let (stdout, stderr) = (log("stdout"), log("stderr"));
-        let init = binaries::built("weir-init");
-        let program = binaries::built("weir-sidecar");
-        let ip = self.ip.to_string();
-        let folder = self.folder.clone();
-        let child = self.namespace.enter(move || {
-            let rules = Command::new(init).output().expect("start weir-init");
-            assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
-            let mut command = Command::new(program);
-            command.arg("--config").arg(folder.join("config"));
-            command.arg("--mesh-config").arg(mesh);
-            command.arg("--identity-files").arg(&folder);
-            command.args(["--namespace", "shop", "--labels", labels, "--pod-ip", &ip]);
-            command.args(["--workers", "1", "--drain-time", "1s"]);
-            command.envs(environment.iter().copied());
-            command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-            command.uid(PROXY_UID).gid(PROXY_UID);
-            command.spawn().expect("start the sidecar")
-        });
-        self.sidecar = Some(child);
-        eventually("the sidecar is ready", async || {
+        command.stdin(Stdio::null()).stdout(log("stdout")).stderr(log("stderr"));
+        command.envs(options.environment.iter().copied());
+        command.uid(PROXY_UID).gid(PROXY_UID);
+        let child = self.enter(move || command.spawn().expect("start the proxy"));
+        self.proxy = Some(child);
+        eventually("the proxy is ready", async || {
             let reply = self.try_http((Ipv4Addr::LOCALHOST, 15021), "GET /healthz/ready", "a")?;
             reply.starts_with("HTTP/1.1 200").then_some(())
         })
@@ -198,6 +229,54 @@ impl Pod {
         })
     }
 
+    /// Puts a certificate of the mesh where the proxy looks for it.
+    pub fn write_identity(&self, identity: &Identity, authority: &Authority) {
+        self.write("cert-chain.pem", &identity.certificate);
+        self.write("key.pem", &identity.key);
+        self.write("root-cert.pem", &authority.root());
+    }
+
+    /// Replaces the proxy's configuration.
+    pub fn configure(&self, config: &str) {
+        self.write("config/config.yaml", config);
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        // Renamed, so that nobody reads half of it.
+        let new = self.folder.join(".new");
+        fs::write(&new, text).expect("write a file of the pod");
+        fs::rename(&new, &path).expect("put it in its place");
+        path
+    }
+
+    /// Gives the pod another address, of the internet.
+    pub fn add_address(&self, address: impl Into<IpAddr>) {
+        let address: IpAddr = address.into();
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let nodad: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
+        let address = format!("{address}/{length}");
+        self.namespace.ip(&[&["addr", "add", &address, "dev", "eth0"], nodad].concat());
+    }
+
+    /// Runs `work` on a thread in the pod.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace.enter(work)
+    }
+
+    /// The resident memory of the proxy in KiB.
+    ///
+    /// # Panics
+    /// There is no proxy.
+    #[must_use]
+    pub fn proxy_memory(&self) -> u64 {
+        let pid = self.proxy.as_ref().expect("a proxy was started").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the proxy runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).expect("memory is in the status")
+    }
+
     /// Connects from the pod.
     ///
     /// # Errors
@@ -208,6 +287,13 @@ impl Pod {
             self.namespace.enter(move || TcpStream::connect_timeout(&address, DEADLINE))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(stream)
+    }
+
+    /// As many connections from the pod.
+    pub fn connect_many(&self, to: (Ipv4Addr, u16), count: usize) -> Vec<TcpStream> {
+        let address = SocketAddr::new(to.0.into(), to.1);
+        let connect = |_| TcpStream::connect_timeout(&address, DEADLINE).expect("connect");
+        self.enter(|| (0..count).map(connect).collect())
     }
 
     /// All that comes back for `bytes`; `None` if there is no connection, or it is broken off.
@@ -239,31 +325,61 @@ impl Pod {
 
     /// Serves every connection to `port` of all addresses, each on a thread, until the test ends.
     pub fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Send + Clone + 'static) {
-        let listener = self.namespace.enter(move || {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind a port of the pod")
+        self.serve_at((Ipv6Addr::UNSPECIFIED, port), serve);
+    }
+
+    /// The same on one address.
+    pub fn serve_at(
+        &self,
+        address: (impl Into<IpAddr>, u16),
+        serve: impl Fn(TcpStream) + Send + Clone + 'static,
+    ) {
+        self.accept_at(address, move |stream| {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
         });
+    }
+
+    /// Takes connections without a thread for each.
+    pub fn serve_inline(&self, port: u16, serve: impl Fn(TcpStream) + Send + 'static) {
+        self.accept_at((Ipv6Addr::UNSPECIFIED, port), serve);
+    }
+
+    fn accept_at(
+        &self,
+        address: (impl Into<IpAddr>, u16),
+        serve: impl Fn(TcpStream) + Send + 'static,
+    ) {
+        let address = SocketAddr::new(address.0.into(), address.1);
+        let listener = self.enter(move || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            if address.ip().is_unspecified() && address.is_ipv6() {
+                socket.set_only_v6(false)?;
+            }
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(1024)?;
+            std::io::Result::Ok(std::net::TcpListener::from(socket))
+        });
+        let listener = listener.expect("bind a port of the pod");
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let serve = serve.clone();
-                thread::spawn(move || serve(stream));
+                serve(stream);
             }
         });
     }
 
     /// Answers requests with `name` and what was received.
     pub fn serve_http(&self, port: u16, name: &'static str) {
-        self.serve(port, move |mut stream| {
-            let mut received = Vec::new();
-            let mut buffer = [0; 4096];
-            while !received.ends_with(b"\r\n\r\n") {
-                match stream.read(&mut buffer) {
-                    Ok(length @ 1..) => received.extend_from_slice(&buffer[..length]),
-                    _ => return,
-                }
-            }
-            let peer = stream.peer_addr().expect("a connected socket has a peer");
-            let body =
-                format!("name={name}\npeer={}\n{}", peer.ip(), String::from_utf8_lossy(&received));
+        self.serve_http_at((Ipv6Addr::UNSPECIFIED, port), name);
+    }
+
+    /// The same on one address.
+    pub fn serve_http_at(&self, address: (impl Into<IpAddr>, u16), name: &'static str) {
+        self.serve_at(address, move |mut stream| {
+            let Some(request) = outside::read_head(&mut stream) else { return };
+            let peer = stream.peer_addr().expect("a connected socket has a peer").ip();
+            let body = format!("name={name}\npeer={}\n{request}", peer.to_canonical());
             let head = format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                 body.len()
@@ -297,7 +413,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        if let Some(mut sidecar) = self.sidecar.take() {
+        if let Some(mut sidecar) = self.proxy.take() {
             // It may have ended by itself.
             let _ = sidecar.kill();
             let _ = sidecar.wait();

@@ -1,0 +1,323 @@
+//! Endpoints by the name a client asked for: looked up when it comes, by us.
+//!
+//! What a client may choose is a name the configuration covers, nothing else: not the port, not the
+//! address. A name that leads to a network of our own - whoever answers for it may be anybody - leads
+//! nowhere, unless the configuration allows that network (hardening C9).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fastrand::Rng;
+use http::StatusCode;
+use rustc_hash::FxHashMap;
+use tokio::time::{Instant, timeout};
+use weir_config::model::{
+    cluster::{DynamicNames, EndpointAddress, Workload},
+    matcher::HostPattern,
+};
+
+use super::{
+    Cluster, MAX_STALE, Resolver,
+    dns::{MIN_REFRESH, usable},
+    endpoint::{Endpoint, EndpointId, Key, Member},
+};
+use crate::{
+    canonical::{authority, ip},
+    local_reply::LocalReply,
+    telemetry::ResponseFlag,
+    upstream::Address,
+};
+
+/// Names of one cluster known at a time.
+const MAX_NAMES: usize = 1000;
+/// A name nobody asked for this long may be forgotten for another.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// The names clients of one cluster asked for lately.
+#[derive(Debug)]
+pub(super) struct DynamicDns {
+    config: Arc<DynamicNames>,
+    resolver: Resolver,
+    /// Held for a look-up, and for a pass over all when it is full.
+    names: Mutex<FxHashMap<Arc<str>, Arc<Name>>>,
+    /// What metrics call all of them: one, so that they have one series.
+    nobody: Arc<Workload>,
+}
+
+#[derive(Debug)]
+struct Name {
+    host: Arc<str>,
+    used: Mutex<Instant>,
+    /// Held while the name server is asked, so that of many who wait one asks.
+    answer: tokio::sync::Mutex<Answer>,
+}
+
+/// What is known of a name.
+#[derive(Debug, Default)]
+struct Answer {
+    endpoints: Vec<(SocketAddr, Arc<Endpoint>)>,
+    /// When it was good last.
+    answered: Option<Instant>,
+    /// When to ask again.
+    due: Option<Instant>,
+    /// Why there are no endpoints.
+    refused: Option<&'static str>,
+}
+
+impl DynamicDns {
+    pub(super) fn new(config: Arc<DynamicNames>, resolver: Resolver) -> Self {
+        Self { config, resolver, names: Mutex::default(), nobody: Arc::default() }
+    }
+
+    /// An endpoint of `host`, one not in `tried` if there is one.
+    pub(super) async fn pick(
+        &self,
+        cluster: &Cluster,
+        host: Option<&str>,
+        tried: &[EndpointId],
+    ) -> Result<Arc<Endpoint>, LocalReply> {
+        let host = self.covered(host).ok_or_else(|| refused("dynamic_dns_name_refused"))?;
+        let name = self.name(&host)?;
+        let mut answer = name.answer.lock().await;
+        if answer.due.is_none_or(|due| due <= Instant::now()) {
+            // A slow name server costs no more than a slow server would.
+            let looking_up = self.resolver.resolve(&host);
+            let found = timeout(cluster.config.connect_timeout, looking_up).await;
+            self.take_in(cluster, &name.host, &mut answer, found.ok().and_then(Result::ok));
+        }
+        let endpoints = &answer.endpoints;
+        let untried: Vec<_> =
+            endpoints.iter().filter(|(_, endpoint)| !tried.contains(&endpoint.id())).collect();
+        let chosen = match untried.as_slice() {
+            [] => endpoints.first(),
+            several => several.get(Rng::new().usize(..several.len())).copied(),
+        };
+        let chosen = chosen.map(|(_, endpoint)| Arc::clone(endpoint));
+        chosen.ok_or_else(|| refused(answer.refused.unwrap_or("dns_resolution_failed")))
+    }
+
+    /// Closes what is pooled; who has an endpoint goes on with it.
+    pub(super) fn retire(&self) {
+        for name in self.names().values() {
+            name.retire();
+        }
+    }
+
+    /// The name without port and final dot, if it is one that may be asked for.
+    fn covered(&self, host: Option<&str>) -> Option<Arc<str>> {
+        let host = authority::without_port(host?);
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let is_covered = self.config.pattern.covers(&HostPattern::Exact(host.as_str().into()));
+        (is_covered && is_host_name(&host)).then(|| host.into())
+    }
+
+    fn name(&self, host: &Arc<str>) -> Result<Arc<Name>, LocalReply> {
+        let now = Instant::now();
+        let mut names = self.names();
+        if let Some(name) = names.get(host) {
+            *name.used() = now;
+            return Ok(Arc::clone(name));
+        }
+        if names.len() >= MAX_NAMES {
+            names.retain(|_, name| {
+                let stays = now.duration_since(*name.used()) < UNUSED;
+                if !stays {
+                    name.retire();
+                }
+                stays
+            });
+        }
+        if names.len() >= MAX_NAMES {
+            let flag = ResponseFlag::UpstreamOverflow;
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return Err(LocalReply::new(status, flag, "dynamic_dns_names_overflow", ""));
+        }
+        let name = Name {
+            host: Arc::clone(host),
+            used: Mutex::new(now),
+            answer: tokio::sync::Mutex::default(),
+        };
+        let name = Arc::new(name);
+        names.insert(Arc::clone(host), Arc::clone(&name));
+        Ok(name)
+    }
+
+    /// `found`: addresses and how long they hold; `None`: the name server has none, or no answer. What
+    /// was known stays then for a while.
+    fn take_in(
+        &self,
+        cluster: &Cluster,
+        host: &str,
+        answer: &mut Answer,
+        found: Option<(Vec<IpAddr>, Duration)>,
+    ) {
+        let now = Instant::now();
+        let Some((addresses, ttl)) = found else {
+            answer.due = Some(now + MIN_REFRESH);
+            let is_stale = answer.answered.is_none_or(|good| now.duration_since(good) >= MAX_STALE);
+            if is_stale {
+                tracing::debug!(host, "does not resolve");
+                answer.replace(Vec::new());
+                answer.refused = None;
+            }
+            return;
+        };
+        let count = addresses.len();
+        let mut addresses = addresses;
+        addresses.retain(|address| self.may_lead_to(*address));
+        answer.refused =
+            (addresses.is_empty() && count > 0).then_some("dynamic_dns_address_refused");
+        if answer.refused.is_some() {
+            tracing::warn!(
+                host,
+                cluster = %cluster.config.name,
+                "the name leads to a network that is not public; allow it with weir.dev/allowedIPRanges \
+                 if that is meant"
+            );
+        }
+        let endpoints = usable(addresses).into_iter().map(|address| {
+            let address = SocketAddr::new(address, self.config.port);
+            let known = answer.endpoints.iter().find(|(known, _)| *known == address);
+            let endpoint = known.map(|(_, endpoint)| Arc::clone(endpoint));
+            (address, endpoint.unwrap_or_else(|| self.endpoint(cluster, address)))
+        });
+        let endpoints = endpoints.collect();
+        answer.replace(endpoints);
+        answer.answered = Some(now);
+        answer.due = Some(now + ttl.clamp(MIN_REFRESH, self.config.refresh.max(MIN_REFRESH)));
+    }
+
+    fn may_lead_to(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        ip::is_public(address) || self.config.allowed.iter().any(|net| net.contains(&address))
+    }
+
+    fn endpoint(&self, cluster: &Cluster, address: SocketAddr) -> Arc<Endpoint> {
+        let member = Member {
+            key: Key::Address(EndpointAddress::Ip(address)),
+            address: Address::Ip(address),
+            weight: 1,
+            mesh_tls: false,
+            workload: Arc::clone(&self.nobody),
+        };
+        Endpoint::next(None, member, &cluster.transports, cluster.gauges())
+    }
+
+    fn names(&self) -> MutexGuard<'_, FxHashMap<Arc<str>, Arc<Name>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Name {
+    fn used(&self) -> MutexGuard<'_, Instant> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retire(&self) {
+        // Who holds the lock asks the name server, and uses what it gets.
+        if let Ok(mut answer) = self.answer.try_lock() {
+            answer.replace(Vec::new());
+            answer.due = None;
+        }
+    }
+}
+
+impl Answer {
+    fn replace(&mut self, endpoints: Vec<(SocketAddr, Arc<Endpoint>)>) {
+        for (address, endpoint) in &self.endpoints {
+            if !endpoints.iter().any(|(kept, _)| kept == address) {
+                endpoint.retire(None);
+            }
+        }
+        self.endpoints = endpoints;
+    }
+}
+
+/// Letters, digits, hyphens and underscores in labels of at most 63: what a name server is asked for is
+/// not for the client to make up.
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    host.len() <= 253 && host.split('.').all(is_label)
+}
+
+fn refused(details: &'static str) -> LocalReply {
+    LocalReply::new(StatusCode::BAD_GATEWAY, ResponseFlag::DnsFailure, details, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(pattern: &str, allowed: &[&str]) -> DynamicDns {
+        let config = DynamicNames {
+            pattern: HostPattern::parse(pattern),
+            port: 443,
+            refresh: Duration::from_secs(60),
+            allowed: allowed.iter().map(|net| net.parse().unwrap()).collect(),
+        };
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        DynamicDns::new(Arc::new(config), Resolver::with_name_server(nowhere).unwrap())
+    }
+
+    #[test]
+    fn only_names_below_the_suffix_are_asked_for() {
+        let names = names("*.example.com", &[]);
+        let long = format!("{}.example.com", "a".repeat(64));
+        for (host, expected) in [
+            ("a.example.com", Some("a.example.com")),
+            ("A.Example.COM:8443", Some("a.example.com")),
+            ("a.b.example.com.", Some("a.b.example.com")),
+            ("xn--bcher-kva.example.com", Some("xn--bcher-kva.example.com")),
+            ("example.com", None),
+            (".example.com", None),
+            ("a..example.com", None),
+            ("example.com.evil", None),
+            ("evilexample.com", None),
+            ("a.example.com.evil", None),
+            ("10.0.0.1", None),
+            ("[::1]:443", None),
+            ("a b.example.com", None),
+            ("a/b.example.com", None),
+            (&long, None),
+        ] {
+            assert_eq!(names.covered(Some(host)).as_deref(), expected, "{host}");
+        }
+        assert_eq!(names.covered(None), None);
+    }
+
+    #[test]
+    fn a_network_that_is_not_public_has_to_be_allowed() {
+        let names = names("*.example.com", &["10.1.0.0/16", "fd00::/8"]);
+        for (address, expected) in [
+            ("93.184.216.34", true),
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("fd00::1", true),
+            ("10.2.0.1", false),
+            ("127.0.0.1", false),
+            ("::ffff:127.0.0.1", false),
+        ] {
+            assert_eq!(names.may_lead_to(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_and_the_unused_go_first() {
+        let names = names("*.example.com", &[]);
+        for number in 0..MAX_NAMES {
+            names.name(&format!("{number}.example.com").into()).unwrap();
+        }
+        let reply = names.name(&"one-more.example.com".into()).unwrap_err();
+        assert_eq!(reply.flag, Some(ResponseFlag::UpstreamOverflow));
+        let old = names.name(&"7.example.com".into()).unwrap();
+        *old.used() = Instant::now().checked_sub(UNUSED).unwrap();
+        names.name(&"one-more.example.com".into()).unwrap();
+        assert!(!names.names().contains_key("7.example.com"));
+    }
+}
