@@ -202,7 +202,7 @@ impl<'a> Follower<'a> {
             .args(["--labels", &format!("{label}={value}"), "--log-level", "warn"])
             .args(["--admin", &format!("127.0.0.1:{admin}")])
             .args(["--status", &format!("127.0.0.1:{status}")])
-            .args(["--drain-time", "0"]);
+            .args(["--drain-time", "0s"]);
         let log = self.stage.folder.join("gateway.log");
         let started = Instant::now();
         let process = Process::start(more(&mut command), log)?;
