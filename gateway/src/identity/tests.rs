@@ -101,7 +101,7 @@ fn a_kept_certificate_is_used_by_its_owner_as_long_as_it_is_valid() {
     kept::write(dir.path(), &good).unwrap();
     kept::write(dir.path(), &good).unwrap();
     let read = kept::read(dir.path(), IDENTITY).unwrap();
-    assert!(read.secret.material == good.secret.material);
+    assert!(read.secret.material == good.secret.material, "it is the same, with its key");
     assert!(kept::read(dir.path(), "spiffe://cluster.local/ns/edge/sa/other").is_none());
     let mode = fs::metadata(dir.path().join("identity")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

@@ -55,7 +55,8 @@ pub async fn dial_application(
         trust: UpstreamTrust::Insecure,
         alpn: alpn.iter().map(|&name| name.into()).collect(),
     };
-    let tls = TlsContext::new(&tls, Protocol::Http1, &Secrets::default());
+    // What is spoken is seen when it is chosen: everything is offered.
+    let tls = TlsContext::new(&tls, Protocol::Tcp, &Secrets::default());
     let io = tls.connect(io, None, Some(address.ip())).await.map_err(ConnectError::Tls)?;
     Ok(Io::ClientTls(Box::new(io)))
 }

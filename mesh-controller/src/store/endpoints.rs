@@ -122,8 +122,10 @@ impl Endpoints {
             {
                 let labels = labels.iter().map(|(key, value)| (key.clone(), value.clone().into()));
                 endpoint.insert("labels".to_owned(), Value::Object(labels.collect()));
-                let account = Value::String(service_account.to_string());
-                endpoint.insert("serviceAccount".to_owned(), account);
+                if !service_account.is_empty() {
+                    let account = Value::String(service_account.to_string());
+                    endpoint.insert("serviceAccount".to_owned(), account);
+                }
             }
             let node = name(endpoint, &["nodeName"]);
             let locality = node.and_then(|node| self.nodes.get(&node));
