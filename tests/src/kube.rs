@@ -62,10 +62,12 @@ pub struct ApiServer {
     task: AbortHandle,
 }
 
+/// Objects by path of the collection, `namespace/name`.
+type Collections = BTreeMap<String, BTreeMap<String, Value>>;
+
 #[derive(Default)]
 struct State {
-    /// By path of the collection, `namespace/name`.
-    collections: BTreeMap<String, BTreeMap<String, Value>>,
+    collections: Collections,
     version: u64,
     /// Every change with its version, the collection, and the event.
     history: Vec<(u64, String, Value)>,
@@ -79,7 +81,7 @@ struct State {
     /// Collections that are listed as empty.
     hidden: BTreeSet<String>,
     /// What lists say instead of what there is: objects by collection, and the version.
-    past: Option<(BTreeMap<String, BTreeMap<String, Value>>, u64)>,
+    past: Option<(Collections, u64)>,
     tokens: BTreeMap<String, Value>,
     secret_readers: BTreeSet<String>,
     requests: Vec<String>,
