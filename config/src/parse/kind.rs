@@ -6,6 +6,9 @@ use crate::api::Kind;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
     Known(Kind),
+    /// What runs and keeps applications, which manifests of services are full of: nobody expects it to
+    /// be read.
+    Application,
     /// Not read; why, and what to write instead if that is known.
     NotUsed(String),
 }
@@ -34,11 +37,26 @@ const SERVED: [(Kind, &[&str]); 16] = [
 const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 
+/// Groups of Kubernetes whose kinds do not have to do with traffic.
+const APPLICATION_GROUPS: [&str; 5] =
+    ["apps", "autoscaling", "batch", "policy", "rbac.authorization.k8s.io"];
+/// Such kinds of groups that have others too.
+const APPLICATION_KINDS: [(&str, &str); 5] = [
+    ("", "LimitRange"),
+    ("", "PersistentVolumeClaim"),
+    ("", "Pod"),
+    ("", "ServiceAccount"),
+    ("networking.k8s.io", "NetworkPolicy"),
+];
+
 /// Finds the kind an object says it is.
 pub(super) fn lookup(api_version: &str, kind: &str) -> Lookup {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let named = SERVED.iter().find(|(known, _)| known.name() == kind);
     let Some((known, versions)) = named else {
+        if APPLICATION_GROUPS.contains(&group) || APPLICATION_KINDS.contains(&(group, kind)) {
+            return Lookup::Application;
+        }
         return Lookup::NotUsed(format!(
             "kind {kind} ({api_version}) is not used by Weir; the object has no effect"
         ));
@@ -93,12 +111,25 @@ mod tests {
     #[test]
     fn a_foreign_kind_is_not_used() {
         assert_eq!(
-            lookup("apps/v1", "Deployment"),
+            lookup("cert-manager.io/v1", "Issuer"),
             Lookup::NotUsed(
-                "kind Deployment (apps/v1) is not used by Weir; the object has no effect"
+                "kind Issuer (cert-manager.io/v1) is not used by Weir; the object has no effect"
                     .to_owned()
             )
         );
+    }
+
+    #[test]
+    fn what_runs_applications_is_nothing_to_speak_of() {
+        for (version, kind) in [
+            ("apps/v1", "Deployment"),
+            ("autoscaling/v2", "HorizontalPodAutoscaler"),
+            ("v1", "ServiceAccount"),
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+        ] {
+            assert_eq!(lookup(version, kind), Lookup::Application, "{kind}");
+        }
+        assert!(matches!(lookup("v1", "Servcie"), Lookup::NotUsed(_)), "a misspelt one is");
     }
 
     /// What a definition in the chart is compared by.

@@ -82,6 +82,7 @@ impl Reader<'_> {
         }
         match lookup(&api_version, &kind) {
             Lookup::Known(kind) => self.object(kind, envelope, place),
+            Lookup::Application => {}
             Lookup::NotUsed(why) => self.report(Severity::Warning, None, place, why),
         }
     }

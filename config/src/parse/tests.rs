@@ -148,7 +148,8 @@ fn every_served_version_of_a_kind_reads_the_same() {
 #[test]
 fn a_version_or_kind_that_is_not_used_is_a_warning() {
     let text = "apiVersion: networking.istio.io/v2\nkind: Gateway\nmetadata: {name: a}\n---\n\
-                apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: b}\n";
+                apiVersion: cert-manager.io/v1\nkind: Issuer\nmetadata: {name: b}\n---\n\
+                apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: c}\n";
     let parsed = read(text);
     assert_eq!(parsed.objects, []);
     assert_eq!(
@@ -157,8 +158,8 @@ fn a_version_or_kind_that_is_not_used_is_a_warning() {
             "warning: test.yaml:1: Gateway of networking.istio.io/v2 is not used by Weir; the object \
              has no effect; Gateway is read as networking.istio.io/v1, networking.istio.io/v1beta1, \
              networking.istio.io/v1alpha3",
-            "warning: test.yaml:5: kind Deployment (apps/v1) is not used by Weir; the object has no \
-             effect",
+            "warning: test.yaml:5: kind Issuer (cert-manager.io/v1) is not used by Weir; the object \
+             has no effect",
         ]
     );
 }
