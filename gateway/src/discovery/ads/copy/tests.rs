@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tempfile::TempDir;
 use weir_config::wire::{
     google::Any,
