@@ -17,6 +17,7 @@ use crate::{
     },
     identity,
     telemetry::{Telemetry, discovery::DiscoveryStatus},
+    tls::Workload,
 };
 
 /// Between two looks at the certificate files that secrets name.
@@ -102,8 +103,7 @@ async fn follow_controller(
     let mut warming = None;
     if ready.needs_identity() && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
         // Before the first connection, which may need it.
-        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-        applier.set_identity(secret).await;
+        take_identity(&mut applier, &mut workload).await;
         ready.is_somebody();
     }
     if let Some(saved) = saved {
@@ -123,8 +123,7 @@ async fn follow_controller(
                 None => anyhow::bail!("the task that follows the controller ended"),
             },
             Ok(()) = workload.changed() => {
-                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-                applier.set_identity(secret).await;
+                take_identity(&mut applier, &mut workload).await;
                 ready.is_somebody();
             }
             _ = files.tick() => applier.refresh_files().await,
@@ -149,8 +148,7 @@ async fn follow_files(
     let (source, first) = FileSource::load(options)?;
     if has_identity && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
         // Before the first connection, which may need it.
-        let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-        applier.set_identity(secret).await;
+        take_identity(&mut applier, &mut workload).await;
     }
     applier.apply(update(first, has_mesh)).await;
     let _warming = ready.is_configured_after(applier.warmed());
@@ -166,12 +164,17 @@ async fn follow_files(
                 None => std::future::pending().await,
             },
             Ok(()) = workload.changed() => {
-                let secret = workload.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-                applier.set_identity(secret).await;
+                take_identity(&mut applier, &mut workload).await;
             }
             _ = files.tick() => applier.refresh_files().await,
         }
     }
+}
+
+/// Puts the workload's certificate in force, as it was issued last.
+async fn take_identity(applier: &mut Applier, issued: &mut watch::Receiver<Option<Arc<Workload>>>) {
+    let secret = issued.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
+    applier.set_identity(secret).await;
 }
 
 /// `has_mesh`: without a MeshConfig file the defaults of a gateway that stands alone are in force, not

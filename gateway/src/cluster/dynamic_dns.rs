@@ -15,20 +15,19 @@ use http::StatusCode;
 use rustc_hash::FxHashMap;
 use tokio::time::{Instant, timeout};
 use weir_config::model::{
-    cluster::{DynamicNames, EndpointAddress, Workload},
+    cluster::{DynamicNames, Workload},
     matcher::HostPattern,
 };
 
 use super::{
     Cluster, MAX_STALE, Resolver,
     dns::{MIN_REFRESH, usable},
-    endpoint::{Endpoint, EndpointId, Key, Member},
+    endpoint::{Endpoint, EndpointId, Member},
 };
 use crate::{
     canonical::{authority, ip},
     local_reply::LocalReply,
     telemetry::ResponseFlag,
-    upstream::Address,
 };
 
 /// Names of one cluster known at a time.
@@ -196,13 +195,7 @@ impl DynamicDns {
     }
 
     fn endpoint(&self, cluster: &Cluster, address: SocketAddr) -> Arc<Endpoint> {
-        let member = Member {
-            key: Key::Address(EndpointAddress::Ip(address)),
-            address: Address::Ip(address),
-            weight: 1,
-            mesh_tls: false,
-            workload: Arc::clone(&self.nobody),
-        };
+        let member = Member::at(address, &self.nobody);
         Endpoint::next(None, member, &cluster.transports, cluster.gauges())
     }
 

@@ -68,6 +68,19 @@ pub(super) struct Member {
     pub workload: Arc<Workload>,
 }
 
+impl Member {
+    /// One that no configuration lists: found by its address alone.
+    pub(super) fn at(address: SocketAddr, workload: &Arc<Workload>) -> Self {
+        Self {
+            key: Key::Address(EndpointAddress::Ip(address)),
+            address: Address::Ip(address),
+            weight: 1,
+            mesh_tls: false,
+            workload: Arc::clone(workload),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     joined: Instant,

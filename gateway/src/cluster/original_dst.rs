@@ -8,13 +8,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
-use weir_config::model::cluster::{EndpointAddress, Workload};
+use weir_config::model::cluster::Workload;
 
 use super::{
-    endpoint::{Endpoint, Key, Member},
+    endpoint::{Endpoint, Member},
     transport::Transports,
 };
-use crate::{telemetry::clusters::ClusterGauges, upstream::Address};
+use crate::telemetry::clusters::ClusterGauges;
 
 /// An endpoint nobody asked for this long is forgotten, and what is pooled for it closed.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -53,13 +53,7 @@ impl OriginalDst {
         if known.endpoints.len() >= known.room.max(FEW) {
             known.forget_unused(now);
         }
-        let member = Member {
-            key: Key::Address(EndpointAddress::Ip(address)),
-            address: Address::Ip(address),
-            weight: 1,
-            mesh_tls: false,
-            workload: Arc::clone(&self.nobody),
-        };
+        let member = Member::at(address, &self.nobody);
         let endpoint = Endpoint::next(None, member, transports, gauges);
         known.endpoints.insert(address, (Arc::clone(&endpoint), now));
         endpoint
