@@ -10,13 +10,25 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+
 /// The task of an HTTP/2 connection is woken by each stream that has a frame for it. If it ran at
 /// once, as the scheduler would have it, every frame would be a write of its own; when it runs after
 /// the streams that are ready, one write takes the frames of all of them. The price is a look at the
 /// scheduler's queue each time the task is woken.
 pub struct LastInLine {
     state: State,
-    line: Arc<Line>,
+    line: Line,
+}
+
+enum Line {
+    /// One thread runs its tasks in the order in which they were woken: woken again, this one is the
+    /// last, without a look at what sockets have to say.
+    OfOneThread,
+    /// The scheduler runs first what was woken last, and a task that goes to the end of its queue
+    /// makes it wake another thread, to help. What waits for the turn after the next look at sockets
+    /// does neither.
+    OfSeveral(Arc<NextTurn>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +41,8 @@ enum State {
 }
 
 /// Woken by the scheduler when nothing else was ready.
-struct Line {
-    has_passed: AtomicBool,
+struct NextTurn {
+    has_come: AtomicBool,
     /// Held for as long as it takes to clone or replace a waker.
     task: Mutex<Waker>,
 }
@@ -39,20 +51,27 @@ impl LastInLine {
     /// Ready once the tasks that are ready have run, and from then on until the turn
     /// [`is_over`](Self::is_over).
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.state == State::Away {
-            self.state = State::InLine;
-            self.line.has_passed.store(false, Ordering::Relaxed);
-            self.line.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(cx.waker());
-            let waker = Waker::from(Arc::clone(&self.line));
-            // Polled once, it has put the waker in line, which is all that is wanted of it.
-            let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
-        }
-        if self.state == State::InLine {
-            if !self.line.has_passed.load(Ordering::Acquire) {
+        match (self.state, &self.line) {
+            (State::OurTurn, _) => return Poll::Ready(()),
+            (State::Away, Line::OfOneThread) => {
+                self.state = State::InLine;
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.state = State::OurTurn;
+            // While it was in line, it was not run, whoever woke it.
+            (State::InLine, Line::OfOneThread) => {}
+            (State::Away, Line::OfSeveral(turn)) => {
+                self.state = State::InLine;
+                turn.wait(cx);
+                return Poll::Pending;
+            }
+            (State::InLine, Line::OfSeveral(turn)) => {
+                if !turn.has_come.load(Ordering::Acquire) {
+                    return Poll::Pending;
+                }
+            }
         }
+        self.state = State::OurTurn;
         Poll::Ready(())
     }
 
@@ -63,16 +82,33 @@ impl LastInLine {
 }
 
 impl Default for LastInLine {
+    /// For a task of the runtime this is called in.
     fn default() -> Self {
-        let line =
-            Line { has_passed: AtomicBool::new(false), task: Mutex::new(Waker::noop().clone()) };
-        Self { state: State::Away, line: Arc::new(line) }
+        let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        let line = match flavor {
+            Ok(RuntimeFlavor::CurrentThread) => Line::OfOneThread,
+            _ => Line::OfSeveral(Arc::new(NextTurn {
+                has_come: AtomicBool::new(false),
+                task: Mutex::new(Waker::noop().clone()),
+            })),
+        };
+        Self { state: State::Away, line }
     }
 }
 
-impl Wake for Line {
+impl NextTurn {
+    fn wait(self: &Arc<Self>, cx: &Context<'_>) {
+        self.has_come.store(false, Ordering::Relaxed);
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(cx.waker());
+        let waker = Waker::from(Arc::clone(self));
+        // Polled once, it has put the waker in line, which is all that is wanted of it.
+        let _ = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
+    }
+}
+
+impl Wake for NextTurn {
     fn wake(self: Arc<Self>) {
-        self.has_passed.store(true, Ordering::Release);
+        self.has_come.store(true, Ordering::Release);
         self.task.lock().unwrap_or_else(PoisonError::into_inner).wake_by_ref();
     }
 }
@@ -86,6 +122,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_task_in_line_of_one_thread_runs_after_all_that_were_ready() {
+        a_task_in_line_runs_after_all_that_were_ready().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_task_in_line_of_several_threads_runs_after_all_that_were_ready() {
+        // What others are spawned by is a task of the same worker.
+        tokio::spawn(a_task_in_line_runs_after_all_that_were_ready()).await.unwrap();
+    }
+
     async fn a_task_in_line_runs_after_all_that_were_ready() {
         const OTHERS: usize = 20;
         let ran = Arc::new(AtomicUsize::new(0));

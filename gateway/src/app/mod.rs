@@ -4,17 +4,18 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::Builder,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 use weir_config::compile::{Proxy, ProxyKind};
 
+mod data_plane;
 mod ending;
 mod readiness;
 mod source;
 
-use self::{ending::Ending, readiness::Readiness, source::Source};
+use self::{data_plane::DataPlane, ending::Ending, readiness::Readiness, source::Source};
 use crate::{
     admin::{self, AdminState},
     bootstrap::{Bootstrap, ConfigSource},
@@ -37,26 +38,17 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// cannot be bound. Listeners that cannot be bound do not.
 pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
     raise_open_file_limit();
-    let data_plane = data_plane(bootstrap.workers)?;
+    let data_plane = DataPlane::start(bootstrap.workers)?;
     // The thread that configures is not one that serves: a large change adds no latency.
     let control_plane =
         Builder::new_current_thread().enable_all().build().context("start the control runtime")?;
     let outcome = control_plane.block_on(serve(&bootstrap, &data_plane));
     // Whatever is left was given its time.
-    data_plane.shutdown_timeout(Duration::from_millis(100));
+    data_plane.shutdown(Duration::from_millis(100));
     outcome
 }
 
-fn data_plane(workers: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name("worker")
-        .enable_all()
-        .build()
-        .context("start the data plane runtime")
-}
-
-async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<ExitCode> {
+async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     // Supervisors send it on log rotation and terminals when they close; neither is meant.
@@ -93,7 +85,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
     let source = Source::new(bootstrap, &engine.telemetry)?;
 
     let _dns = {
-        let _runtime = data_plane.enter();
+        let _runtime = data_plane.handle().enter();
         let options =
             dns::Options { listen: bootstrap.dns.clone(), name_servers: name_servers(bootstrap) };
         DnsServer::start(options, Arc::clone(&engine)).context("listen for DNS queries")?
