@@ -164,7 +164,7 @@ struct ProcessArguments {
     #[arg(long, value_name = "N", env = "WEIR_WORKERS")]
     workers: Option<NonZeroUsize>,
 
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives like `info,weir_gateway::http=trace`.
+    /// `error`, `warn`, `info`, `debug`, or directives like `info,weir_gateway::http=debug`; `trace` in debug builds.
     #[arg(long, value_name = "L", env = "WEIR_LOG_LEVEL", default_value = "info")]
     log_level: String,
 

@@ -21,7 +21,7 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 pub enum Error {
     #[error(
         "`{level}` is no log level; use error, warn, info, debug or trace, or directives like \
-         info,weir_gateway::http=trace"
+         info,weir_gateway::http=debug"
     )]
     Level {
         level: String,

@@ -28,10 +28,28 @@ fn to_map(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(headers.len() + ADDED_FIELDS);
     for (name, value) in headers {
         if has_place(name, value) {
-            map.append(name.clone(), value.clone());
+            let mut value = value.clone();
+            if is_another_each_time(name) {
+                // A literal that is never indexed (RFC 7541 section 6.2.3): in the tables of both peers
+                // it would only push out what comes again.
+                value.set_sensitive(true);
+            }
+            map.append(name.clone(), value);
         }
     }
     map
+}
+
+fn is_another_each_time(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "x-request-id"
+            | "x-envoy-upstream-service-time"
+            | "traceparent"
+            | "x-b3-traceid"
+            | "x-b3-spanid"
+            | "x-b3-parentspanid"
+    )
 }
 
 /// The length a received message announces, unless it has no body at all.

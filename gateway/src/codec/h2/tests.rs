@@ -4,16 +4,16 @@ use std::{future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::task::JoinHandle;
 
-use super::{ClientSession, Malformed, PeerSettings, ServerSession, server_options};
+use super::{ClientSession, Malformed, PeerSettings, ServerSession, server_options, to_map};
 use crate::{
     codec::{
         BodyLength, Frame, Options, StreamError, Upgrade,
         h1::tests::{options, pair},
     },
-    head::{RequestHeader, ResponseHeader},
+    head::{Headers, RequestHeader, ResponseHeader},
     limits::Limits,
 };
 
@@ -61,6 +61,18 @@ impl Downstream {
             }
         }
     }
+}
+
+#[test]
+fn what_is_another_value_each_time_stays_out_of_the_tables_of_compression() {
+    let mut headers = Headers::default();
+    for name in ["x-request-id", "traceparent", "x-forwarded-for", "user-agent"] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static("value"));
+    }
+    let map = to_map(&headers);
+    let kept_out: Vec<_> =
+        map.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name).collect();
+    assert_eq!(kept_out, ["x-request-id", "traceparent"]);
 }
 
 /// An upstream that hands its streams over.
