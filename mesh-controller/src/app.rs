@@ -95,8 +95,14 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
     let (changes, listed) = watch::start(&client, &arguments.domain, timing, &metrics);
     let store = Store::new(&arguments.namespace, &arguments.domain);
     let (touched, touches) = mpsc::unbounded_channel();
-    let (writer, writer_task) =
-        push::start(store, changes, listed.clone(), Arc::clone(&metrics), touched);
+    let (writer, writer_task) = push::start(push::Parts {
+        store,
+        changes,
+        listed: listed.clone(),
+        metrics: Arc::clone(&metrics),
+        replica: Arc::clone(&replica),
+        touched,
+    });
 
     let admin = Admin {
         metrics: Arc::clone(&metrics),
@@ -134,7 +140,6 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         reviews: Arc::new(Reviews::new(client, arguments.token_audiences.clone())),
         proxies,
         metrics,
-        replica,
         own_gateways_only: arguments.scope_gateway_to_namespace,
         authorities: Arc::clone(&ca.authorities),
     };

@@ -16,7 +16,11 @@ pub struct Metrics {
     pub doubted_deletions: IntCounterVec,
     /// Proxies with a stream.
     pub connected: IntGauge,
-    /// Responses of a push, by type.
+    /// Those of them that wait until this replica knows what they were sent before.
+    pub waiting: IntGauge,
+    /// Streams that ended because that took too long.
+    pub behind: IntCounter,
+    /// Pushes with something of a type.
     pub pushes: IntCounterVec,
     /// Resources that proxies refused, by type.
     pub rejects: IntCounterVec,
@@ -87,7 +91,19 @@ impl Metrics {
                 &["type"],
             )?,
             connected: gauge("pilot_xds", "Proxies that are connected.")?,
-            pushes: counters("pilot_xds_pushes", "Responses that were sent.", &["type"])?,
+            waiting: gauge(
+                "weir_controller_waiting_proxies",
+                "Proxies that were sent newer things by another replica, and wait for this one.",
+            )?,
+            behind: counter(
+                "weir_controller_behind_total",
+                "Streams that ended because this replica did not reach what the proxy has.",
+            )?,
+            pushes: counters(
+                "pilot_xds_pushes",
+                "Pushes that were sent, by what is in them.",
+                &["type"],
+            )?,
             rejects: counters(
                 "pilot_total_xds_rejects",
                 "Resources that proxies did not apply.",

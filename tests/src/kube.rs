@@ -74,6 +74,8 @@ struct State {
     /// Versions before this one are no longer kept.
     oldest: u64,
     watches: Vec<(String, mpsc::UnboundedSender<Bytes>)>,
+    /// Those that are to be told what happened since a version once the server has caught up.
+    lagging: Vec<(String, u64, mpsc::UnboundedSender<Bytes>)>,
     uninstalled: BTreeSet<String>,
     forbidden: BTreeSet<String>,
     /// What lists and watches are answered, instead of being served.
@@ -188,15 +190,20 @@ impl ApiServer {
         }
     }
 
-    /// Lists what there is now from now on, whatever changes, as a server does that lags behind.
+    /// Lists what there is now from now on, whatever changes, and tells new watches of no change, as a
+    /// server does that lags behind.
     pub fn lag(&self) {
         let mut state = self.lock();
         state.past = Some((state.collections.clone(), state.version));
     }
 
-    /// Lists what there is again.
+    /// Lists what there is again, and tells all watches.
     pub fn catch_up(&self) {
-        self.lock().past = None;
+        let mut state = self.lock();
+        state.past = None;
+        for (collection, from, sender) in std::mem::take(&mut state.lagging) {
+            state.tell(collection, from, sender);
+        }
     }
 
     /// Sends the last event of a kind to its watches once more.
@@ -423,21 +430,30 @@ impl State {
             return failed(StatusCode::GONE, "Expired");
         }
         let (sender, receiver) = mpsc::unbounded_channel();
-        for (version, other, event) in &self.history {
-            if *version > from && other == collection {
-                sender.send(line(event)).expect("the receiver is here");
-            }
+        if self.past.is_some() {
+            self.lagging.push((collection.to_owned(), from, sender));
+        } else {
+            self.tell(collection.to_owned(), from, sender);
         }
-        let bookmark = json!({"type": "BOOKMARK", "object": {"kind": kind_of(collection),
-            "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()}}});
-        sender.send(line(&bookmark)).expect("the receiver is here");
-        self.watches.push((collection.to_owned(), sender));
         let lines = stream::unfold(receiver, |mut receiver| async {
             let line = receiver.recv().await?;
             Some((line, receiver))
         });
         let frames = lines.map(|line| Ok(Frame::data(line)));
         Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+
+    /// Tells a watch what happened since a version, and from then on what happens.
+    fn tell(&mut self, collection: String, from: u64, sender: mpsc::UnboundedSender<Bytes>) {
+        let since = self.history.iter().filter(|(version, ..)| *version > from);
+        let events = since.filter(|(_, other, _)| *other == collection);
+        let bookmark = json!({"type": "BOOKMARK", "object": {"kind": kind_of(&collection),
+            "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()}}});
+        for event in events.map(|(_, _, event)| event).chain([&bookmark]) {
+            // The watch may have ended.
+            let _ = sender.send(line(event));
+        }
+        self.watches.push((collection, sender));
     }
 
     /// Requests about one object: `GET`, `POST` into the collection, `PUT`, and `PATCH`, which

@@ -1,7 +1,5 @@
 //! The controller, between a scripted API server and a proxy that does one step at a time.
 
-use std::collections::BTreeMap;
-
 use http::StatusCode;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -74,7 +72,7 @@ fn hello(server: &ApiServer) -> Hello {
     Hello {
         token: Some(server.token("istio-ca", "ingress", "gateway", None)),
         labels: vec![("istio", "ingressgateway")],
-        known: BTreeMap::new(),
+        ..Hello::default()
     }
 }
 
@@ -105,7 +103,8 @@ fn changes(push: &Push) -> (Vec<&str>, Vec<&str>) {
 async fn a_gateway_gets_what_its_routes_lead_to_and_then_what_changes() {
     let (server, controller) = cluster().await;
     server.let_read_secrets("ingress", "gateway");
-    let mut proxy = connect(&controller, hello(&server)).await.expect("connect");
+    let first_of_its_kind = Hello { in_parts: true, ..hello(&server) };
+    let mut proxy = connect(&controller, first_of_its_kind).await.expect("connect");
     let first = proxy.push().await;
     let all = [SECRET, SERVICE, SLICE, "mesh", RULE, GATEWAY, SHOP];
     assert_eq!(changes(&first), (all.to_vec(), vec![]));
@@ -121,6 +120,29 @@ async fn a_gateway_gets_what_its_routes_lead_to_and_then_what_changes() {
     assert_eq!(proxy.documents[SLICE]["endpoints"][0]["addresses"], json!(["10.0.0.2"]));
     server.delete("VirtualService", "shop", "shop");
     assert_eq!(changes(&proxy.push().await), (vec![], vec![SERVICE, SLICE, RULE, SHOP]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_one_response_with_one_answer_to_who_understands_that() {
+    let (server, controller) = cluster().await;
+    server.let_read_secrets("ingress", "gateway");
+    let mut proxy = connect(&controller, hello(&server)).await.expect("connect");
+    let sync = "type.googleapis.com/weir.config.v1.Sync";
+    let types = |push: &Push| push.responses.iter().map(|(url, _)| url.clone()).collect::<Vec<_>>();
+    let first = proxy.push().await;
+    assert_eq!(changes(&first).0, [SECRET, SERVICE, SLICE, "mesh", RULE, GATEWAY, SHOP]);
+    assert_eq!(types(&first), [sync]);
+    server.delete("DestinationRule", "shop", "web");
+    let second = proxy.push().await;
+    assert_eq!((changes(&second), types(&second)), ((vec![], vec![RULE]), vec![sync.to_owned()]));
+    // The one answer is all that is waited for.
+    server.apply([slice("10.0.0.2")]);
+    let third = proxy.push().await;
+    assert_eq!(changes(&third), (vec![SLICE], vec![]));
+    assert_ne!(second.version, third.version);
+    let sent = controller.metrics().await;
+    assert_eq!(sent.sum("pilot_xds_pushes", &[("type", "Object")]), 3.0);
+    assert_eq!(sent.sum("pilot_xds_pushes", &[("type", "Secret")]), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,6 +293,102 @@ async fn another_controller_sends_nothing_to_a_proxy_that_has_everything() {
     let controller = Controller::start(&server).await;
     let mut proxy = connect(&controller, Hello { known, ..hello(&server) }).await.expect("connect");
     assert_eq!(changes(&proxy.push().await), (vec![], vec![]));
+}
+
+/// A proxy that was sent `10.0.0.9` by one controller, and a second controller that has not seen it.
+async fn split_brain() -> (ApiServer, [Controller; 2], Hello) {
+    let (server, ahead) = cluster().await;
+    let mut proxy = gateway(&server, &ahead).await;
+    server.lag();
+    server.apply([slice("10.0.0.9")]);
+    proxy.push().await;
+    assert_eq!(proxy.documents[SLICE]["endpoints"][0]["addresses"], json!(["10.0.0.9"]));
+    let behind = Controller::start(&server).await;
+    let (known, position) = (proxy.versions.clone(), proxy.position.clone());
+    let hello = Hello { known, position, ..hello(&server) };
+    (server, [ahead, behind], hello)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_knows_less_than_a_proxy_waits_until_it_knows_as_much() {
+    let (server, [ahead, behind], hello) = split_brain().await;
+    let mut fresh = connect(&behind, Hello { position: String::new(), ..hello.clone() })
+        .await
+        .expect("connect");
+    assert_eq!(changes(&fresh.push().await), (vec![SLICE], vec![]), "that is what would be sent");
+
+    let connecting = connect(&behind, hello.clone());
+    let waits = eventually("the proxy waits", async || {
+        let waiting = behind.metrics().await.sum("weir_controller_waiting_proxies", &[]);
+        (waiting > 0.0).then(|| server.catch_up())
+    });
+    let (proxy, ()) = tokio::join!(connecting, waits);
+    let mut proxy = proxy.expect("connect");
+    assert_eq!(changes(&proxy.push().await), (vec![], vec![]));
+    // Back and forth nothing is sent any more.
+    for controller in [&ahead, &behind] {
+        let hello = Hello { position: proxy.position.clone(), ..hello.clone() };
+        proxy = connect(controller, hello).await.expect("connect");
+        assert_eq!(changes(&proxy.push().await), (vec![], vec![]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stays_behind_sends_the_proxy_to_another() {
+    let (_server, [_ahead, behind], hello) = split_brain().await;
+    let mut proxy = connect(&behind, hello).await.expect("connect");
+    let end = proxy.next().await.expect_err("nothing older is sent");
+    assert_eq!(end.code(), Code::FailedPrecondition, "{end:?}");
+    let metrics = behind.metrics().await;
+    assert_eq!(metrics.sum("weir_controller_behind_total", &[]), 1.0);
+}
+
+/// How many sets of objects are kept for proxies.
+async fn scopes(controller: &Controller) -> f64 {
+    controller.metrics().await.sum("weir_controller_scopes", &[])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_that_no_selector_tells_apart_share_a_scope_whatever_their_labels() {
+    let (server, controller) = cluster().await;
+    let labels = |number: usize| {
+        let hash = ["a", "b", "c", "d", "e", "f"][number];
+        let team = ["red", "blue"][number % 2];
+        vec![("istio", "ingressgateway"), ("pod-template-hash", hash), ("team", team)]
+    };
+    let mut proxies = Vec::new();
+    for number in 0..6 {
+        let hello = Hello { labels: labels(number), ..hello(&server) };
+        let mut proxy = connect(&controller, hello).await.expect("connect");
+        proxy.push().await;
+        proxies.push(proxy);
+    }
+    assert_eq!(scopes(&controller).await, 1.0);
+
+    // A selector comes: only whom it selects hears of it, and they are by themselves from then on.
+    let policy = "security.istio.io/AuthorizationPolicy/ingress/red";
+    server.apply([json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "red", "namespace": "ingress"},
+        "spec": {"selector": {"matchLabels": {"team": "red"}}}})]);
+    for proxy in proxies.iter_mut().step_by(2) {
+        assert_eq!(changes(&proxy.push().await), (vec![policy], vec![]));
+    }
+    assert_eq!(scopes(&controller).await, 2.0);
+    server.apply([slice("10.0.0.9")]);
+    for proxy in &mut proxies {
+        assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+    }
+
+    // It goes, and nothing tells them apart any more.
+    server.delete("AuthorizationPolicy", "ingress", "red");
+    for proxy in proxies.iter_mut().step_by(2) {
+        assert_eq!(changes(&proxy.push().await), (vec![], vec![policy]));
+    }
+    assert_eq!(scopes(&controller).await, 1.0);
+    server.apply([slice("10.0.0.10")]);
+    for proxy in &mut proxies {
+        assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -270,6 +270,44 @@ async fn a_refused_version_is_not_claimed_at_a_reconnect() {
 }
 
 #[tokio::test]
+async fn what_is_in_force_is_kept_from_a_controller_that_knows_less() {
+    let mut config = Config::new();
+    let mut control = control(&mut config).await;
+    let port = config.port("http");
+    control.set_position("here");
+    let mut gateway = with_copy(config, &control).start().await;
+    acknowledged(&control, 1).await;
+    assert_eq!(control.streams()[0].position, None, "it had nothing");
+
+    // Another replica, whose state is older.
+    control.stop().await;
+    control.set_behind(true);
+    control.apply(&respond("a", "a.test", "older"));
+    control.restart().await;
+    eventually("it is sent away again and again", async || {
+        let older = metric(&gateway, "weir_discovery_older_controllers_total").await;
+        (older >= 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(control.streams().last().unwrap().position.as_deref(), Some("here"));
+    assert_eq!(gateway.get("a.test", "/").await.text(), "before");
+    assert!(gateway.admin("/ready").await.text().contains("knows less"));
+
+    // A new process has it from the copy.
+    assert!(gateway.terminate().await.success());
+    let seen = control.streams().len();
+    let config = Config::new().set("PORT_http", port);
+    let mut gateway = with_copy(config, &control).start().await;
+    answers(&mut gateway, "a.test", "before").await;
+    eventually("it asks", async || (control.streams().len() > seen).then_some(())).await;
+    assert_eq!(control.streams().last().unwrap().position.as_deref(), Some("here"));
+
+    // One that knows as much may say what it likes.
+    control.set_behind(false);
+    answers(&mut gateway, "a.test", "older").await;
+}
+
+#[tokio::test]
 async fn what_is_in_force_outlives_the_controller_and_is_said_to_be_stale() {
     let (mut control, mut gateway) = gateway().await;
     control.stop().await;

@@ -1,6 +1,6 @@
 //! What the controller writes into the status of objects, and which replica does.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_tests::{
@@ -86,7 +86,7 @@ async fn what_a_gateway_refuses_is_in_the_status_until_it_takes_it() {
     let hello = Hello {
         token: Some(server.token("istio-ca", "ingress", "gateway", None)),
         labels: vec![("istio", "ingressgateway")],
-        known: BTreeMap::new(),
+        ..Hello::default()
     };
     let tls = controller.authority().client_config(None, &["h2"]);
     let mut proxy =

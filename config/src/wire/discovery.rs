@@ -13,6 +13,9 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 /// large as the largest response was, for as long as the proxy is connected.
 pub const RESPONSE_SIZE: usize = 64 * 1024;
 
+/// What a proxy says in [`Node::client_features`] if a push may come as one response.
+pub const WHOLE_PUSHES: &str = "dev.weir.whole-pushes";
+
 /// Bytes a message may have: a response is ended by the resource that fills it, the largest of which
 /// is an object of [`crate::parse::MAX_OBJECT_SIZE`].
 pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024;
@@ -86,6 +89,9 @@ pub struct Node {
     pub user_agent_name: String,
     #[prost(string, tag = "7")]
     pub user_agent_version: String,
+    /// What may be said to it that proxies before it would not have understood.
+    #[prost(string, repeated, tag = "10")]
+    pub client_features: Vec<String>,
 }
 
 /// Where a proxy runs.

@@ -22,6 +22,13 @@
 //! - The controller answers once it has seen the first request for Sync. With the versions the proxy
 //!   has, it sends what differs, what is no more (`removed_resources`), and the Sync.
 //! - Every later change is a push of the same shape; a type nothing happened to is left out.
+//! - To a proxy that says it knows them ([`discovery::WHOLE_PUSHES`]), a push that fits into one response
+//!   is one: of type Sync, with all that changed of every type, the sync behind it, and one answer. The
+//!   types of what is removed are those of the names ([`resource::type_of_name`]).
+//! - A [`resource::Sync`] says up to where in the history of Kubernetes the push is. The proxy gives that
+//!   back when it subscribes to Sync, as the version of the sync it has. A controller that has not seen
+//!   as much sends nothing until it has, and ends the stream (`FAILED_PRECONDITION`) if that takes too
+//!   long. What the text means only controllers know.
 //! - A resource named in a [`resource::Rejections`] keeps its last good version in that proxy;
 //!   everything else of the push is in force.
 //! - Versions are made of content ([`resource::version`]), so they are the same on every replica of

@@ -51,6 +51,10 @@ pub struct Sync {
     /// Names the push wherever it is spoken of: logs, the proxy's dump, status.
     #[prost(string, tag = "1")]
     pub version: String,
+    /// Up to where in the history of Kubernetes it is; empty: the controller does not say. For
+    /// controllers alone, to be given back as it is.
+    #[prost(string, tag = "2")]
+    pub position: String,
 }
 
 /// What of a push could not be applied.
@@ -67,6 +71,16 @@ pub struct Rejection {
     pub resource_name: String,
     #[prost(string, tag = "2")]
     pub message: String,
+}
+
+/// The type that the resource of that name has, if it is none that ends a push.
+#[must_use]
+pub fn type_of_name(name: &str) -> &'static str {
+    match name {
+        MESH_NAME => MESH_TYPE,
+        _ if name.starts_with("/Secret/") => SECRET_TYPE,
+        _ => OBJECT_TYPE,
+    }
 }
 
 /// The version of a resource with this body: equal bodies have equal versions, always and everywhere.
@@ -171,7 +185,13 @@ impl Resource {
     /// The resource that ends the push `version`.
     #[must_use]
     pub fn sync(version: String) -> Self {
-        let body = Sync { version: version.clone() }.encode_to_vec();
+        Self::sync_at(version, String::new())
+    }
+
+    /// The same for a push that is up to `position`.
+    #[must_use]
+    pub fn sync_at(version: String, position: String) -> Self {
+        let body = Sync { version: version.clone(), position }.encode_to_vec();
         let body = Any { type_url: SYNC_TYPE.to_owned(), value: body.into() };
         Self { version, resource: Some(body), name: SYNC_NAME.to_owned() }
     }

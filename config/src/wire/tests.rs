@@ -6,11 +6,13 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     certificate::{IstioCertificateRequest, IstioCertificateResponse},
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Locality, Node, Resource},
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Locality, Node, Resource, WHOLE_PUSHES,
+    },
     google::{Any, Status, Struct},
     resource::{
         Document, InvalidName, MESH_NAME, MESH_TYPE, OBJECT_TYPE, REJECTIONS_TYPE, Rejection,
-        Rejections, ResourceName, SECRET_TYPE, SYNC_NAME, SYNC_TYPE, Sync, version,
+        Rejections, ResourceName, SECRET_TYPE, SYNC_NAME, SYNC_TYPE, Sync, type_of_name, version,
     },
 };
 use crate::api::{Kind, ObjectKey};
@@ -47,6 +49,7 @@ fn a_discovery_request_has_the_field_numbers_of_envoy() {
             }),
             user_agent_name: "weir".to_owned(),
             user_agent_version: "1".to_owned(),
+            client_features: vec!["f".to_owned()],
         }),
         type_url: "t".to_owned(),
         resource_names_subscribe: vec!["a".to_owned()],
@@ -64,6 +67,7 @@ fn a_discovery_request_has_the_field_numbers_of_envoy() {
         field(4, &[field(1, b"r"), field(2, b"z"), field(3, b"s")].concat()),
         field(6, b"weir"),
         field(7, b"1"),
+        field(10, b"f"),
     ];
     let expected = [
         field(1, &node.concat()),
@@ -258,6 +262,26 @@ fn the_mesh_configuration_and_the_end_of_a_push_have_fixed_names() {
     assert_eq!(body.type_url, SYNC_TYPE);
     assert_eq!(body.value, field(1, b"42"));
     assert_eq!(Sync::decode(body.value).unwrap().version, "42");
+}
+
+#[test]
+fn what_came_later_to_the_protocol_has_numbers_that_others_skip() {
+    let sync = Resource::sync_at("42".to_owned(), "here".to_owned()).resource.unwrap();
+    assert_eq!(sync.value, [field(1, b"42"), field(2, b"here")].concat());
+    assert_eq!(WHOLE_PUSHES, "dev.weir.whole-pushes");
+}
+
+#[test]
+fn the_type_of_a_resource_is_found_by_its_name() {
+    let secret = map(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}));
+    let service = map(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}}));
+    for resource in [
+        Resource::of_mesh_config(map(json!({}))),
+        Resource::of_object(secret).unwrap(),
+        Resource::of_object(service).unwrap(),
+    ] {
+        assert_eq!(type_of_name(&resource.name), resource.resource.unwrap().type_url);
+    }
 }
 
 #[test]

@@ -31,6 +31,11 @@ const REJECTIONS: Family = Family::counter(
 const FAILURES: Family =
     Family::counter("weir_discovery_failures_total", "Streams that broke or could not be opened.");
 
+const OLDER: Family = Family::counter(
+    "weir_discovery_older_controllers_total",
+    "Streams that ended because the controller knew less than what is in force.",
+);
+
 /// What is known of the stream. Shared by whoever writes it and those who read.
 #[derive(Debug)]
 pub struct DiscoveryStatus {
@@ -39,6 +44,7 @@ pub struct DiscoveryStatus {
     pushes: AtomicU64,
     rejections: AtomicU64,
     failures: AtomicU64,
+    older: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -73,11 +79,12 @@ impl DiscoveryStatus {
     /// Names that are none, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         Ok(Self {
-            families: describe(&[CONNECTED, STALE, PUSHES, REJECTIONS, FAILURES])?,
+            families: describe(&[CONNECTED, STALE, PUSHES, REJECTIONS, FAILURES, OLDER])?,
             state: Mutex::default(),
             pushes: AtomicU64::default(),
             rejections: AtomicU64::default(),
             failures: AtomicU64::default(),
+            older: AtomicU64::default(),
         })
     }
 
@@ -112,6 +119,11 @@ impl DiscoveryStatus {
         if matches!(state.freshness, Freshness::Current) {
             state.freshness = Freshness::AsOf(SystemTime::now());
         }
+    }
+
+    /// A controller knew less than what is in force.
+    pub fn found_older(&self) {
+        self.older.fetch_add(1, Relaxed);
     }
 
     /// `None`: what is in force is current, or nothing is in force.
@@ -154,6 +166,7 @@ impl Collector for Shared {
             (PUSHES, self.0.pushes.load(Relaxed) as f64),
             (REJECTIONS, self.0.rejections.load(Relaxed) as f64),
             (FAILURES, self.0.failures.load(Relaxed) as f64),
+            (OLDER, self.0.older.load(Relaxed) as f64),
         ];
         values
             .into_iter()
@@ -188,7 +201,7 @@ mod tests {
         status.connected();
         status.synced("push 1", 2);
         assert_eq!(status.version(), "push 1");
-        assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0, 0.0]);
+        assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0, 0.0, 0.0]);
 
         status.disconnected("gone".to_owned());
         assert_eq!(status.stale().unwrap().problem, "gone");
@@ -199,7 +212,7 @@ mod tests {
         status.connected();
         assert!(status.stale().is_some(), "a stream alone says nothing of the configuration");
         status.synced("push 2", 0);
-        assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0, 1.0]);
+        assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -15,7 +15,10 @@ use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weir_config::wire::{
-    discovery::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node},
+    discovery::{
+        DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource,
+        WHOLE_PUSHES,
+    },
     resource::{OBJECT_TYPE, SYNC_TYPE, TYPES},
 };
 
@@ -112,10 +115,11 @@ impl Proxy {
         loop {
             let response = self.response().await?;
             let is_last = response.type_url == SYNC_TYPE;
-            if response.type_url == OBJECT_TYPE {
-                push.objects += response.resources.len();
-                let last = response.resources.into_iter().next_back();
-                push.last = last.map(|it| (it.name, it.version)).or(push.last);
+            for resource in response.resources {
+                if type_of(&resource) == Some(OBJECT_TYPE) {
+                    push.objects += 1;
+                    push.last = Some((resource.name, resource.version));
+                }
             }
             answers.push(DeltaDiscoveryRequest {
                 type_url: response.type_url,
@@ -147,6 +151,10 @@ impl Proxy {
             self.input.extend_from_slice(&data);
         }
     }
+}
+
+fn type_of(resource: &Resource) -> Option<&str> {
+    resource.resource.as_ref().map(|body| &*body.type_url)
 }
 
 /// Takes a message off the input, if it is there completely.
@@ -183,7 +191,8 @@ fn node() -> Node {
     let labels = Map::from_iter([(label.to_owned(), Value::from(value))]);
     let metadata = Map::from_iter([("LABELS".to_owned(), Value::Object(labels))]);
     let (id, metadata) = ("router~127.0.0.1~swarm.test~test.svc.cluster.local", metadata.into());
-    Node { id: id.to_owned(), metadata: Some(metadata), ..Node::default() }
+    let client_features = vec![WHOLE_PUSHES.to_owned()];
+    Node { id: id.to_owned(), metadata: Some(metadata), client_features, ..Node::default() }
 }
 
 #[cfg(test)]

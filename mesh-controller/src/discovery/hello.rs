@@ -12,14 +12,19 @@ use weir_config::wire::{
 };
 
 use super::requests::Requests;
-use crate::{store::Labels, translate::ProxyType};
+use crate::{
+    store::{Labels, Position},
+    translate::ProxyType,
+};
 
 /// What a proxy says first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Hello {
     pub(super) node: Node,
     /// What it has: versions by name.
     pub(super) known: BTreeMap<String, String>,
+    /// Up to where that was told.
+    pub(super) position: Position,
 }
 
 /// Reads up to the first request for the end of pushes, with which all is said. `None` if the proxy
@@ -27,7 +32,7 @@ pub(super) struct Hello {
 pub(super) async fn first_requests(
     requests: &mut Requests<Incoming>,
 ) -> Result<Option<Hello>, Status> {
-    let mut hello = Hello { node: Node::default(), known: BTreeMap::new() };
+    let mut hello = Hello::default();
     let mut subscribed = BTreeSet::new();
     while let Some(request) = requests.message().await? {
         let Some(type_url) = TYPES.iter().find(|known| **known == request.type_url) else {
@@ -43,7 +48,9 @@ pub(super) async fn first_requests(
             return Err(Status::invalid_argument("a type was subscribed to twice"));
         }
         if *type_url == SYNC_TYPE {
-            hello.known.remove(SYNC_NAME);
+            let position = hello.known.remove(SYNC_NAME).unwrap_or_default();
+            // What cannot be read is of a controller that measures otherwise.
+            hello.position = position.parse().unwrap_or_default();
             return Ok(Some(hello));
         }
     }

@@ -8,42 +8,40 @@ use std::{
     },
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
+use super::post::Post;
 use crate::{store::Encoded, translate::Delta};
 
 /// Filled by the writer, emptied by the session. However slow the proxy is, there is never more in it
 /// than there are resources.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Mailbox {
-    pending: Mutex<Pending>,
+    /// One that nothing was added to is the same for all proxies of a scope.
+    pending: Mutex<Option<Arc<Post>>>,
     /// Nothing follows any more.
     is_closed: AtomicBool,
     wake: Notify,
 }
 
-/// What is to be sent.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) changes: Delta,
-    /// When the oldest of it was known.
-    pub(super) since: Option<Instant>,
-}
-
 impl Mailbox {
     /// With the first push, which is sent even if it is empty: the proxy waits for its end.
-    pub(super) fn new(changes: Delta) -> Self {
-        let pending = Pending { changes, since: Some(Instant::now()) };
-        let mailbox = Self { pending: Mutex::new(pending), ..Self::default() };
+    pub(super) fn new(first: Post) -> Self {
+        let mailbox = Self {
+            pending: Mutex::new(Some(Arc::new(first))),
+            is_closed: AtomicBool::default(),
+            wake: Notify::new(),
+        };
         mailbox.wake.notify_one();
         mailbox
     }
 
-    pub(super) fn post(&self, delta: &Delta, since: Instant) {
+    pub(super) fn post(&self, post: &Arc<Post>) {
         let mut pending = self.lock();
-        let changes = delta.iter().map(|(name, change)| (Arc::clone(name), change.clone()));
-        pending.changes.extend(changes);
-        pending.since.get_or_insert(since);
+        match &mut *pending {
+            Some(pending) => Arc::make_mut(pending).add(post),
+            None => *pending = Some(Arc::clone(post)),
+        }
         drop(pending);
         self.wake.notify_one();
     }
@@ -55,22 +53,20 @@ impl Mailbox {
     }
 
     /// Waits until there is something; `None`: nothing will follow.
-    pub(super) async fn take(&self) -> Option<Pending> {
+    pub(super) async fn take(&self) -> Option<Arc<Post>> {
         loop {
             if self.is_closed.load(Relaxed) {
                 return None;
             }
-            {
-                let mut pending = self.lock();
-                if pending.since.is_some() {
-                    return Some(std::mem::take(&mut pending));
-                }
+            let pending = self.lock().take();
+            if pending.is_some() {
+                return pending;
             }
             self.wake.notified().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Pending> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Post>>> {
         // Nothing in here panics while it holds the lock.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,17 +96,13 @@ pub(super) fn difference<'a>(
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use tokio::time::Instant;
 
     use super::*;
-    use crate::store::Section;
+    use crate::discovery::post::Place;
 
     fn encoded(name: &str, version: &str) -> Arc<Encoded> {
-        Arc::new(Encoded {
-            name: name.into(),
-            version: version.into(),
-            section: Section::Object,
-            bytes: Bytes::new(),
-        })
+        Arc::new(Encoded { name: name.into(), version: version.into(), bytes: Bytes::new() })
     }
 
     fn delta(changes: &[(&str, Option<&str>)]) -> Delta {
@@ -124,16 +116,41 @@ mod tests {
         delta.iter().map(|(name, change)| (&**name, change.as_ref().map(|c| &*c.version))).collect()
     }
 
+    fn post(version: &str, changes: Delta) -> Arc<Post> {
+        let place = Place { version: version.into(), position: "".into() };
+        Arc::new(Post::new(place, Instant::now(), changes))
+    }
+
     #[tokio::test]
     async fn a_slow_proxy_gets_the_latest_of_each_resource() {
-        let mailbox = Mailbox::new(Delta::new());
+        let first = Arc::into_inner(post("0", Delta::new())).unwrap();
+        let mailbox = Mailbox::new(first);
         assert!(mailbox.take().await.unwrap().changes.is_empty());
         for version in ["1", "2", "3"] {
-            mailbox.post(&delta(&[("a", Some(version)), ("b", Some(version))]), Instant::now());
+            let changes = delta(&[("a", Some(version)), ("b", Some(version))]);
+            mailbox.post(&post(version, changes));
         }
-        mailbox.post(&delta(&[("b", None)]), Instant::now());
+        mailbox.post(&post("4", delta(&[("b", None)])));
         let pending = mailbox.take().await.unwrap();
         assert_eq!(shown(&pending.changes), [("a", Some("3")), ("b", None)]);
+        assert_eq!(&*pending.version, "4");
+    }
+
+    #[tokio::test]
+    async fn proxies_that_follow_share_what_is_sent_and_a_slow_one_changes_nothing_of_it() {
+        let mailboxes = [(); 2].map(|()| Mailbox::new(Post::clone(&post("0", Delta::new()))));
+        for mailbox in &mailboxes {
+            mailbox.take().await.unwrap();
+        }
+        let shared = post("1", delta(&[("a", Some("1"))]));
+        mailboxes.iter().for_each(|mailbox| mailbox.post(&shared));
+        mailboxes[1].post(&post("2", delta(&[("b", Some("2"))])));
+        let taken = mailboxes[0].take().await.unwrap();
+        assert_eq!(taken.whole().unwrap().as_ptr(), shared.whole().unwrap().as_ptr());
+        assert_eq!(shown(&taken.changes), [("a", Some("1"))]);
+        let taken = mailboxes[1].take().await.unwrap();
+        assert_eq!(shown(&taken.changes), [("a", Some("1")), ("b", Some("2"))]);
+        assert_ne!(taken.whole().unwrap(), shared.whole().unwrap());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Rejected {
 #[derive(Debug)]
 pub struct Proxies {
     next: AtomicU64,
-    connected: Mutex<BTreeMap<u64, ProxyStatus>>,
+    connected: Mutex<BTreeMap<u64, Arc<Mutex<ProxyStatus>>>>,
     /// Changes when what is rejected does.
     rejections: watch::Sender<u64>,
 }
@@ -57,15 +57,15 @@ impl Default for Proxies {
 impl Proxies {
     #[must_use]
     pub fn snapshot(&self) -> Vec<ProxyStatus> {
-        self.lock().values().cloned().collect()
+        self.all().iter().map(|status| lock(status).clone()).collect()
     }
 
     /// What any proxy did not apply, without repetition.
     #[must_use]
     pub fn rejected(&self) -> Vec<Rejected> {
         let mut all: Vec<Rejected> = Vec::new();
-        for proxy in self.lock().values() {
-            all.extend(proxy.rejected.iter().map(|(resource, message)| Rejected {
+        for proxy in self.all() {
+            all.extend(lock(&proxy).rejected.iter().map(|(resource, message)| Rejected {
                 resource: resource.clone(),
                 message: message.clone(),
             }));
@@ -83,14 +83,19 @@ impl Proxies {
 
     pub(super) fn connect(self: &Arc<Self>, status: ProxyStatus) -> Connected {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.lock().insert(id, status);
-        Connected { proxies: Arc::clone(self), id }
+        let status = Arc::new(Mutex::new(status));
+        lock(&self.connected).insert(id, Arc::clone(&status));
+        Connected { proxies: Arc::clone(self), id, status }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, ProxyStatus>> {
-        // Nothing in here panics while it holds the lock.
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> Vec<Arc<Mutex<ProxyStatus>>> {
+        lock(&self.connected).values().cloned().collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here panics while it holds a lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A proxy that is connected, as long as this exists.
@@ -98,16 +103,16 @@ impl Proxies {
 pub(super) struct Connected {
     proxies: Arc<Proxies>,
     id: u64,
+    status: Arc<Mutex<ProxyStatus>>,
 }
 
 impl Connected {
     pub(super) fn update(&self, change: impl FnOnce(&mut ProxyStatus)) {
-        let mut connected = self.proxies.lock();
-        let Some(status) = connected.get_mut(&self.id) else { return };
+        let mut status = lock(&self.status);
         let before = status.rejected.clone();
-        change(status);
+        change(&mut status);
         let is_different = status.rejected != before;
-        drop(connected);
+        drop(status);
         if is_different {
             self.proxies.rejections.send_modify(|changes| *changes += 1);
         }
@@ -116,8 +121,8 @@ impl Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let gone = self.proxies.lock().remove(&self.id);
-        if gone.is_some_and(|status| !status.rejected.is_empty()) {
+        lock(&self.proxies.connected).remove(&self.id);
+        if !lock(&self.status).rejected.is_empty() {
             self.proxies.rejections.send_modify(|changes| *changes += 1);
         }
     }

@@ -6,22 +6,27 @@
 use std::{
     collections::{BTreeMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::Instant,
 };
 use tracing::{error, info};
 use weir_config::{api::Kind, wire::resource::ResourceName};
 
-use super::mailbox::{Mailbox, difference};
+use super::{
+    mailbox::{Mailbox, difference},
+    post::{Place, Post},
+    scopes::Scopes,
+    served::Round,
+};
 use crate::{
     metrics::Metrics,
-    store::{Change, Dirty, Store},
-    translate::{Audience, Delta, Scope},
+    store::{Change, Dirty, Position, Store},
+    translate::Audience,
     watch::Listed,
 };
 
@@ -32,15 +37,25 @@ const ROUND: usize = 4096;
 #[derive(Debug)]
 pub struct State {
     pub store: Store,
-    scopes: BTreeMap<Audience, Served>,
+    scopes: Scopes,
     metrics: Arc<Metrics>,
+    /// Of this replica, in the names of pushes.
+    replica: Arc<str>,
+    /// Rounds so far, told to who waits for one.
+    rounds: watch::Sender<u64>,
 }
 
-/// A scope, and who gets it.
+/// What the writer works with.
 #[derive(Debug)]
-struct Served {
-    scope: Scope,
-    mailboxes: Vec<Weak<Mailbox>>,
+pub struct Parts {
+    pub store: Store,
+    pub changes: mpsc::Receiver<Vec<Change>>,
+    pub listed: Listed,
+    pub metrics: Arc<Metrics>,
+    /// Names this replica.
+    pub replica: Arc<str>,
+    /// Hears which objects every round touched.
+    pub touched: mpsc::UnboundedSender<Dirty>,
 }
 
 /// A proxy that wants to be told.
@@ -60,6 +75,8 @@ type Visit = Box<dyn FnOnce(&mut State) + Send>;
 #[derive(Debug, Clone)]
 pub struct Writer {
     visits: mpsc::Sender<Visit>,
+    /// Rounds so far.
+    rounds: watch::Receiver<u64>,
 }
 
 impl Writer {
@@ -78,23 +95,31 @@ impl Writer {
         receiver.await.ok()
     }
 
+    /// Waits until everything up to `position` is known.
+    pub(super) async fn reaches(&self, position: Position) {
+        let (position, mut rounds) = (Arc::new(position), self.rounds.clone());
+        loop {
+            let wanted = Arc::clone(&position);
+            let includes = self.visit(move |state| state.store.includes(&wanted)).await;
+            if includes != Some(false) || rounds.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(super) async fn subscribe(&self, subscription: Subscription) -> Option<Arc<Mailbox>> {
         self.visit(move |state| state.subscribe(subscription)).await
     }
 }
 
-/// Starts the writer; nothing goes on without it, so the process is to end with its task. `touched` hears which objects every round touched.
-pub fn start(
-    store: Store,
-    changes: mpsc::Receiver<Vec<Change>>,
-    listed: Listed,
-    metrics: Arc<Metrics>,
-    touched: mpsc::UnboundedSender<Dirty>,
-) -> (Writer, JoinHandle<()>) {
+/// Starts the writer; nothing goes on without it, so the process is to end with its task.
+pub fn start(parts: Parts) -> (Writer, JoinHandle<()>) {
+    let Parts { store, changes, listed, metrics, replica, touched } = parts;
     let (sender, visits) = mpsc::channel(64);
-    let state = State { store, scopes: BTreeMap::new(), metrics };
+    let (rounds, told) = watch::channel(0);
+    let state = State { store, scopes: Scopes::default(), metrics, replica, rounds };
     let task = tokio::spawn(run(state, changes, listed, visits, touched));
-    (Writer { visits: sender }, task)
+    (Writer { visits: sender, rounds: told }, task)
 }
 
 async fn run(
@@ -143,15 +168,7 @@ async fn run(
 impl State {
     /// The audiences that are served, with the number of their objects and proxies.
     pub fn audiences(&self) -> impl Iterator<Item = (&Audience, usize, usize)> {
-        self.scopes
-            .iter()
-            .map(|(audience, served)| (audience, served.scope.len(), served.mailboxes.len()))
-    }
-
-    /// What proxies of `audience` have.
-    #[must_use]
-    pub fn scope(&self, audience: &Audience) -> Option<&Scope> {
-        self.scopes.get(audience).map(|served| &served.scope)
+        self.scopes.iter().map(|(audience, served)| (audience, served.scope.len(), served.len()))
     }
 
     /// A panic, which is a bug, costs the visitor his answer.
@@ -164,22 +181,19 @@ impl State {
     fn round(&mut self, changes: Vec<Change>) -> Dirty {
         let since = Instant::now();
         let dirty = self.store.apply(changes);
-        let store = &self.store;
-        self.scopes.retain(|audience, served| {
-            // A panic, which is a bug, leaves a scope that is not to be gone on with. Its proxies come
-            // back, and get what they lack of a new one.
-            let updated = catch_unwind(AssertUnwindSafe(|| served.update(store, &dirty, since)));
-            if updated.is_err() {
-                error!(
-                    namespace = &*audience.namespace,
-                    "a scope brought out a bug; it is begun anew"
-                );
-                served.close();
-            }
-            updated.is_ok() && served.is_used()
-        });
+        self.rounds.send_modify(|rounds| *rounds += 1);
+        let round = Round { store: &self.store, dirty: &dirty, place: self.place(), since };
+        self.scopes.update(&round);
         self.observe(since);
         dirty
+    }
+
+    /// Where proxies are that have everything up to this round.
+    fn place(&self) -> Place {
+        Place {
+            version: format!("{}/{}", self.replica, *self.rounds.borrow()).into(),
+            position: self.store.position().to_string().into(),
+        }
     }
 
     fn observe(&self, since: Instant) {
@@ -189,22 +203,19 @@ impl State {
 
     fn subscribe(&mut self, subscription: Subscription) -> Arc<Mailbox> {
         let Subscription { mut audience, pod, known } = subscription;
-        if let Some(labels) = pod.and_then(|pod| self.store.pod_labels(&audience.namespace, &pod)) {
-            audience.labels = Arc::clone(labels);
-        }
-        self.scopes.retain(|_, served| served.is_used());
-        let store = &self.store;
-        let served = self.scopes.entry(audience.clone()).or_insert_with(|| Served {
-            scope: Scope::new(audience, store),
-            mailboxes: Vec::new(),
-        });
+        let (place, store) = (self.place(), &self.store);
+        let labels = pod.and_then(|pod| store.pod_labels(&audience.namespace, &pod));
+        audience.labels = Arc::clone(labels.unwrap_or(&audience.labels));
+        let labels = Arc::clone(&audience.labels);
+        let served = self.scopes.enter(audience, store);
         let wanted = served.scope.resources().chain([&store.mesh().resource]);
         let unreadable: HashSet<String> =
             store.unreadable().map(|(key, _)| ResourceName::from(key).to_string()).collect();
         // What cannot be read is not gone: the proxy has its last good version.
         let first = difference(&known, wanted, |name| unreadable.contains(name));
-        let mailbox = Arc::new(Mailbox::new(first));
-        served.mailboxes.push(Arc::downgrade(&mailbox));
+        let mailbox = Mailbox::new(Post::new(place, Instant::now(), first));
+        let mailbox = Arc::new(mailbox);
+        served.add(&mailbox, labels);
         self.metrics.scopes.set(self.scopes.len() as i64);
         mailbox
     }
@@ -223,43 +234,4 @@ impl State {
             self.metrics.objects.with_label_values(&[kind.name()]).set(count);
         }
     }
-}
-
-impl Served {
-    /// Brings the scope up to date, and posts what changed.
-    fn update(&mut self, store: &Store, dirty: &Dirty, since: Instant) {
-        let mut delta = if dirty.visibility {
-            self.scope.rebuild(store)
-        } else {
-            self.scope.update(store, &dirty.objects)
-        };
-        if dirty.mesh {
-            add_mesh(&mut delta, store);
-        }
-        if !delta.is_empty() {
-            self.post(&delta, since);
-        }
-    }
-
-    /// Ends the streams of its proxies.
-    fn close(&self) {
-        self.mailboxes.iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.close());
-    }
-
-    fn post(&self, delta: &Delta, since: Instant) {
-        for mailbox in self.mailboxes.iter().filter_map(Weak::upgrade) {
-            mailbox.post(delta, since);
-        }
-    }
-
-    /// Drops the mailboxes of streams that have ended.
-    fn is_used(&mut self) -> bool {
-        self.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
-        !self.mailboxes.is_empty()
-    }
-}
-
-fn add_mesh(delta: &mut Delta, store: &Store) {
-    let resource = &store.mesh().resource;
-    delta.insert(Arc::clone(&resource.name), Some(Arc::clone(resource)));
 }

@@ -1,12 +1,6 @@
 //! Port 15012: TLS and HTTP/2.
 
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use hyper::{server::conn::http2, service::service_fn};
@@ -45,8 +39,6 @@ pub struct Parts {
     pub reviews: Arc<Reviews>,
     pub proxies: Arc<Proxies>,
     pub metrics: Arc<Metrics>,
-    /// Names this replica.
-    pub replica: Arc<str>,
     pub own_gateways_only: bool,
     pub authorities: Arc<Authorities>,
 }
@@ -72,29 +64,13 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         .with_context(|| format!("listen on {address} for discovery"))?;
     let address = listener.local_addr().context("find out where discovery listens")?;
     info!(%address, "discovery");
-    let Parts {
-        serving,
-        writer,
-        reviews,
-        proxies,
-        metrics,
-        replica,
-        own_gateways_only,
-        authorities,
-    } = parts;
+    let Parts { serving, writer, reviews, proxies, metrics, own_gateways_only, authorities } =
+        parts;
     let (streams, connections) = (TaskTracker::new(), TaskTracker::new());
     let drain = Arc::new(DrainTime::new());
     let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
-        sessions: Sessions {
-            writer,
-            reviews,
-            proxies,
-            metrics,
-            replica,
-            own_gateways_only,
-            pushes: AtomicU64::new(1),
-        },
+        sessions: Sessions { writer, reviews, proxies, metrics, own_gateways_only },
         serving,
         authorities,
         streams: streams.clone(),

@@ -2,35 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, stream};
 use http::{Request, Response as HttpResponse, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Status,
-    body::Body,
-    codec::{EncodeBody, SingleMessageCompressionOverride},
-    metadata::GRPC_CONTENT_TYPE,
-    server::Grpc,
-};
+use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE, server::Grpc};
 use tonic_prost::ProstCodec;
 use weir_config::wire::{
     certificate::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse},
     discovery::DELTA_AGGREGATED_RESOURCES,
 };
 
-use super::{
-    Identity, auth::authenticate, codec::ResponseEncoder, requests::Requests, session::Sessions,
-};
+use super::{Identity, auth::authenticate, codec::Messages, requests::Requests, session::Sessions};
 use crate::{ca::Authorities, review::ServiceAccount, tls::Serving};
 
 /// A request for a certificate: a key, and what proxies of Istio say about themselves.
 const MAX_SIGNING_REQUEST: usize = 256 * 1024;
 
-/// Responses that wait to be written: a change and the Sync behind it, so that both leave in one
-/// record. What else is to be sent stays shared.
+/// Messages that wait to be written: of a push in parts the next is made while one is sent. What else is
+/// to be sent stays shared.
 const WAITING: usize = 2;
 
 /// What all connections share.
@@ -93,10 +84,7 @@ impl Shared {
             self.sessions.serve(identity, Requests::new(body), sender, ended).await;
             turn.abort();
         });
-        let responses = Box::pin(received(receiver));
-        let no_compression = SingleMessageCompressionOverride::Disable;
-        let body = EncodeBody::new_server(ResponseEncoder, responses, None, no_compression, None);
-        let mut response = HttpResponse::new(Body::new(body));
+        let mut response = HttpResponse::new(Body::new(Messages::new(receiver)));
         response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
         response
     }
@@ -127,11 +115,4 @@ impl tonic::server::UnaryService<IstioCertificateRequest> for Certificates {
         let created = self.authorities.create(&self.trust_domain, (namespace, name), &request);
         std::future::ready(created.map(tonic::Response::new))
     }
-}
-
-fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
-    stream::unfold(receiver, |mut receiver| async {
-        let item = receiver.recv().await?;
-        Some((item, receiver))
-    })
 }

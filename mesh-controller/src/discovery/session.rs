@@ -1,40 +1,39 @@
 //! One stream: a push at a time, and what the proxy says to it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until, timeout},
-};
+use prometheus::IntGauge;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{debug, info, warn};
-use weir_config::wire::discovery::DeltaDiscoveryRequest;
+use weir_config::wire::{
+    discovery::{DeltaDiscoveryRequest, WHOLE_PUSHES},
+    resource::type_of_name,
+};
 
 use super::{
     Identity, Proxies, ProxyStatus,
-    codec::Response,
     hello::{Hello, first_requests, labels, proxy_type},
-    in_flight::{Push, short},
-    mailbox::{Mailbox, Pending},
+    in_flight::{Push, Refusal, short},
+    mailbox::Mailbox,
+    post::Post,
     proxies::Connected,
     push::{Subscription, Writer},
     requests::Requests,
 };
-use crate::{metrics::Metrics, review::Reviews, translate::Audience};
+use crate::{metrics::Metrics, review::Reviews, store::Position, translate::Audience};
 
 /// How long a proxy may take to say what it wants.
 const FIRST_REQUESTS: Duration = Duration::from_secs(30);
+/// How long it may take to apply a push. One that does not answer holds resources, and nobody else.
+const ANSWER: Duration = Duration::from_secs(120);
 /// How long it may take to take note of how the stream ends.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long a proxy waits here that was told newer things elsewhere, before it is sent away.
+const BEHIND: Duration = Duration::from_secs(5);
 /// How often it is asked whether it may still read Secrets.
 const PERMISSION: Duration = Duration::from_secs(60);
 
@@ -45,10 +44,25 @@ pub(super) struct Sessions {
     pub(super) reviews: Arc<Reviews>,
     pub(super) proxies: Arc<Proxies>,
     pub(super) metrics: Arc<Metrics>,
-    /// Of this replica, in the names of pushes.
-    pub(super) replica: Arc<str>,
     pub(super) own_gateways_only: bool,
-    pub(super) pushes: AtomicU64,
+}
+
+/// Messages to a proxy, and how its stream ends.
+type Responses = mpsc::Sender<Result<Bytes, Status>>;
+
+/// Both ways to a proxy.
+struct Link<'a> {
+    requests: &'a mut Requests<Incoming>,
+    responses: &'a Responses,
+    /// It understands a push that is one response.
+    takes_whole: bool,
+}
+
+/// What became of a push.
+enum Delivered {
+    Answered,
+    /// The proxy is gone.
+    Left,
 }
 
 impl Sessions {
@@ -57,7 +71,7 @@ impl Sessions {
         &self,
         identity: Identity,
         mut requests: Requests<Incoming>,
-        responses: mpsc::Sender<Result<Response, Status>>,
+        responses: Responses,
         ended: CancellationToken,
     ) {
         let result = tokio::select! {
@@ -78,12 +92,13 @@ impl Sessions {
         &self,
         identity: &Identity,
         requests: &mut Requests<Incoming>,
-        responses: &mpsc::Sender<Result<Response, Status>>,
+        responses: &Responses,
     ) -> Result<(), Status> {
         let first = timeout(FIRST_REQUESTS, first_requests(requests))
             .await
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no subscription")))?;
-        let Some(Hello { node, known }) = first else { return Ok(()) };
+        let Some(Hello { node, known, position }) = first else { return Ok(()) };
+        self.catch_up(position).await?;
         let reads_secrets = self.reads_secrets(identity).await?;
         let audience = Audience {
             namespace: Arc::clone(&identity.account.namespace),
@@ -93,6 +108,7 @@ impl Sessions {
             proxy_type: proxy_type(&node),
         };
         info!(%identity, node = node.id, has = known.len(), "a proxy connected");
+        let takes_whole = node.client_features.iter().any(|feature| feature == WHOLE_PUSHES);
         let pod = identity.account.pod.clone();
         let subscription = Subscription { audience, pod, known };
         let mailbox = self.writer.subscribe(subscription).await;
@@ -108,9 +124,10 @@ impl Sessions {
             acknowledged: Arc::default(),
             rejected: BTreeMap::new(),
         });
-        let _counted = Counted::new(&self.metrics);
+        let _counted = Counted::new(&self.metrics.connected);
+        let link = Link { requests, responses, takes_whole };
         tokio::select! {
-            result = self.exchange(&mailbox, &connected, requests, responses) => result,
+            result = self.exchange(&mailbox, &connected, link) => result,
             status = self.permission_lost(identity, reads_secrets) => Err(status),
         }
     }
@@ -120,70 +137,93 @@ impl Sessions {
         &self,
         mailbox: &Mailbox,
         connected: &Connected,
-        requests: &mut Requests<Incoming>,
-        responses: &mpsc::Sender<Result<Response, Status>>,
+        Link { requests, responses, takes_whole }: Link<'_>,
     ) -> Result<(), Status> {
-        let mut push: Option<Push> = None;
         loop {
-            let deadline = push.as_ref().map(|push| push.deadline);
-            let has_unsent = push.as_ref().is_some_and(|push| !push.unsent.is_empty());
-            tokio::select! {
-                pending = mailbox.take(), if push.is_none() => {
-                    let pending = pending.ok_or_else(|| Status::unavailable("a bug; see the log"))?;
-                    let started = self.start(pending);
-                    connected.update(|status| status.sent = Arc::clone(&started.version));
-                    push = Some(started);
-                }
-                permit = responses.reserve(), if has_unsent => {
-                    let Ok(permit) = permit else { return Ok(()) };
-                    if let Some(response) = push.as_mut().and_then(|push| push.unsent.pop_front()) {
-                        self.metrics.pushes.with_label_values(&[short(response.type_url)]).inc();
-                        permit.send(Ok(response));
-                    }
-                }
-                request = requests.message() => {
-                    let Some(request) = request? else { return Ok(()) };
-                    if let Some(current) = &mut push {
-                        self.answer(current, request);
-                        if current.is_done() {
-                            self.finish(current, connected);
-                            push = None;
-                        }
-                    }
-                }
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return Err(Status::deadline_exceeded("a push was not answered"));
-                }
+            let post = tokio::select! {
+                post = mailbox.take() => post.ok_or_else(|| Status::unavailable("a bug; see the log"))?,
+                // Between pushes nothing is waited for; what comes is read so that its end is seen.
+                request = requests.message() => match request? {
+                    Some(_) => continue,
+                    None => return Ok(()),
+                },
+            };
+            let mut push = self.start(post, takes_whole);
+            connected.update(|status| status.sent = Arc::clone(&push.post.version));
+            let delivered = timeout(ANSWER, self.deliver(&mut push, requests, responses)).await;
+            match delivered {
+                Ok(Ok(Delivered::Answered)) => self.finish(push, connected),
+                Ok(Ok(Delivered::Left)) => return Ok(()),
+                Ok(Err(status)) => return Err(status),
+                Err(_) => return Err(Status::deadline_exceeded("a push was not answered")),
             }
         }
     }
 
-    fn start(&self, pending: Pending) -> Push {
-        let number = self.pushes.fetch_add(1, Ordering::Relaxed);
-        let push = Push::new(format!("{}/{number}", self.replica).into(), pending);
-        self.metrics.push_size.observe(push.size as f64);
-        debug!(push = &*push.version, resources = push.names.len(), size = push.size, "push");
-        push
+    /// Sends a push and waits until all of it is answered.
+    async fn deliver(
+        &self,
+        push: &mut Push,
+        requests: &mut Requests<Incoming>,
+        responses: &Responses,
+    ) -> Result<Delivered, Status> {
+        while !push.is_done() {
+            tokio::select! {
+                permit = responses.reserve(), if push.has_unsent() => {
+                    let Ok(permit) = permit else { return Ok(Delivered::Left) };
+                    if let Some(message) = push.next() {
+                        permit.send(Ok(message));
+                    }
+                }
+                request = requests.message() => {
+                    let Some(request) = request? else { return Ok(Delivered::Left) };
+                    self.answer(push, request);
+                }
+            }
+        }
+        Ok(Delivered::Answered)
+    }
+
+    fn start(&self, post: Arc<Post>, takes_whole: bool) -> Push {
+        self.metrics.push_size.observe(post.size as f64);
+        for type_url in post.types() {
+            self.metrics.pushes.with_label_values(&[short(type_url)]).inc();
+        }
+        debug!(push = &*post.version, resources = post.changes.len(), size = post.size, "push");
+        Push::new(post, takes_whole)
     }
 
     /// Takes note of the answer to a response.
     fn answer(&self, push: &mut Push, request: DeltaDiscoveryRequest) {
-        let r#type = short(&request.type_url);
-        if let Some(refusal) = push.answer(request) {
-            self.metrics.rejects.with_label_values(&[r#type]).inc_by(refusal.count);
-            let message = refusal.message;
-            warn!(push = &*push.version, r#type, "a proxy did not apply everything: {message}");
+        let answered = short(&request.type_url);
+        let Some(Refusal { message, names }) = push.answer(request) else { return };
+        let count = |r#type: &str| self.metrics.rejects.with_label_values(&[r#type]).inc();
+        names.iter().for_each(|name| count(short(type_of_name(name))));
+        if names.is_empty() {
+            // It does not say which: one at least.
+            count(answered);
         }
+        warn!(push = &*push.post.version, "a proxy did not apply everything: {message}");
     }
 
-    fn finish(&self, push: &mut Push, connected: &Connected) {
-        self.metrics.convergence.observe(push.since.elapsed().as_secs_f64());
-        let rejected = std::mem::take(&mut push.rejected);
+    fn finish(&self, push: Push, connected: &Connected) {
+        let Push { post, rejected, .. } = push;
+        self.metrics.convergence.observe(post.since.elapsed().as_secs_f64());
         connected.update(|status| {
-            status.acknowledged = Arc::clone(&push.version);
-            status.rejected.retain(|name, _| !push.names.contains(name.as_str()));
+            status.acknowledged = Arc::clone(&post.version);
+            status.rejected.retain(|name, _| !post.changes.contains_key(name.as_str()));
             status.rejected.extend(rejected);
         });
+    }
+
+    /// Waits until what a proxy has from elsewhere is known here: it is not to go back.
+    async fn catch_up(&self, position: Position) -> Result<(), Status> {
+        let _counted = Counted::new(&self.metrics.waiting);
+        let reached = timeout(BEHIND, self.writer.reaches(position)).await;
+        reached.map_err(|_elapsed| {
+            self.metrics.behind.inc();
+            Status::failed_precondition("this replica knows less than the proxy was sent before")
+        })
     }
 
     async fn reads_secrets(&self, identity: &Identity) -> Result<bool, Status> {
@@ -204,18 +244,18 @@ impl Sessions {
     }
 }
 
-/// Counts a connected proxy as long as it exists.
-struct Counted<'a>(&'a Metrics);
+/// Counts a proxy as long as it exists.
+struct Counted<'a>(&'a IntGauge);
 
 impl<'a> Counted<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connected.inc();
-        Self(metrics)
+    fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.connected.dec();
+        self.0.dec();
     }
 }

@@ -13,7 +13,7 @@ use weir_config::{
     wire::{
         discovery::Resource,
         google::Any,
-        resource::{Document, MESH_NAME, NotAnObject},
+        resource::{Document, NotAnObject},
     },
 };
 
@@ -25,35 +25,13 @@ pub struct Encoded {
     pub name: Arc<str>,
     /// Of the content: equal bodies have equal versions, on every replica and after a restart.
     pub version: Box<str>,
-    pub section: Section,
     /// The encoded [`Resource`].
     pub bytes: Bytes,
-}
-
-/// The part of a push a resource belongs to, in the order they are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Section {
-    Mesh,
-    Secret,
-    Object,
-}
-
-impl Section {
-    /// Where the resource called `name` belongs.
-    #[must_use]
-    pub fn of_name(name: &str) -> Self {
-        match name {
-            MESH_NAME => Self::Mesh,
-            _ if name.starts_with("/Secret/") => Self::Secret,
-            _ => Self::Object,
-        }
-    }
 }
 
 impl From<Resource> for Encoded {
     fn from(resource: Resource) -> Self {
         Self {
-            section: Section::of_name(&resource.name),
             bytes: resource.encode_to_vec().into(),
             name: resource.name.into(),
             version: resource.version.into(),

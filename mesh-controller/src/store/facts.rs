@@ -128,6 +128,32 @@ impl Credential {
 }
 
 impl Facts {
+    /// The labels of the proxies it is for, where it says that. An empty one asks for none.
+    #[must_use]
+    pub fn selector(&self) -> Option<&Labels> {
+        match self {
+            Self::Gateway { selector, .. } => Some(selector),
+            Self::Service { selector, .. } => Some(selector),
+            Self::ServiceEntry { selector, .. } => selector.as_deref(),
+            Self::DestinationRule { selector, .. }
+            | Self::Policy { selector }
+            | Self::Sidecar { selector, .. } => selector.as_ref(),
+            Self::VirtualService { .. }
+            | Self::WorkloadEntry { .. }
+            | Self::EndpointSlice { .. }
+            | Self::Material
+            | Self::Unused => None,
+        }
+    }
+
+    /// Whether it tells the same proxies apart as the `other`. Which Services do, depends on Sidecars.
+    pub(super) fn tells_apart_like(&self, other: &Self) -> bool {
+        match self {
+            Self::Sidecar { .. } | Self::ServiceEntry { selector: Some(_), .. } => self == other,
+            _ => self.selector() == other.selector(),
+        }
+    }
+
     #[must_use]
     pub fn of(object: &Object, domain: &str) -> Self {
         let namespace = &object.metadata.namespace;

@@ -17,18 +17,23 @@ mod facts;
 mod imports;
 mod link;
 mod mesh;
+mod position;
 mod written;
 
-use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
+use self::{endpoints::Endpoints, mesh::MeshConfigMaps, position::Reaches};
 pub use self::{
     endpoints::{Locality, Pod},
-    entry::{Encoded, Entry, Section, Unusable, generation},
+    entry::{Encoded, Entry, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels},
     imports::Imports,
     link::Link,
     mesh::Mesh,
+    position::{InvalidPosition, Position},
     written::{ACCEPTED, Condition, PROGRAMMED, Written},
 };
+
+/// Every cluster has it from its beginning, so its UID is taken for the cluster's.
+const OLDEST_NAMESPACE: &str = "kube-system";
 
 /// What the watches report.
 #[derive(Debug)]
@@ -51,6 +56,19 @@ pub enum Change {
     Namespace {
         name: Arc<str>,
         labels: Option<Labels>,
+        uid: Arc<str>,
+    },
+    /// All objects of a kind are told, as of `version`; the newest was changed with `changed`.
+    Listed {
+        kind: &'static str,
+        version: u64,
+        changed: u64,
+    },
+    /// A kind was watched up to this version, at which something changed or not.
+    Watched {
+        kind: &'static str,
+        version: u64,
+        is_change: bool,
     },
     /// The text under `mesh` in a ConfigMap that may hold the mesh configuration.
     MeshConfig {
@@ -75,6 +93,25 @@ pub struct Dirty {
     pub mesh: bool,
     /// What is visible to whom may have changed for every object.
     pub visibility: bool,
+    /// Where selectors came, went or changed: of which kind, in which namespace.
+    pub selectors: BTreeSet<(Kind, Arc<str>)>,
+}
+
+impl Dirty {
+    /// An object became another, or came (`old` is none) or went.
+    fn object(&mut self, key: &ObjectKey, old: Option<&Entry>, new: Option<&Entry>) {
+        let is_same = match (old, new) {
+            (Some(old), Some(new)) => old.facts.tells_apart_like(&new.facts),
+            (Some(entry), None) | (None, Some(entry)) => {
+                entry.facts.selector().is_none() && key.kind != Kind::Sidecar
+            }
+            (None, None) => true,
+        };
+        if !is_same {
+            self.selectors.insert((key.kind, Arc::clone(&key.namespace)));
+        }
+        self.objects.insert(key.clone());
+    }
 }
 
 /// The objects in force.
@@ -89,6 +126,7 @@ pub struct Store {
     namespaces: BTreeMap<Arc<str>, Labels>,
     mesh_config_maps: MeshConfigMaps,
     mesh: Mesh,
+    reaches: Reaches,
 }
 
 impl Store {
@@ -106,7 +144,20 @@ impl Store {
             namespaces: BTreeMap::new(),
             mesh_config_maps,
             mesh,
+            reaches: Reaches::default(),
         }
+    }
+
+    /// Up to where in the history of Kubernetes everything is that is known.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.reaches.position()
+    }
+
+    /// Whether everything up to `position` is known.
+    #[must_use]
+    pub fn includes(&self, position: &Position) -> bool {
+        self.reaches.include(position)
     }
 
     #[must_use]
@@ -219,7 +270,7 @@ impl Store {
                 self.unreadable.remove(&key);
                 if let Some(old) = self.entries.remove(&key) {
                     self.unlink(&old);
-                    dirty.objects.insert(key);
+                    dirty.object(&key, Some(&old), None);
                 } else if self.mesh_config_maps.remove(&key) {
                     self.refresh_mesh(dirty);
                 }
@@ -237,13 +288,22 @@ impl Store {
                     self.complete(slices, dirty);
                 }
             }
-            Change::Namespace { name, labels } => {
+            Change::Namespace { name, labels, uid } => {
+                if *name == *OLDEST_NAMESPACE && labels.is_some() {
+                    self.reaches.set_history(uid);
+                }
                 let before = self.discovers(&name);
                 match labels {
                     Some(labels) => self.namespaces.insert(Arc::clone(&name), labels),
                     None => self.namespaces.remove(&name),
                 };
                 dirty.visibility |= self.discovers(&name) != before;
+            }
+            Change::Listed { kind, version, changed } => {
+                self.reaches.listed(kind, version, changed);
+            }
+            Change::Watched { kind, version, is_change } => {
+                self.reaches.watched(kind, version, is_change);
             }
             Change::MeshConfig { key, text } => {
                 if self.mesh_config_maps.insert(&key, text) {
@@ -256,14 +316,13 @@ impl Store {
     fn upsert(&mut self, entry: Entry, dirty: &mut Dirty) {
         self.unreadable.remove(&entry.key);
         let entry = Arc::new(entry);
-        if let Some(old) = self.entries.insert(entry.key.clone(), Arc::clone(&entry)) {
-            self.unlink(&old);
-        }
+        let old = self.entries.insert(entry.key.clone(), Arc::clone(&entry));
+        old.iter().for_each(|old| self.unlink(old));
         for link in entry.answers() {
             self.index.insert((link, entry.key.clone()));
         }
         self.endpoints.link(&entry);
-        dirty.objects.insert(entry.key.clone());
+        dirty.object(&entry.key, old.as_deref(), Some(&entry));
     }
 
     fn unlink(&mut self, old: &Entry) {

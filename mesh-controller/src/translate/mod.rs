@@ -2,4 +2,4 @@
 
 mod scope;
 
-pub use self::scope::{Audience, Delta, ProxyType, Scope};
+pub use self::scope::{Audience, Delta, Distinctive, ProxyType, Scope, Selectable};

@@ -52,7 +52,9 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
             return Change::Node { name, locality: Some(locality) };
         }
         WatchedKind::Namespace => {
-            return Change::Namespace { name, labels: Some(labels(&object)) };
+            let uid = object.get("metadata").and_then(|metadata| metadata.get("uid")?.as_str());
+            let uid = uid.unwrap_or_default().into();
+            return Change::Namespace { name, labels: Some(labels(&object)), uid };
         }
         WatchedKind::Object(kind) => kind,
     };
@@ -97,7 +99,7 @@ pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
     match watched.kind {
         WatchedKind::Pod => Change::Pod { namespace, name, pod: None },
         WatchedKind::Node => Change::Node { name, locality: None },
-        WatchedKind::Namespace => Change::Namespace { name, labels: None },
+        WatchedKind::Namespace => Change::Namespace { name, labels: None, uid: Arc::default() },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
     }
 }

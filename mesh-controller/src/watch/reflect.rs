@@ -160,11 +160,13 @@ impl Reflector {
     async fn list(&self, state: &mut State) -> Result<(), Error> {
         let mut listed: HashSet<Box<str>, FxBuildHasher> = HashSet::default();
         let mut next: Option<String> = None;
+        let mut changed = 0;
         let position = loop {
             let page = self.page(state, next.as_deref()).await?;
             state.reject_older(&page.version, self.timing.doubt)?;
             let mut batch = Vec::with_capacity(page.items.len());
             for object in page.items {
+                changed = changed.max(number(Identity::of(&object).resource_version));
                 let (name, change) = self.read(&mut state.known, object);
                 listed.insert(name);
                 batch.extend(change);
@@ -176,6 +178,9 @@ impl Reflector {
             }
         };
         self.remove_missing(state, |name| listed.contains(name)).await;
+        // What is missing may be kept in doubt: then everything up to here is known all the same.
+        let (kind, version) = (self.watched.kind.name(), number(&position));
+        self.send(vec![Change::Listed { kind, version, changed }]).await;
         state.after_failure = false;
         state.position = Some(position);
         Ok(())
@@ -249,25 +254,24 @@ impl Reflector {
             let event =
                 event.unwrap_or_else(|_| Err(anyhow::anyhow!("the watch is silent").into()))?;
             let Some(event) = event else { return Ok(()) };
-            let change = self.follow(state, event);
+            let changes = self.follow(state, event);
             state.after_failure = false;
-            if let Some(change) = change {
-                self.send(vec![change]).await;
-            }
+            self.send(changes).await;
         }
     }
 
-    /// The change an event is, if it is one.
-    fn follow(&self, state: &mut State, event: Event) -> Option<Change> {
+    /// The change an event is, if it is one, and how far the watch is with it.
+    fn follow(&self, state: &mut State, event: Event) -> Vec<Change> {
         let kind = self.watched.kind.name();
         let (Event::Upsert(object) | Event::Delete(object) | Event::Bookmark(object)) = &event;
         let identity = Identity::of(object);
+        let version = number(identity.resource_version);
         if !identity.resource_version.is_empty() {
             state.position = Some(identity.resource_version.to_owned());
-            let version = identity.resource_version.parse().unwrap_or_default();
             state.newest = state.newest.max(version);
         }
-        match event {
+        let is_change = !matches!(event, Event::Bookmark(_));
+        let change = match event {
             Event::Upsert(object) => {
                 self.metrics.watch_events.with_label_values(&[kind, "update"]).inc();
                 self.read(&mut state.known, object).1
@@ -278,7 +282,8 @@ impl Reflector {
                 is_known.then(|| reduce::remove(self.watched, identity.namespace, identity.name))
             }
             Event::Bookmark(_) => None,
-        }
+        };
+        change.into_iter().chain([Change::Watched { kind, version, is_change }]).collect()
     }
 
     /// The name of an object, and what is new about it.
@@ -312,6 +317,12 @@ impl Reflector {
             let _ = self.changes.send(batch).await;
         }
     }
+}
+
+/// Versions are numbers, by which the API server promises that they can be compared. Of anything else
+/// nothing is known.
+fn number(version: &str) -> u64 {
+    version.parse().unwrap_or_default()
 }
 
 fn name(identity: Identity<'_>) -> Box<str> {

@@ -20,10 +20,10 @@ use tonic_prost::ProstCodec;
 use weir_config::wire::{
     discovery::{
         DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-        MAX_MESSAGE_SIZE, Node,
+        MAX_MESSAGE_SIZE, Node, WHOLE_PUSHES,
     },
     google,
-    resource::{Document, Rejection, Rejections, SYNC_TYPE, TYPES},
+    resource::{Document, OBJECT_TYPE, Rejection, Rejections, SYNC_NAME, SYNC_TYPE, Sync, TYPES},
 };
 
 use crate::{controller::NAME, eventually::DEADLINE};
@@ -35,6 +35,10 @@ pub struct Hello {
     pub labels: Vec<(&'static str, &'static str)>,
     /// Versions by name.
     pub known: BTreeMap<String, String>,
+    /// Up to where that was told.
+    pub position: String,
+    /// Whether a push has to come as one response for each type, with an end, as it was at first.
+    pub in_parts: bool,
 }
 
 /// A connected proxy.
@@ -43,15 +47,17 @@ pub struct Proxy {
     responses: Streaming<DeltaDiscoveryResponse>,
     /// What it has: versions by name.
     pub versions: BTreeMap<String, String>,
+    /// Up to where that was told.
+    pub position: String,
     /// And the documents themselves.
     pub documents: BTreeMap<String, Value>,
 }
 
-/// All responses up to a Sync.
+/// All responses up to the end of the push.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Push {
     pub version: String,
-    /// In the order they came, without the Sync.
+    /// In the order they came, without the end.
     pub changed: Vec<String>,
     pub removed: Vec<String>,
     /// The responses: type and nonce.
@@ -77,12 +83,14 @@ impl Proxy {
         }
         for (index, type_url) in TYPES.iter().enumerate() {
             let request = DeltaDiscoveryRequest {
-                node: (index == 0).then(|| node(&hello.labels)),
+                node: (index == 0).then(|| node(&hello)),
                 type_url: (*type_url).to_owned(),
-                initial_resource_versions: if index == 2 {
-                    hello.known.clone()
-                } else {
-                    BTreeMap::new()
+                initial_resource_versions: match *type_url {
+                    OBJECT_TYPE => hello.known.clone(),
+                    SYNC_TYPE if !hello.position.is_empty() => {
+                        BTreeMap::from([(SYNC_NAME.to_owned(), hello.position.clone())])
+                    }
+                    _ => BTreeMap::new(),
                 },
                 ..DeltaDiscoveryRequest::default()
             };
@@ -96,7 +104,8 @@ impl Proxy {
             .await
             .expect("an answer in time")?
             .into_inner();
-        Ok(Self { requests, responses, versions: hello.known, documents: BTreeMap::new() })
+        let Hello { known: versions, position, .. } = hello;
+        Ok(Self { requests, responses, versions, position, documents: BTreeMap::new() })
     }
 
     /// The next push, which is not answered yet.
@@ -121,11 +130,12 @@ impl Proxy {
                 self.documents.remove(&name);
             }
             for resource in response.resources {
-                if response.type_url == SYNC_TYPE {
+                let body = resource.resource.expect("a body").value;
+                if resource.name == SYNC_NAME {
                     push.version = resource.version;
+                    self.position = Sync::decode(body).expect("an end").position;
                     continue;
                 }
-                let body = resource.resource.expect("a body").value;
                 let document = Document::decode(body).expect("a document");
                 let document = serde_json::from_slice(&document.json).expect("JSON");
                 self.documents.insert(resource.name.clone(), document);
@@ -160,8 +170,9 @@ impl Proxy {
     }
 
     fn answer(&self, push: &Push, mut error: Option<google::Status>) {
+        let is_whole = push.responses.len() == 1;
         for (type_url, nonce) in &push.responses {
-            let is_object = type_url.ends_with("Object");
+            let is_object = is_whole || type_url.ends_with("Object");
             let request = DeltaDiscoveryRequest {
                 type_url: type_url.clone(),
                 response_nonce: nonce.clone(),
@@ -181,14 +192,18 @@ pub async fn channel(port: u16, tls: &ClientConfig) -> Result<Channel, Status> {
     channel.map_err(|error| Status::unavailable(format!("{error:?}")))
 }
 
-fn node(labels: &[(&str, &str)]) -> Node {
-    let labels: Map<String, Value> =
-        labels.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+fn node(hello: &Hello) -> Node {
+    let labels: Map<String, Value> = hello
+        .labels
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
+        .collect();
     let metadata = Map::from_iter([("LABELS".to_owned(), Value::Object(labels))]);
     Node {
         id: "router~127.0.0.1~proxy.test~test.svc.cluster.local".to_owned(),
         metadata: Some(metadata.into()),
         user_agent_version: "test".to_owned(),
+        client_features: if hello.in_parts { vec![] } else { vec![WHOLE_PUSHES.to_owned()] },
         ..Node::default()
     }
 }

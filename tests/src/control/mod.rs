@@ -55,6 +55,10 @@ struct State {
     streams: Vec<Stream>,
     signed: Vec<Signed>,
     certificate_seconds: Option<i64>,
+    /// Where in time pushes are.
+    position: String,
+    /// Proxies that have something are told that this controller knows less.
+    is_behind: bool,
 }
 
 /// What was seen of one stream.
@@ -63,6 +67,8 @@ pub struct Stream {
     pub node: Node,
     /// Names and versions the proxy said it has.
     pub initial: BTreeMap<String, String>,
+    /// And where in time that is.
+    pub position: Option<String>,
     /// Names of the resources sent and of those removed, without the end of pushes.
     pub sent: Vec<String>,
     pub removed: Vec<String>,
@@ -154,6 +160,16 @@ impl Control {
         self.shared.lock().resources.retain(|(_, known), _| known != name);
         assert_ne!(self.shared.lock().resources.len(), before, "{name} is not there");
         self.shared.raise();
+    }
+
+    /// Says of the next pushes that they are up to there.
+    pub fn set_position(&self, position: &str) {
+        position.clone_into(&mut self.shared.lock().position);
+    }
+
+    /// Sends proxies away that say up to where they have been told, as one does that knows less.
+    pub fn set_behind(&self, is_behind: bool) {
+        self.shared.lock().is_behind = is_behind;
     }
 
     /// Ends a push although nothing changed.

@@ -115,6 +115,10 @@ async fn converse(
         stream.node = request.node.unwrap_or(stream.node);
         let type_url = known_type(&request.type_url);
         for (name, version) in request.initial_resource_versions {
+            if type_url == SYNC_TYPE {
+                stream.position = Some(version);
+                continue;
+            }
             stream.initial.insert(name.clone(), version.clone());
             held.insert((type_url, name), version);
         }
@@ -122,11 +126,18 @@ async fn converse(
             break;
         }
     }
-    let number = {
+    let (number, is_refused) = {
         let mut state = shared.lock();
+        let is_refused = state.is_behind && stream.position.is_some();
         state.streams.push(stream);
-        state.streams.len() - 1
+        (state.streams.len() - 1, is_refused)
     };
+    if is_refused {
+        let behind = Status::failed_precondition("this replica knows less");
+        // The proxy may be gone.
+        let _ = responses.send(Err(behind)).await;
+        return;
+    }
     tokio::join!(
         push(&shared, number, held, changed, responses),
         listen(&shared, number, requests),
@@ -168,6 +179,7 @@ fn push_of(
 ) -> Vec<DeltaDiscoveryResponse> {
     let Difference { mut put, mut removed } = difference;
     let mut state = shared.lock();
+    let state = &mut *state;
     let stream = &mut state.streams[number];
     let mut responses = Vec::new();
     for type_url in TYPES {
@@ -182,7 +194,8 @@ fn push_of(
             responses.push(response(type_url, Vec::new(), names));
         }
     }
-    responses.push(response(SYNC_TYPE, vec![Resource::sync(version.to_string())], Vec::new()));
+    let sync = Resource::sync_at(version.to_string(), state.position.clone());
+    responses.push(response(SYNC_TYPE, vec![sync], Vec::new()));
     responses
 }
 

@@ -130,12 +130,13 @@ impl AdsSource {
         for (name, resource) in saved.resources {
             self.held.put(name, resource.version);
         }
+        self.held.set_position(saved.sync.position);
         tracing::info!(
-            version = saved.version,
+            version = saved.sync.version,
             resources = self.held.len(),
             "starting with the copy on disk; the controller is asked for what changed since"
         );
-        self.status.restored(as_of, &saved.version);
+        self.status.restored(as_of, &saved.sync.version);
         Some(update)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use weir_config::wire::discovery::Node;
+use weir_config::wire::discovery::{Node, WHOLE_PUSHES};
 
 /// The pod this process runs in, or what stands for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +63,7 @@ impl Proxy {
             locality: None,
             user_agent_name: "weir-gateway".to_owned(),
             user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            client_features: vec![WHOLE_PUSHES.to_owned()],
         }
     }
 }

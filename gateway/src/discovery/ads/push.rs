@@ -6,7 +6,7 @@ use prost::Message;
 use weir_config::wire::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
     google::Status,
-    resource::{Rejection, Rejections, SYNC_TYPE, Sync, TYPES},
+    resource::{Rejection, Rejections, SYNC_NAME, SYNC_TYPE, Sync, TYPES, type_of_name},
 };
 
 /// `INVALID_ARGUMENT` of gRPC: what a proxy answers with to what it cannot use.
@@ -52,7 +52,8 @@ struct Received {
 /// A whole push.
 #[derive(Debug)]
 pub struct Complete {
-    pub version: String,
+    /// What it is called, and where it is in time.
+    pub sync: Sync,
     /// `None`: removed. The last word of the push on each name.
     pub changes: BTreeMap<Name, Option<Resource>>,
     pub unanswered: Unanswered,
@@ -68,29 +69,38 @@ impl Collected {
         let DeltaDiscoveryResponse { resources, type_url, nonce, removed_resources, .. } = response;
         let names = resources.iter().map(|resource| resource.name.clone()).collect();
         self.received.push(Received { type_url: type_url.clone(), nonce, names });
-        if type_url == SYNC_TYPE {
-            let sync = resources.into_iter().find_map(|resource| resource.resource)?;
-            let version = Sync::decode(sync.value).map(|sync| sync.version).unwrap_or_default();
-            let Self { changes, received } = std::mem::take(self);
-            return Some(Complete { version, changes, unanswered: Unanswered(received) });
+        let is_last = type_url == SYNC_TYPE;
+        let mut sync = None;
+        for resource in resources {
+            let body = resource.resource.as_ref();
+            if is_last && resource.name == SYNC_NAME {
+                sync = body.and_then(|body| Sync::decode(body.value.clone()).ok());
+                continue;
+            }
+            // The last response may bring what changed of all types.
+            let of = body.filter(|_| is_last).map_or(&*type_url, |body| &*body.type_url).to_owned();
+            self.put(&of, resource.name.clone(), Some(resource));
         }
-        let removed = removed_resources.into_iter().map(|name| (name, None));
-        let put = resources.into_iter().map(|resource| (resource.name.clone(), Some(resource)));
-        for (name, change) in put.chain(removed) {
-            match Name::new(&type_url, &name) {
-                Some(name) => {
-                    self.changes.insert(name, change);
-                }
-                None => {
-                    tracing::warn!(
-                        type_url,
-                        name,
-                        "a resource of a type nobody asked for, ignored"
-                    );
-                }
+        for name in removed_resources {
+            let of = if is_last { type_of_name(&name) } else { &type_url };
+            self.put(of, name, None);
+        }
+        is_last.then(|| {
+            let Self { changes, received } = std::mem::take(self);
+            let (sync, unanswered) = (sync.unwrap_or_default(), Unanswered(received));
+            Complete { sync, changes, unanswered }
+        })
+    }
+
+    fn put(&mut self, type_url: &str, name: String, change: Option<Resource>) {
+        match Name::new(type_url, &name) {
+            Some(name) => {
+                self.changes.insert(name, change);
+            }
+            None => {
+                tracing::warn!(type_url, name, "a resource of a type nobody asked for, ignored")
             }
         }
-        None
     }
 }
 
@@ -130,7 +140,10 @@ fn error_detail(rejections: Vec<Rejection>) -> Option<Status> {
 
 #[cfg(test)]
 mod tests {
-    use weir_config::wire::resource::{MESH_TYPE, OBJECT_TYPE};
+    use weir_config::wire::{
+        google::Any,
+        resource::{MESH_TYPE, OBJECT_TYPE, SECRET_TYPE},
+    };
 
     use super::*;
 
@@ -161,13 +174,45 @@ mod tests {
         assert!(collected.add(response(MESH_TYPE, "1", &["mesh"], &[])).is_none());
         assert!(collected.add(response(OBJECT_TYPE, "2", &["a", "b"], &["c"])).is_none());
         let push = collected.add(sync("3")).unwrap();
-        assert_eq!(push.version, "7");
+        assert_eq!(push.sync.version, "7");
         let changes: Vec<_> =
             push.changes.iter().map(|(name, it)| (name.name.as_str(), it.is_some())).collect();
         assert_eq!(changes, [("mesh", true), ("a", true), ("b", true), ("c", false)]);
 
         let next = collected.add(sync("4")).unwrap();
         assert!(next.changes.is_empty(), "a push begins with nothing");
+    }
+
+    #[test]
+    fn a_push_of_every_type_may_be_one_response() {
+        let of = |type_url: &str, name: &str| Resource {
+            name: name.to_owned(),
+            resource: Some(Any { type_url: type_url.to_owned(), ..Any::default() }),
+            ..Resource::default()
+        };
+        let mut whole = sync("n");
+        whole.resources.insert(0, of(OBJECT_TYPE, "a"));
+        whole.resources.insert(1, of(SECRET_TYPE, "/Secret/ns/new"));
+        whole.resources.insert(2, of("type.googleapis.com/weir.config.v2.Later", "later"));
+        whole.removed_resources = ["/Secret/ns/old", "b"].map(str::to_owned).into();
+        let push = Collected::default().add(whole).unwrap();
+        assert_eq!(push.sync.version, "7");
+        let changes: Vec<_> = push.changes.iter().map(|(name, it)| (name, it.is_some())).collect();
+        let name = |type_url, name: &str| Name { type_url, name: name.to_owned() };
+        assert_eq!(
+            changes,
+            [
+                (&name(OBJECT_TYPE, "a"), true),
+                (&name(OBJECT_TYPE, "b"), false),
+                (&name(SECRET_TYPE, "/Secret/ns/new"), true),
+                (&name(SECRET_TYPE, "/Secret/ns/old"), false),
+            ]
+        );
+        let rejection = Rejection { resource_name: "a".to_owned(), message: "wrong".to_owned() };
+        let answers: Vec<_> = push.unanswered.answers(&[rejection]).collect();
+        let [answer] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((&*answer.type_url, &*answer.response_nonce), (SYNC_TYPE, "n"));
+        assert_eq!(answer.error_detail.as_ref().unwrap().message, "a: wrong");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use weir_config::wire::{
         DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse,
         MAX_MESSAGE_SIZE, Resource,
     },
-    resource::Rejection,
+    resource::{Rejection, Sync},
 };
 
 use super::{
@@ -42,6 +42,8 @@ enum End {
         token.display()
     )]
     NotAccepted { token: PathBuf, code: Code, message: String },
+    #[error("the controller knows less than what is in force here: {message}")]
+    Behind { message: String },
     #[error("the stream of the controller broke ({code:?}): {message}")]
     Broken { code: Code, message: String },
     #[error("the controller ended the stream")]
@@ -58,8 +60,10 @@ pub(super) async fn follow(mut source: AdsSource, pushes: mpsc::Sender<Push>) {
     let mut said = BTreeSet::new();
     loop {
         let Err(end) = source.session(&pushes, &mut backoff, &mut said).await;
-        if matches!(end, End::Unwanted) {
-            return;
+        match end {
+            End::Unwanted => return,
+            End::Behind { .. } => source.insist(),
+            _ => {}
         }
         let problem = format!("{:#}", anyhow::Error::from(end));
         if said.insert(problem.clone()) {
@@ -114,7 +118,7 @@ impl AdsSource {
         pushes: &mpsc::Sender<Push>,
         requests: &mpsc::Sender<DeltaDiscoveryRequest>,
     ) -> Result<(), End> {
-        let Complete { version, mut changes, unanswered } = push;
+        let Complete { sync, mut changes, unanswered } = push;
         if let Some(probation) = self.probation.take_if(|_| !changes.is_empty()) {
             // From here on it is not the copy alone.
             probation.passed();
@@ -129,12 +133,12 @@ impl AdsSource {
         pushes.send(push).await.map_err(|_closed| End::Unwanted)?;
         rejections.extend(answered.await.map_err(|_closed| End::Unwanted)?);
 
-        self.status.synced(&version, rejections.len());
+        self.status.synced(&sync.version, rejections.len());
         for answer in unanswered.answers(&rejections) {
             send(requests, answer).await?;
         }
-        tracing::debug!(version, changes = changes.len(), "a push is in force");
-        self.remember(version, changes, &rejections).await;
+        tracing::debug!(sync.version, changes = changes.len(), "a push is in force");
+        self.remember(sync, changes, &rejections).await;
         Ok(())
     }
 
@@ -161,10 +165,11 @@ impl AdsSource {
     /// Takes note of what is in force now, for the next stream and the next start.
     async fn remember(
         &mut self,
-        version: String,
+        sync: Sync,
         changes: BTreeMap<Name, Option<Resource>>,
         rejections: &[Rejection],
     ) {
+        self.held.set_position(sync.position.clone());
         let refused: BTreeSet<_> = rejections.iter().map(|it| it.resource_name.as_str()).collect();
         let mut put = Vec::new();
         let mut removed = Vec::new();
@@ -183,7 +188,7 @@ impl AdsSource {
         }
         let Some(mut copy) = self.copy.take() else { return };
         let write = tokio::task::spawn_blocking(move || {
-            let written = copy.write(&put, &removed, &version);
+            let written = copy.write(&put, &removed, &sync);
             (copy, written)
         });
         // A panic in there is a bug that was said; the copy is not continued.
@@ -201,12 +206,21 @@ impl AdsSource {
         }
     }
 
+    /// What is in force stays, unless it has to be taken that nobody will ever know as much again.
+    fn insist(&mut self) {
+        self.status.found_older();
+        if self.held.is_ahead(Instant::now()) {
+            tracing::warn!("no controller has known as much for minutes: what they know is taken");
+        }
+    }
+
     fn end(&self, status: &Status) -> End {
         let (code, message) = (status.code(), status.message().to_owned());
         match code {
             Code::Unauthenticated | Code::PermissionDenied => {
                 End::NotAccepted { token: self.control_plane.token.clone(), code, message }
             }
+            Code::FailedPrecondition => End::Behind { message },
             _ => End::Broken { code, message },
         }
     }

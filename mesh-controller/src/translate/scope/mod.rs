@@ -22,13 +22,17 @@ use weir_config::{
 
 use crate::store::{Encoded, Entry, Facts, Labels, Link, Store};
 
+mod labels;
 mod sidecar;
+
+pub use self::labels::{Distinctive, Selectable};
 
 /// For whom a scope is. Proxies that are equal in this share it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Audience {
     /// Of the service account that was authenticated.
     pub namespace: Arc<str>,
+    /// Those that tell proxies apart ([`Distinctive`]).
     pub labels: Arc<Labels>,
     /// The service account may read the Secrets of its namespace.
     pub reads_secrets: bool,
@@ -50,7 +54,7 @@ pub enum ProxyType {
 pub type Delta = BTreeMap<Arc<str>, Option<Arc<Encoded>>>;
 
 /// The objects for an [`Audience`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scope {
     audience: Audience,
     /// The Sidecar resource that limits what the workload knows.
@@ -78,6 +82,13 @@ impl Scope {
             Self { audience, sidecar, members: BTreeMap::new(), wants: BTreeMap::new() };
         scope.settle(store, scope.roots(store));
         scope
+    }
+
+    /// The same for proxies with other labels, which up to now nothing told apart from these.
+    #[must_use]
+    pub fn for_labels(&self, labels: Labels) -> Self {
+        let audience = Audience { labels: Arc::new(labels), ..self.audience.clone() };
+        Self { audience, ..self.clone() }
     }
 
     #[must_use]

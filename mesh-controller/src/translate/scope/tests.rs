@@ -518,3 +518,53 @@ fn a_destination_of_an_imported_virtual_service_comes_with_it() {
         ["Service/bank/pay", "DestinationRule/bank/pay", "VirtualService/shop/out"]
     );
 }
+
+/// The labels of a workload that count among `app: web`, `team: red` and `pod-template-hash: x`.
+fn distinctive(audience: &Audience, yaml: &str) -> Vec<String> {
+    let mut store = Store::new("istio-system", DOMAIN);
+    store.apply(changes(yaml));
+    let labels = [("app", "web"), ("team", "red"), ("pod-template-hash", "x")];
+    let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let among = Distinctive::of(&audience.into(), &store).among(&labels);
+    among.into_keys().collect()
+}
+
+#[test]
+fn labels_that_no_selector_asks_for_tell_nobody_apart() {
+    let policy = |kind: &str, namespace: &str, team: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: p, namespace: \
+             {namespace}}}\nspec: {{selector: {{matchLabels: {{team: {team}}}}}}}"
+        )
+    };
+    let (workload, gateway) = (workload("shop"), audience("shop"));
+    for (kind, namespace, team, for_workload, for_gateway) in [
+        ("AuthorizationPolicy", "shop", "red", true, true),
+        ("AuthorizationPolicy", "istio-system", "red", true, true),
+        ("RequestAuthentication", "shop", "red", true, true),
+        ("PeerAuthentication", "shop", "red", true, false),
+        ("AuthorizationPolicy", "bank", "red", false, false),
+        ("AuthorizationPolicy", "shop", "blue", false, false),
+    ] {
+        let policy = policy(kind, namespace, team);
+        let counts = |audience| distinctive(audience, &policy) == ["team"];
+        let found = (counts(&workload), counts(&gateway));
+        assert_eq!(found, (for_workload, for_gateway), "{policy}");
+    }
+    let gateway_of_others = SHOP.replace("istio: ingressgateway", "team: red");
+    assert_eq!(distinctive(&gateway, &gateway_of_others), ["app", "team"]);
+    assert_eq!(distinctive(&workload, &gateway_of_others), [""; 0]);
+    let own_only = Audience { own_gateways_only: true, ..gateway };
+    assert_eq!(distinctive(&own_only, &gateway_of_others), ["app"], "the Service in front of it");
+}
+
+#[test]
+fn which_service_a_workload_is_of_counts_where_a_sidecar_hides_it_from_others() {
+    let workload = workload("shop");
+    assert_eq!(distinctive(&workload, MESH), [""; 0]);
+    assert_eq!(distinctive(&workload, &format!("{MESH}---{WEB_ONLY}")), [""; 0]);
+    let other = WEB_ONLY.replace("'./*'", "'bank/*'");
+    assert_eq!(distinctive(&workload, &format!("{MESH}---{other}")), ["app"]);
+    let selecting = WEB_ONLY.replace("spec: {", "spec: {workloadSelector: {labels: {team: red}}, ");
+    assert_eq!(distinctive(&workload, &format!("{MESH}---{selecting}")), ["team"]);
+}

@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
-use weir_config::{wire::discovery::Resource, xxh64::xxh64};
+use weir_config::{
+    wire::{discovery::Resource, resource::Sync},
+    xxh64::xxh64,
+};
 
 use super::{
     super::push::Name,
@@ -30,7 +33,7 @@ pub(super) struct Extent {
 #[derive(Default)]
 pub(super) struct Journal {
     pub(super) committed: BTreeMap<Name, (Resource, Extent)>,
-    pub(super) version: String,
+    pub(super) sync: Sync,
     pub(super) as_of: Option<SystemTime>,
     /// Up to the last Commit; 0: there is none.
     pub(super) size: u64,
@@ -83,7 +86,7 @@ impl Journal {
                         };
                     }
                     self.as_of = Some(UNIX_EPOCH + Duration::from_secs(commit.unix_seconds));
-                    self.version = commit.version;
+                    self.sync = Sync { version: commit.version, position: commit.position };
                     self.size_before = std::mem::replace(&mut self.size, end);
                 }
                 Some(Kind::Owner(_)) => return Err(self.torn(offset)),
@@ -109,7 +112,7 @@ impl Journal {
         }
         format!(
             "is torn at byte {offset}; the last complete push before, {}, is used",
-            self.version
+            self.sync.version
         )
     }
 }

@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use weir_config::wire::discovery::Resource;
+use weir_config::wire::{discovery::Resource, resource::Sync};
 
 mod guard;
 mod journal;
@@ -70,8 +70,8 @@ pub struct Copy {
 #[derive(Debug, Default)]
 pub struct Saved {
     pub resources: Vec<(Name, Resource)>,
-    /// The push it ends with.
-    pub version: String,
+    /// The end of the push it ends with.
+    pub sync: Sync,
     /// When that was in force.
     pub as_of: Option<SystemTime>,
     /// What is to be said of the file.
@@ -154,7 +154,7 @@ impl Copy {
             suspects = all.beyond(&journal);
             // So that the next one goes back further, if it has to.
             let _ = file.set_len(journal.size);
-            let (names, version) = (names(&suspects), &all.version);
+            let (names, version) = (names(&suspects), &all.sync.version);
             read = Err(format!(
                 "those who took push {version} from here ended early; it is left out, and refused \
                  where it changed something: {names}"
@@ -172,7 +172,7 @@ impl Copy {
         let resources = journal.committed.into_iter();
         Saved {
             resources: resources.map(|(name, (resource, _))| (name, resource)).collect(),
-            version: journal.version,
+            sync: journal.sync,
             as_of: journal.as_of,
             problem: journal.problem,
             suspects,
@@ -180,7 +180,8 @@ impl Copy {
         }
     }
 
-    /// Writes down that `put` and no longer `removed` are in force since the push `version`.
+    /// Writes down that `put` and no longer `removed` are in force since the push that ended with
+    /// `sync`.
     ///
     /// # Errors
     /// It could not be written; it will be, with the next push.
@@ -188,7 +189,7 @@ impl Copy {
         &mut self,
         put: &[(Name, Resource)],
         removed: &[Name],
-        version: &str,
+        sync: &Sync,
     ) -> Result<(), Error> {
         for (name, resource) in put {
             self.push_put(name, resource);
@@ -196,7 +197,7 @@ impl Copy {
         for name in removed {
             self.push_remove(name);
         }
-        self.push(Kind::Commit(Commit::now(version)));
+        self.push(Kind::Commit(Commit::now(sync)));
         let flushed = self.flush();
         if flushed.is_err() {
             self.fold();
@@ -217,7 +218,7 @@ impl Copy {
             let Ok(()) = self.append_live(&mut bytes, *extent) else { return };
             live.insert(name.clone(), Extent { offset, length: extent.length });
         }
-        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(""));
+        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(&Sync::default()));
         append_frame(&mut bytes, Kind::Commit(commit));
         (self.unwritten, self.live, self.size, self.is_folded) = (bytes, live, 0, true);
     }
@@ -274,7 +275,7 @@ impl Copy {
             live.insert(name.clone(), Extent { offset, length: extent.length });
         }
         // The last Commit, whatever happened before it.
-        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(""));
+        let commit = self.last_unwritten_commit().unwrap_or_else(|| Commit::now(&Sync::default()));
         append_frame(&mut bytes, Kind::Commit(commit));
 
         let file = replace(&path, &new_path, &bytes)?;

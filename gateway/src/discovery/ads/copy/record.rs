@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use weir_config::wire::discovery::Resource;
+use weir_config::wire::{discovery::Resource, resource::Sync};
 
 use super::{Identity, Name};
 
@@ -57,6 +57,9 @@ pub(super) struct Commit {
     pub(super) version: String,
     #[prost(uint64, tag = "2")]
     pub(super) unix_seconds: u64,
+    /// As the controller said it.
+    #[prost(string, tag = "3")]
+    pub(super) position: String,
 }
 
 impl Owner {
@@ -81,8 +84,9 @@ impl Remove {
 }
 
 impl Commit {
-    pub(super) fn now(version: &str) -> Self {
+    pub(super) fn now(sync: &Sync) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { version: version.to_owned(), unix_seconds: now.as_secs() }
+        let Sync { version, position } = sync.clone();
+        Self { version, unix_seconds: now.as_secs(), position }
     }
 }

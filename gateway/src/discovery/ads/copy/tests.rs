@@ -26,6 +26,11 @@ fn object(name: &str, body: &str) -> (Name, Resource) {
     resource(OBJECT_TYPE, name, body)
 }
 
+/// The end of a push.
+fn sync(version: &str) -> Sync {
+    Sync { version: version.to_owned(), position: format!("place of {version}") }
+}
+
 fn open(dir: &TempDir) -> (Copy, Saved) {
     Copy::open(dir.path(), identity("edge")).unwrap()
 }
@@ -54,13 +59,13 @@ fn what_was_in_force_is_restored() {
     let (mut copy, saved) = open(&dir);
     assert!(saved.resources.is_empty() && saved.as_of.is_none() && saved.problem.is_none());
     let secret = resource(SECRET_TYPE, "a", "secret");
-    copy.write(&[object("a", "1"), object("b", "1"), secret], &[], "push 1").unwrap();
-    copy.write(&[object("a", "2")], &[object("b", "").0], "push 2").unwrap();
+    copy.write(&[object("a", "1"), object("b", "1"), secret], &[], &sync("push 1")).unwrap();
+    copy.write(&[object("a", "2")], &[object("b", "").0], &sync("push 2")).unwrap();
     drop(copy);
 
     let (_, saved) = open(&dir);
     assert_eq!(restored(&saved), pairs([("a", "2"), ("a", "secret")]), "types are kept apart");
-    assert_eq!(saved.version, "push 2");
+    assert_eq!(saved.sync, sync("push 2"));
     assert_eq!(saved.resources[0].1.version, "version of 2");
     let age = SystemTime::now().duration_since(saved.as_of.unwrap()).unwrap();
     assert!(age < Duration::from_secs(60), "{age:?}");
@@ -71,7 +76,7 @@ fn what_was_in_force_is_restored() {
 fn only_the_owner_may_read_it() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1")], &[], "1").unwrap();
+    copy.write(&[object("a", "1")], &[], &sync("1")).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&file_of(&dir)), 0o600);
 
@@ -88,9 +93,9 @@ fn only_the_owner_may_read_it() {
 fn a_torn_push_leaves_the_one_before_it() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1"), object("b", "1")], &[], "push 1").unwrap();
+    copy.write(&[object("a", "1"), object("b", "1")], &[], &sync("push 1")).unwrap();
     let whole = fs::metadata(file_of(&dir)).unwrap().len();
-    copy.write(&[object("a", "2")], &[object("b", "").0], "push 2").unwrap();
+    copy.write(&[object("a", "2")], &[object("b", "").0], &sync("push 2")).unwrap();
     let end = fs::metadata(file_of(&dir)).unwrap().len();
     drop(copy);
     let bytes = fs::read(file_of(&dir)).unwrap();
@@ -108,14 +113,14 @@ fn a_torn_push_leaves_the_one_before_it() {
 fn what_follows_a_torn_push_is_found_again() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1")], &[], "push 1").unwrap();
-    copy.write(&[object("a", "torn"), object("c", "torn")], &[], "push 2").unwrap();
+    copy.write(&[object("a", "1")], &[], &sync("push 1")).unwrap();
+    copy.write(&[object("a", "torn"), object("c", "torn")], &[], &sync("push 2")).unwrap();
     drop(copy);
     let bytes = fs::read(file_of(&dir)).unwrap();
     fs::write(file_of(&dir), &bytes[..bytes.len() - 3]).unwrap();
 
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("b", "1")], &[], "push 3").unwrap();
+    copy.write(&[object("b", "1")], &[], &sync("push 3")).unwrap();
     drop(copy);
     let (_, saved) = open(&dir);
     assert_eq!(restored(&saved), pairs([("a", "1"), ("b", "1")]));
@@ -126,7 +131,7 @@ fn what_follows_a_torn_push_is_found_again() {
 fn a_changed_byte_is_found() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1")], &[], "push 1").unwrap();
+    copy.write(&[object("a", "1")], &[], &sync("push 1")).unwrap();
     drop(copy);
     let bytes = fs::read(file_of(&dir)).unwrap();
     for at in 0..bytes.len() {
@@ -143,19 +148,19 @@ fn a_changed_byte_is_found() {
 fn a_foreign_file_is_said_not_used_and_replaced() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = Copy::open(dir.path(), identity("other")).unwrap();
-    copy.write(&[object("a", "of another")], &[], "1").unwrap();
+    copy.write(&[object("a", "of another")], &[], &sync("1")).unwrap();
     drop(copy);
     let (mut copy, saved) = open(&dir);
     assert!(saved.resources.is_empty());
     assert!(saved.problem.unwrap().contains("is the configuration of gateway in other"));
-    copy.write(&[object("b", "1")], &[], "1").unwrap();
+    copy.write(&[object("b", "1")], &[], &sync("1")).unwrap();
     drop(copy);
     assert_eq!(restored(&open(&dir).1), pairs([("b", "1")]));
 
     fs::write(file_of(&dir), "apiVersion: v1").unwrap();
     let (mut copy, saved) = open(&dir);
     assert!(saved.problem.unwrap().contains("is no copy of a configuration"));
-    copy.write(&[object("c", "1")], &[], "1").unwrap();
+    copy.write(&[object("c", "1")], &[], &sync("1")).unwrap();
     drop(copy);
     assert_eq!(restored(&open(&dir).1), pairs([("c", "1")]));
 }
@@ -165,16 +170,16 @@ fn the_file_stays_as_large_as_what_is_in_force() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
     let large = "x".repeat(10_000);
-    copy.write(&[object("kept", "1")], &[], "first").unwrap();
+    copy.write(&[object("kept", "1")], &[], &sync("first")).unwrap();
     for push in 0..1_000 {
         let body = format!("{push}{large}");
-        copy.write(&[object("changed", &body)], &[], &push.to_string()).unwrap();
+        copy.write(&[object("changed", &body)], &[], &sync(&push.to_string())).unwrap();
     }
     let size = fs::metadata(file_of(&dir)).unwrap().len();
     assert!(size < 2 * MIN_OUTDATED, "{size}");
     drop(copy);
     let (_, saved) = open(&dir);
-    assert_eq!(saved.version, "999");
+    assert_eq!(saved.sync, sync("999"));
     let changed = format!("999{large}");
     assert_eq!(restored(&saved), pairs([("changed", &changed), ("kept", "1")]));
 }
@@ -183,7 +188,7 @@ fn the_file_stays_as_large_as_what_is_in_force() {
 fn a_folder_serves_one_process() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1")], &[], "1").unwrap();
+    copy.write(&[object("a", "1")], &[], &sync("1")).unwrap();
     let error = Copy::open(dir.path(), identity("edge")).unwrap_err();
     assert!(matches!(error, Error::InUse { .. }), "{error}");
 }
@@ -192,17 +197,17 @@ fn a_folder_serves_one_process() {
 fn what_cannot_be_written_for_long_takes_no_more_memory_than_what_is_in_force() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("kept", "1")], &[], "1").unwrap();
+    copy.write(&[object("kept", "1")], &[], &sync("1")).unwrap();
     // Neither can the file be replaced, nor the one that is open be written any more.
     fs::create_dir_all(dir.path().join("last-good.new").join("in the way")).unwrap();
     copy.file = Some(File::open(file_of(&dir)).unwrap());
     let body = "x".repeat(10_000);
     for edition in 0..300 {
-        copy.write(&[object("a", &format!("{edition} {body}"))], &[], "2").unwrap_err();
+        copy.write(&[object("a", &format!("{edition} {body}"))], &[], &sync("2")).unwrap_err();
     }
     assert!(copy.unwritten.len() < 1_100_000, "{} bytes wait", copy.unwritten.len());
     fs::remove_dir_all(dir.path().join("last-good.new")).unwrap();
-    copy.write(&[object("b", "1")], &[], "3").unwrap();
+    copy.write(&[object("b", "1")], &[], &sync("3")).unwrap();
     drop(copy);
     let (_, saved) = open(&dir);
     let last = format!("299 {body}");
@@ -215,21 +220,21 @@ fn what_could_not_be_written_is_written_with_the_next_push() {
     let (mut copy, _) = open(&dir);
     // A folder of that name cannot be replaced by a file.
     fs::create_dir_all(file_of(&dir).join("in the way")).unwrap();
-    copy.write(&[object("a", "1")], &[], "1").unwrap_err();
+    copy.write(&[object("a", "1")], &[], &sync("1")).unwrap_err();
     fs::remove_dir_all(file_of(&dir)).unwrap();
-    copy.write(&[object("b", "1")], &[], "2").unwrap();
+    copy.write(&[object("b", "1")], &[], &sync("2")).unwrap();
     drop(copy);
     let (_, saved) = open(&dir);
     assert_eq!(restored(&saved), pairs([("a", "1"), ("b", "1")]));
-    assert_eq!(saved.version, "2");
+    assert_eq!(saved.sync.version, "2");
 }
 
 #[test]
 fn the_push_that_ended_others_early_is_left_out_and_named() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1"), object("b", "1")], &[], "push 1").unwrap();
-    copy.write(&[object("a", "2")], &[object("b", "").0], "push 2").unwrap();
+    copy.write(&[object("a", "1"), object("b", "1")], &[], &sync("push 1")).unwrap();
+    copy.write(&[object("a", "2")], &[object("b", "").0], &sync("push 2")).unwrap();
     drop(copy);
     let starts = dir.path().join("starts");
 
@@ -247,7 +252,7 @@ fn the_push_that_ended_others_early_is_left_out_and_named() {
         saved.suspects.iter().map(|(it, version)| (&*it.name, &**version)).collect();
     assert_eq!(suspects, [("a", "version of 2")]);
     assert!(saved.problem.unwrap().contains("push 2"), "it is said");
-    copy.write(&[object("c", "1")], &[], "push 3").unwrap();
+    copy.write(&[object("c", "1")], &[], &sync("push 3")).unwrap();
     // It ends in order, with all that it has.
     drop((copy, saved.probation));
     let (_, saved) = open(&dir);
@@ -259,8 +264,8 @@ fn the_push_that_ended_others_early_is_left_out_and_named() {
 fn one_push_after_the_other_is_left_out_until_none_is_there() {
     let dir = TempDir::new().unwrap();
     let (mut copy, _) = open(&dir);
-    copy.write(&[object("a", "1")], &[], "push 1").unwrap();
-    copy.write(&[object("a", "2")], &[], "push 2").unwrap();
+    copy.write(&[object("a", "1")], &[], &sync("push 1")).unwrap();
+    copy.write(&[object("a", "2")], &[], &sync("push 2")).unwrap();
     drop(copy);
     let starts = dir.path().join("starts");
     for left in [vec![("a".to_owned(), "1".to_owned())], Vec::new()] {
@@ -270,7 +275,7 @@ fn one_push_after_the_other_is_left_out_until_none_is_there() {
     assert!(!starts.exists(), "of nothing there is nothing to be careful about");
     let (mut copy, saved) = open(&dir);
     assert!(saved.resources.is_empty());
-    copy.write(&[object("b", "1")], &[], "push 3").unwrap();
+    copy.write(&[object("b", "1")], &[], &sync("push 3")).unwrap();
     drop(copy);
     assert_eq!(restored(&open(&dir).1), pairs([("b", "1")]));
 }
