@@ -58,6 +58,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Two have the same name.
+    #[expect(clippy::too_many_lines, reason = "a table, one row for each series")]
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| {
@@ -109,12 +110,9 @@ impl Metrics {
                 "Resources that proxies did not apply.",
                 &["type"],
             )?,
-            unauthenticated: register(
-                &registry,
-                IntCounter::new(
-                    "pilot_xds_unauthenticated_total",
-                    "Streams that were refused because of their credentials.",
-                )?,
+            unauthenticated: counter(
+                "pilot_xds_unauthenticated_total",
+                "Streams that were refused because of their credentials.",
             )?,
             convergence: histogram(
                 "pilot_proxy_convergence_time",
