@@ -143,18 +143,16 @@ impl Authority {
         alpn: &[&str],
         require_client: bool,
     ) -> ServerConfig {
-        let builder = ServerConfig::builder_with_provider(provider())
+        if !require_client {
+            return identity.server_config(alpn);
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider())
+            .build()
+            .expect("the root is usable");
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .expect("the provider has the default versions");
-        let builder = if require_client {
-            let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider())
-                .build()
-                .expect("the root is usable");
-            builder.with_client_cert_verifier(verifier)
-        } else {
-            builder.with_no_client_auth()
-        };
-        let mut config = builder
+            .expect("the provider has the default versions")
+            .with_client_cert_verifier(verifier)
             .with_single_cert(identity.chain(), identity.private_key())
             .expect("the key fits the certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -169,6 +167,20 @@ impl Authority {
 }
 
 impl Identity {
+    /// A server configuration that shows this, and asks nobody for a certificate.
+    #[must_use]
+    pub fn server_config(&self, alpn: &[&str]) -> ServerConfig {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the default versions");
+        let mut config = builder
+            .with_no_client_auth()
+            .with_single_cert(self.chain(), self.private_key())
+            .expect("the key fits the certificate");
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
+    }
+
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(self.certificate.as_bytes())
             .collect::<Result<_, _>>()

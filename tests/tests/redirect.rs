@@ -60,6 +60,7 @@ suite! {
     the_capability_to_administer_the_network_is_enough_and_is_asked_for,
     a_namespace_is_programmed_from_outside,
     a_validation_tells_whether_connections_are_captured,
+    rules_that_cannot_be_validated_are_not_left_behind,
 }
 
 /// Why there is nothing to compare rules with, or no kernel for them.
@@ -509,6 +510,22 @@ fn a_validation_tells_whether_connections_are_captured() {
     pod.init(&[]);
     let captured = init(&pod.pod, &["--skip-rule-apply", "--run-validation"]);
     assert!(captured.status.success(), "{}", text(&captured.stderr));
+}
+
+fn rules_that_cannot_be_validated_are_not_left_behind() {
+    let namespace = Namespace::new("pod");
+    let before = everything(&namespace);
+    // There is no way out of here, so that nothing comes to the rules either.
+    let validated = ["-m", "TPROXY", "--run-validation", "--probe-timeout", "1s"];
+    let refused = init(&namespace, &validated);
+    assert_eq!(refused.status.code(), Some(126), "{}", text(&refused.stderr));
+    assert_eq!(everything(&namespace), before);
+    // Somebody is in the proxy's place already.
+    namespace.answer(15001, |_| "somebody".into());
+    let refused = init(&namespace, &validated);
+    assert_eq!(refused.status.code(), Some(126));
+    assert!(text(&refused.stderr).contains("listen on port 15001"), "{}", text(&refused.stderr));
+    assert_eq!(everything(&namespace), before);
 }
 
 fn init(namespace: &Namespace, flags: &[&str]) -> Output {

@@ -27,7 +27,7 @@ pub use self::{
     netlink::Error,
     settings::{Dns, Groups, Interface, Invalid, Mode, Ports, Ranges, Settings, parse},
     table::Table,
-    validate::{ValidationError, validate},
+    validate::{StandIn, ValidationError},
 };
 
 /// The rules of these settings.

@@ -43,20 +43,35 @@ pub enum ValidationError {
     },
 }
 
-/// Takes the place of the proxy and calls somebody from outside the proxy's user: the call has to
-/// arrive, with its destination known.
-///
-/// # Errors
-/// When it does not.
-pub fn validate(settings: &Settings, probe: u16, within: Duration) -> Result<(), ValidationError> {
-    let port = settings.outbound_port;
-    let listener = listen(port).map_err(|source| ValidationError::Listen { port, source })?;
-    let to: Vec<_> = NOWHERE.iter().map(|address| SocketAddr::new(*address, probe)).collect();
-    // One family that is captured proves the rules; the other may have no route out.
-    if to.iter().any(|to| arrives(&listener, *to, within).unwrap_or(false)) {
-        return Ok(());
+/// Somebody in the place of the proxy, before there is one.
+#[derive(Debug)]
+pub struct StandIn {
+    listener: Socket,
+    port: u16,
+}
+
+impl StandIn {
+    /// # Errors
+    /// When the place is taken.
+    pub fn start(settings: &Settings) -> Result<Self, ValidationError> {
+        let port = settings.outbound_port;
+        let listener = listen(port).map_err(|source| ValidationError::Listen { port, source })?;
+        Ok(Self { listener, port })
     }
-    Err(ValidationError::NotCaptured { to: SocketAddr::new(NOWHERE[0], probe), port })
+
+    /// Calls somebody from outside the proxy's user: the call has to arrive, with its destination known.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn validate(&self, probe: u16, within: Duration) -> Result<(), ValidationError> {
+        let to: Vec<_> = NOWHERE.iter().map(|address| SocketAddr::new(*address, probe)).collect();
+        // One family that is captured proves the rules; the other may have no route out.
+        if to.iter().any(|to| arrives(&self.listener, *to, within).unwrap_or(false)) {
+            return Ok(());
+        }
+        let to = SocketAddr::new(NOWHERE[0], probe);
+        Err(ValidationError::NotCaptured { to, port: self.port })
+    }
 }
 
 fn listen(port: u16) -> io::Result<Socket> {

@@ -102,10 +102,10 @@ impl Echo {
         Self::start_service(Service::new(name), (Ipv4Addr::LOCALHOST, port).into()).await
     }
 
-    /// In clear text, on every address of a pod, which every answer names in `x-pod`.
-    pub async fn start_in_pod(name: &str, pod: &str, port: u16) -> Self {
+    /// In clear text, on that address of a pod, which every answer names in `x-pod`.
+    pub async fn start_in_pod(name: &str, pod: &str, address: SocketAddr) -> Self {
         let service = Service { pod: Some(header_value(pod)), ..Service::new(name) };
-        Self::start_service(service, (Ipv4Addr::UNSPECIFIED, port).into()).await
+        Self::start_service(service, address).await
     }
 
     async fn start_service(service: Service, address: SocketAddr) -> Self {

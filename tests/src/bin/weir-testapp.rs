@@ -1,5 +1,5 @@
 //! The application of the tests in a cluster: `backend::echo` in a pod. It tells which version it is
-//! (`VERSION`) and which pod answers (`POD_NAME`), listens on `PORT`, and ends as an application
+//! (`VERSION`) and which pod answers (`POD_NAME`), listens on `PORT` of `LISTEN`, and ends as an application
 //! should: on SIGTERM it serves for `GRACE_SECONDS` more, which is until nobody sends it new
 //! connections, then it lets every connection finish what it carries.
 //!
@@ -9,6 +9,7 @@
 use std::{
     env,
     io::{Write as _, stdout},
+    net::Ipv4Addr,
     time::Duration,
 };
 
@@ -31,12 +32,13 @@ const ROUND: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let port = number("PORT", 8080)?;
+    let ip = env::var("LISTEN").map_or(Ok(Ipv4Addr::UNSPECIFIED), |ip| ip.parse())?;
+    let address = (ip, number("PORT", 8080)?).into();
     let grace = number("GRACE_SECONDS", 2)?;
     let version = env::var("VERSION").unwrap_or_else(|_| "v1".into());
     let pod = env::var("POD_NAME").unwrap_or_default();
     let mut terminated = signal(SignalKind::terminate())?;
-    let echo = Echo::start_in_pod(&version, &pod, port).await;
+    let echo = Echo::start_in_pod(&version, &pod, address).await;
     let calls = env::var("CALLS").ok().map(|to| tokio::spawn(call(to)));
     terminated.recv().await;
     tokio::time::sleep(Duration::from_secs(grace.into())).await;

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod injected;
 pub mod shop;
 pub mod suite;
+pub mod webhook;
 pub mod weir;
 
 use std::{
@@ -207,6 +208,11 @@ impl Namespace<'_> {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster
     }
 
     /// Runs `kubectl` in it.

@@ -219,6 +219,18 @@ impl Pod {
         .await;
     }
 
+    /// Starts somebody else's proxy, with a configuration in which `${FOLDER}` is where the pod's files are.
+    pub fn start_other(&mut self, program: &str, arguments: &[&str], config: &str) {
+        let folder = self.folder.to_str().expect("UTF-8").to_owned();
+        let config = self.write("other.yaml", &config.replace("${FOLDER}", &folder));
+        let log = |name: &str| File::create(self.folder.join(name)).expect("make a log");
+        let mut command = Command::new(program);
+        command.arg("--config-path").arg(config).args(arguments);
+        command.stdin(Stdio::null()).stdout(log("stdout")).stderr(log("stderr"));
+        let child = self.enter(move || command.spawn().expect("start the other proxy"));
+        self.proxy = Some(child);
+    }
+
     /// Says something to the sidecar, as a hook of its container does.
     #[must_use]
     pub fn hook(&self, arguments: &[&str]) -> Output {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Parser as _;
-use weir_sidecar::redirect::{self, Dns, Settings};
+use weir_sidecar::redirect::{self, Dns, Settings, StandIn};
 
 use crate::arguments::{Action, Arguments, Environment};
 
@@ -52,6 +52,11 @@ fn act(arguments: &Arguments, settings: &Settings) -> ExitCode {
 }
 
 fn perform(arguments: &Arguments, settings: &Settings) -> ExitCode {
+    // First: what could not be validated afterwards is not programmed.
+    let stand_in = match arguments.run_validation.then(|| StandIn::start(settings)).transpose() {
+        Ok(stand_in) => stand_in,
+        Err(error) => return failed(&error, NOT_CAPTURED.into()),
+    };
     let done = match arguments.action() {
         Action::Apply => redirect::apply(settings),
         Action::Remove => redirect::remove(settings),
@@ -64,13 +69,23 @@ fn perform(arguments: &Arguments, settings: &Settings) -> ExitCode {
         Action::Apply | Action::Print => print(settings),
         Action::Remove | Action::Nothing => {}
     }
-    if !arguments.run_validation {
-        return ExitCode::SUCCESS;
-    }
+    let Some(stand_in) = stand_in else { return ExitCode::SUCCESS };
     let (port, within) = (arguments.iptables_probe_port, arguments.probe_timeout);
-    match redirect::validate(settings, port, within) {
+    match stand_in.validate(port, within) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, NOT_CAPTURED.into()),
+        Err(error) => {
+            if matches!(arguments.action(), Action::Apply) {
+                take_back(settings);
+            }
+            failed(&error, NOT_CAPTURED.into())
+        }
+    }
+}
+
+/// Rules that do not do what they should are worse than none: connections would end nowhere.
+fn take_back(settings: &Settings) {
+    if let Err(error) = redirect::remove(settings) {
+        failed(&error, NOT_CAPTURED.into());
     }
 }
 

@@ -58,8 +58,9 @@ var commands = map[string]func([]string) error{
 	"halt":       onMachine(func(m *machine.Machine, _ string) error { return m.Halt() }),
 
 	// What the processes of a cluster are.
-	machine.InitArgument: func(args []string) error { return machine.Init(args[0]) },
-	cluster.LoadBalancer: cluster.Balance,
+	machine.InitArgument:    func(args []string) error { return machine.Init(args[0]) },
+	cluster.LoadBalancer:    cluster.Balance,
+	cluster.NetworkPolicies: cluster.Enforce,
 	cluster.WatchArgument: func(args []string) error {
 		return cluster.WatchOwner(args[0], args[1])
 	},

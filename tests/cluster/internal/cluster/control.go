@@ -34,6 +34,7 @@ func (c *Cluster) credentials() error {
 		"kube-scheduler":          {Name: "system:kube-scheduler"},
 		"kube-proxy":              {Name: "system:kube-proxy"},
 		"load-balancer":           {Name: "load-balancer", Group: "system:masters"},
+		NetworkPolicies:           {Name: NetworkPolicies, Group: "system:masters"},
 	}
 	for number := 1; number <= c.Nodes; number++ {
 		identities[c.machineName(number)] = pki.Identity{

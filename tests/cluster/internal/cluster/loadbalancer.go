@@ -4,11 +4,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log"
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	core "k8s.io/api/core/v1"
@@ -17,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -34,8 +31,6 @@ type balancer struct {
 	informed informers.SharedInformerFactory
 	// routes that are set, by where they lead to.
 	routes map[netip.Prefix]netip.Addr
-	// changed holds one token while there is something to look at.
-	changed chan struct{}
 }
 
 // Balance runs until it fails.
@@ -51,7 +46,7 @@ func Balance(args []string) error {
 	if err != nil {
 		return err
 	}
-	b := &balancer{routes: map[netip.Prefix]netip.Addr{}, changed: make(chan struct{}, 1)}
+	b := &balancer{routes: map[netip.Prefix]netip.Addr{}}
 	if b.pool, err = netip.ParsePrefix(*pool); err != nil {
 		return err
 	}
@@ -62,39 +57,11 @@ func Balance(args []string) error {
 		return err
 	}
 	b.informed = informers.NewSharedInformerFactory(b.client, 0)
-	return b.run(context.Background())
-}
-
-func (b *balancer) run(ctx context.Context) error {
-	for _, informer := range []cache.SharedIndexInformer{
+	return follow(context.Background(), b.informed, b.reconcile,
 		b.informed.Core().V1().Services().Informer(),
 		b.informed.Core().V1().Nodes().Informer(),
 		b.informed.Discovery().V1().EndpointSlices().Informer(),
-	} {
-		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { b.wake() },
-			UpdateFunc: func(any, any) { b.wake() },
-			DeleteFunc: func(any) { b.wake() },
-		}); err != nil {
-			return err
-		}
-	}
-	b.informed.Start(ctx.Done())
-	b.informed.WaitForCacheSync(ctx.Done())
-	for range b.changed {
-		if err := b.reconcile(ctx); err != nil {
-			log.Printf("%v; trying again", err)
-			time.AfterFunc(time.Second, b.wake)
-		}
-	}
-	return nil
-}
-
-func (b *balancer) wake() {
-	select {
-	case b.changed <- struct{}{}:
-	default:
-	}
+	)
 }
 
 func (b *balancer) reconcile(ctx context.Context) error {

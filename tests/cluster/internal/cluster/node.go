@@ -126,8 +126,13 @@ func (c *Cluster) startNode(ctx context.Context, node *machine.Machine, number i
 	}}); err != nil {
 		return err
 	}
-	return node.Start(machine.Program{Name: "kube-proxy", Args: []string{
+	if err := node.Start(machine.Program{Name: "kube-proxy", Args: []string{
 		"--config=" + folder + "/kube-proxy.yaml",
+	}}); err != nil {
+		return err
+	}
+	return node.Start(machine.Program{Name: NetworkPolicies, Args: []string{
+		"--kubeconfig=" + c.conf(NetworkPolicies+".kubeconfig"),
 	}})
 }
 

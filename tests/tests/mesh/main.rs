@@ -10,7 +10,7 @@ use tokio::{
     sync::{OnceCell, RwLock},
 };
 use weir_tests::{
-    client::http::Request,
+    client::{http::Request, tools},
     cluster::{
         Cluster, Namespace, app,
         injected::{APP_PORT, manifest},
@@ -19,6 +19,12 @@ use weir_tests::{
     },
     eventually::{eventually, eventually_eq},
 };
+
+mod injection;
+mod reached;
+
+use injection::*;
+use reached::*;
 
 weir_tests::cluster_suite! {
     nodes: 1;
@@ -31,6 +37,12 @@ weir_tests::cluster_suite! {
     no_call_fails_while_the_called_is_rolled_out_and_the_caller_ends,
     what_nobody_knows_is_refused_where_only_the_registry_is_reached,
     a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason,
+    an_injected_pod_stays_as_it_is_and_what_others_add_is_treated_alike,
+    pod_security_takes_what_programs_no_rules_and_names_what_does,
+    an_annotation_without_meaning_refuses_the_pod_and_says_which,
+    a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why,
+    an_application_on_loopback_is_reached_where_a_sidecar_resource_says_so,
+    a_pod_of_a_headless_service_that_is_replaced_is_found_again,
     a_sidecar_restarts_without_a_controller,
 }
 
@@ -232,18 +244,32 @@ async fn who_may_call_is_decided_by_certificate_and_not_by_headers(cluster: Arc<
     .await;
 }
 
+/// A container that calls the mesh once.
+fn calling(list: &str, name: &str) -> String {
+    let image = app::IMAGE;
+    format!(
+        "{list}:\n      - {{ name: {name}, image: {image}, imagePullPolicy: Never,\n          \
+         command: [curl, --fail, --silent, 'http://pay/'] }}\n      "
+    )
+}
+
 async fn a_job_completes(cluster: Arc<Cluster>) {
     let _controller = CONTROLLER.read().await;
     let shop = shop(&cluster).await;
     shop.apply(&format!(
         "apiVersion: batch/v1\nkind: Job\nmetadata: {{ name: bill }}\nspec:\n  backoffLimit: 0\n  \
-         template:\n    spec:\n      restartPolicy: Never\n      containers:\n      \
-         - {{ name: app, image: {}, imagePullPolicy: Never,\n          \
-         command: [curl, --fail, --silent, 'http://pay/'] }}\n",
-        app::IMAGE
+         template:\n    spec:\n      restartPolicy: Never\n      {}{}",
+        calling("initContainers", "before"),
+        calling("containers", "app"),
     ))
     .await;
     shop.wait("job/bill", "condition=Complete").await;
+    // The one that runs before the application has the mesh too.
+    for container in ["before", "app"] {
+        let log = ["logs", "job/bill", &format!("--container={container}")];
+        let answer = shop.kubectl(&log).await;
+        assert!(answer.contains(&format!("URI={}", identity("shop", "default"))), "{answer}");
+    }
 }
 
 async fn the_example_does_what_its_readme_says(cluster: Arc<Cluster>) {

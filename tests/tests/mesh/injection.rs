@@ -1,0 +1,185 @@
+//! What the API server makes of pods: who is changed how, and who is refused.
+
+use weir_tests::binaries;
+
+use super::*;
+
+/// A pod of an application that is asked whether it lives.
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "app", "image": app::IMAGE, "imagePullPolicy": "Never",
+            "livenessProbe": {"httpGet": {"path": "/alive", "port": APP_PORT}}}]}})
+}
+
+/// What would be made of a pod.
+async fn admitted(namespace: &Namespace<'_>, pod: &Value) -> Result<Value, String> {
+    let create = ["--namespace", namespace.name(), "create", "--dry-run=server"];
+    let arguments = [&create[..], &["--output=json", "--filename=-"]].concat();
+    let output = namespace.cluster().try_kubectl(&arguments, &pod.to_string()).await;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    Ok(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+fn container<'p>(pod: &'p Value, name: &str) -> &'p Value {
+    let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+    let mut all = lists.into_iter().flatten().flatten();
+    all.find(|container| container["name"] == name).unwrap_or_else(|| panic!("no {name}: {pod}"))
+}
+
+pub async fn an_injected_pod_stays_as_it_is_and_what_others_add_is_treated_alike(
+    cluster: Arc<Cluster>,
+) {
+    let _controller = CONTROLLER.read().await;
+    mesh(&cluster).await;
+    let test = cluster.asking_for_sidecars("twice").await;
+    let mut asked = pod("web");
+    // The user's own wishes about the sidecar.
+    asked["spec"]["initContainers"] = json!([{"name": "istio-proxy", "image": "auto",
+        "resources": {"requests": {"cpu": "7m"}}, "securityContext": {"runAsUser": 1400}}]);
+    let once = admitted(&test, &asked).await.unwrap();
+    let mut again = once.clone();
+    for field in ["uid", "creationTimestamp", "resourceVersion", "generation"] {
+        again["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    again.as_object_mut().unwrap().remove("status");
+    let twice = admitted(&test, &again).await.unwrap();
+    assert_eq!(twice["spec"], once["spec"]);
+    for field in ["annotations", "labels"] {
+        assert_eq!(twice["metadata"][field], once["metadata"][field]);
+    }
+
+    let late = json!({"name": "late", "image": app::IMAGE,
+        "livenessProbe": {"httpGet": {"path": "/late", "port": 9090}}});
+    let _webhook = cluster.add_to_pods("somebody.weir.test/adds", late).await;
+    test.cluster().kubectl(&["label", "namespace", "twice", "somebody.weir.test/adds="]).await;
+    let pod = eventually("somebody else is asked too", async || {
+        let pod = admitted(&test, &asked).await.unwrap();
+        pod["spec"]["containers"].as_array().unwrap().get(1)?;
+        Some(pod)
+    })
+    .await;
+    let probe = &container(&pod, "late")["livenessProbe"]["httpGet"];
+    assert_eq!((&probe["path"], &probe["port"]), (&json!("/app-health/late/livez"), &json!(15020)));
+    let proxy = container(&pod, "istio-proxy");
+    let probers = proxy["env"].as_array().unwrap().iter();
+    let probers = probers.clone().find(|it| it["name"] == "ISTIO_KUBE_APP_PROBERS").unwrap();
+    let probers: Value = serde_json::from_str(probers["value"].as_str().unwrap()).unwrap();
+    assert_eq!(probers["/app-health/late/livez"]["httpGet"]["path"], "/late");
+    assert_eq!(probers["/app-health/app/livez"]["httpGet"]["path"], "/alive");
+    assert_eq!(proxy["resources"]["requests"]["cpu"], "7m");
+    assert_eq!(proxy["securityContext"]["runAsUser"], 1400);
+    // The rules know whose connections are the sidecar's.
+    let rules = container(&pod, "istio-init")["args"].to_string();
+    assert!(rules.contains("\"-u\",\"1400\""), "{rules}");
+    cluster.kubectl(&["delete", "mutatingwebhookconfiguration", "zz-somebody"]).await;
+}
+
+pub async fn pod_security_takes_what_programs_no_rules_and_names_what_does(cluster: Arc<Cluster>) {
+    let _controller = CONTROLLER.read().await;
+    mesh(&cluster).await;
+    let mut own = pod("web");
+    own["spec"]["securityContext"] = json!({"runAsNonRoot": true,
+        "seccompProfile": {"type": "RuntimeDefault"}});
+    own["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1000,
+        "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    for level in ["baseline", "restricted"] {
+        let test = cluster.asking_for_sidecars(level).await;
+        let enforce = format!("pod-security.kubernetes.io/enforce={level}");
+        cluster.kubectl(&["label", "namespace", level, &enforce]).await;
+        // The rules are programmed in the pod.
+        let told = admitted(&test, &own).await.unwrap_err();
+        assert!(told.contains(&format!("violates PodSecurity \"{level}:latest\"")), "{told}");
+        assert!(told.contains("\"istio-init\"") && told.contains("NET_ADMIN"), "{told}");
+        assert!(!told.contains("istio-proxy"), "the sidecar itself is no reason: {told}");
+        // Somebody else has programmed them.
+        let mut without = own.clone();
+        without["metadata"]["annotations"] = json!({"sidecar.istio.io/interceptionMode": "NONE"});
+        let pod = admitted(&test, &without).await.unwrap();
+        container(&pod, "istio-proxy");
+    }
+    injected_for_an_agent_on_the_node(&cluster, &own).await;
+}
+
+/// The form of pods where an agent on the node programs the rules.
+async fn injected_for_an_agent_on_the_node(cluster: &Cluster, pod: &Value) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web"}, "spec": {"template": {
+            "metadata": pod["metadata"], "spec": pod["spec"]}}});
+    let manifest = file("web.json", &deployment.to_string());
+    let config = file("inject.yaml", "cni: true\nimage: weir.test/weir-sidecar:dev\n");
+    let weirctl = binaries::built("weirctl").into_os_string().into_string().unwrap();
+    let arguments = ["kube-inject", "-f", &manifest, "--injectConfigFile", &config];
+    let printed = tools::stdout(&weirctl, arguments).await;
+    let injected: Value = serde_yaml::from_str(printed.split("---\n").next().unwrap()).unwrap();
+    let template = &injected["spec"]["template"];
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"],
+        "spec": template["spec"]});
+    pod["metadata"]["name"] = json!("web");
+    pod["metadata"].as_object_mut().unwrap().remove("creationTimestamp");
+    let restricted = cluster.namespace("agent").await;
+    let enforce = "pod-security.kubernetes.io/enforce=restricted";
+    cluster.kubectl(&["label", "namespace", "agent", enforce]).await;
+    let pod = admitted(&restricted, &pod).await.unwrap();
+    container(&pod, "istio-validation");
+    container(&pod, "istio-proxy");
+}
+
+pub async fn an_annotation_without_meaning_refuses_the_pod_and_says_which(cluster: Arc<Cluster>) {
+    let _controller = CONTROLLER.read().await;
+    mesh(&cluster).await;
+    let test = cluster.asking_for_sidecars("meaning").await;
+    let annotations = [
+        ("traffic.sidecar.istio.io/excludeOutboundPorts", "many", "\"many\" is not a port"),
+        ("traffic.sidecar.istio.io/includeInboundPorts", "70000", "\"70000\" is not a port"),
+        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/33", "not a range"),
+        ("traffic.sidecar.istio.io/includeOutboundIPRanges", "all", "\"all\" is not a range"),
+        ("sidecar.istio.io/interceptionMode", "TUNNEL", "REDIRECT, TPROXY or NONE"),
+        ("sidecar.istio.io/proxyCPU", "lots", "\"lots\" is not a quantity"),
+        ("status.sidecar.istio.io/port", "-1", "\"-1\" is not a port, or 0 for none"),
+        ("inject.istio.io/templates", "gate", "there is no template \"gate\""),
+    ];
+    for (name, value, reason) in annotations {
+        let mut wrong = pod("wrong");
+        wrong["metadata"]["annotations"] = json!({ (name): value });
+        let told = admitted(&test, &wrong).await.unwrap_err();
+        assert!(told.contains(reason), "{name}: {told}");
+        assert!(name.starts_with("inject") || told.contains(name), "{name}: {told}");
+    }
+}
+
+pub async fn a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why(cluster: Arc<Cluster>) {
+    let _controller = CONTROLLER.read().await;
+    mesh(&cluster).await;
+    let test = cluster.asking_for_sidecars("nowhere").await;
+    let mut lost = pod("lost");
+    lost["metadata"]["annotations"] = json!({"proxy.istio.io/config":
+        "discoveryAddress: nowhere.weir-system.svc:15012"});
+    test.apply(&lost.to_string()).await;
+    let reason = "nowhere.weir-system.svc";
+    eventually("the sidecar says why", async || {
+        let logs = ["--namespace", test.name(), "logs", "lost", "--container=istio-proxy"];
+        let output = cluster.try_kubectl(&logs, "").await;
+        String::from_utf8_lossy(&output.stdout).contains(reason).then_some(())
+    })
+    .await;
+    eventually("the kubelet says that it waits", async || {
+        let events = test.kubectl(&["get", "events", "--output", "yaml"]).await;
+        events.contains("Startup probe failed").then_some(())
+    })
+    .await;
+    let pod = test.get("pod/lost").await;
+    let conditions = pod["status"]["conditions"].as_array().unwrap().iter();
+    let ready = conditions.clone().find(|it| it["type"] == "Ready").unwrap();
+    assert_eq!(ready["status"], "False");
+    let application = &pod["status"]["containerStatuses"][0];
+    assert_eq!(application["state"]["waiting"]["reason"], "PodInitializing", "{application}");
+    test.kubectl(&["delete", "pod", "lost", "--now"]).await;
+}
