@@ -658,6 +658,69 @@ async fn the_application_is_told_whom_the_client_found() {
 }
 
 #[tokio::test]
+async fn clients_know_what_a_server_takes_and_hear_when_that_changes() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(5432, "hello\n");
+    let meshed_as = MESHED.replace("istio}", "istio, app: reviews}");
+    let services = service("reviews", REVIEWS, "80", (server.ip, 8080), &meshed_as)
+        + &service("db", RATINGS, "tcp 5432", (server.ip, 5432), &meshed_as);
+    let port_level = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {matchLabels: {app: reviews}}, portLevelMtls: {8080: {mode: DISABLE}}}
+---
+";
+    let strict = services + &peer_authentication("STRICT");
+    let but_one_port = format!("{strict}{port_level}");
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &but_one_port, &authority, SERVER).await;
+    meshed(&mut client, "client", &but_one_port, &authority, CLIENT).await;
+
+    // TLS would come through to the application, which speaks none.
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("URI="), "{answer}");
+    let mut greeting = [0; 6];
+    client.connect((RATINGS, 5432)).unwrap().read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello\n");
+
+    client.configure(&strict);
+    server.configure(&strict);
+    eventually("the client speaks TLS again", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={CLIENT}")).then_some(())
+    })
+    .await;
+
+    // What a rule says goes before what is known.
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec:
+  host: reviews
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, connectionPool: {tcp: {connectTimeout: 1s}}}
+---
+";
+    let in_spite = format!("{but_one_port}{rule}");
+    client.configure(&in_spite);
+    eventually("the client's rule is in force and the server speaks TLS", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={CLIENT}")).then_some(())
+    })
+    .await;
+    server.configure(&but_one_port);
+    eventually("the server does not", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.starts_with("HTTP/1.1 503 ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_under_load_without_a_failure() {
     let lan = Lan::new();
     let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));

@@ -132,8 +132,12 @@ impl Dirty {
                     *namespace == proxy.namespace || **namespace == *root || proxy.stands_alone;
             }
             Spec::PeerAuthentication(_) => {
-                let root = compiler.view.root_namespace();
-                self.inbound |= *namespace == proxy.namespace || **namespace == *root;
+                let is_of_mesh = **namespace == *compiler.view.root_namespace();
+                self.inbound |= *namespace == proxy.namespace || is_of_mesh;
+                // Whether clients speak TLS with these workloads.
+                let services = compiler.registry.services();
+                let services = services.filter(|it| is_of_mesh || it.namespace == *namespace);
+                self.endpoints.extend(services.map(|service| Arc::clone(&service.host)));
             }
             Spec::Sidecar(_) => {
                 let root = compiler.view.root_namespace();

@@ -23,6 +23,7 @@ mod finding;
 mod listener;
 mod members;
 mod mesh_tls;
+mod mtls;
 mod name;
 mod output;
 mod policy;

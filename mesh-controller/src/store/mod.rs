@@ -178,7 +178,11 @@ impl Store {
                 let entries = self.in_namespace(Kind::WorkloadEntry, namespace);
                 entries.map(|entry| entry.key.clone()).collect()
             }
-            Link::Routes(_) | Link::Host(_) | Link::Rules { .. } | Link::Endpoints { .. } => {
+            Link::Routes(_)
+            | Link::Host(_)
+            | Link::Rules { .. }
+            | Link::Endpoints { .. }
+            | Link::Peers(_) => {
                 let first = ObjectKey {
                     kind: Kind::Gateway,
                     namespace: Arc::default(),

@@ -24,6 +24,7 @@ use crate::{
     compile::{
         View,
         finding::Findings,
+        mtls::PeerPolicies,
         name::cluster_name,
         store::{Link, contains},
     },
@@ -46,13 +47,14 @@ pub(in crate::compile) fn compile(
     findings: &mut Findings,
 ) -> Vec<ClusterEndpoints> {
     let mut clusters = Vec::new();
+    let policies = PeerPolicies::of(view, &service.namespace);
     for port in &service.ports {
         let members = unique(members(view, service, port, findings));
         let mut add = |subset: &str, labels: &BTreeMap<String, String>| {
             let endpoints = members
                 .iter()
                 .filter(|member| contains(&member.labels, labels))
-                .map(Member::endpoint);
+                .map(|member| member.endpoint(&policies));
             clusters.push(ClusterEndpoints {
                 cluster: cluster_name(&service.host, port.number, subset),
                 endpoints: endpoints.collect(),
@@ -332,8 +334,15 @@ fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
 const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
 impl Member {
-    fn endpoint(&self) -> Endpoint {
-        let mesh_tls = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
+    /// It takes the mesh's TLS if its workload can, and does on this port.
+    fn endpoint(&self, policies: &PeerPolicies<'_>) -> Endpoint {
+        let is_able = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
+        let port = match &self.endpoint.address {
+            EndpointAddress::Ip(address) => Some(address.port()),
+            EndpointAddress::Dns { port, .. } => Some(*port),
+            EndpointAddress::Unix(_) => None,
+        };
+        let mesh_tls = is_able && policies.take_mtls(&self.labels, port);
         Endpoint { mesh_tls, ..self.endpoint.clone() }
     }
 

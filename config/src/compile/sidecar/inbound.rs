@@ -10,7 +10,6 @@ use std::{
 use super::{
     Made,
     catch_all::{listener, plain, tcp},
-    mtls::{Mode, Modes},
     scope,
 };
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
         cluster::own_service,
         finding::Findings,
         mesh_tls::{self, HTTP_ALPN, TCP_ALPN},
+        mtls::{Mode, Modes, PeerPolicies},
         name::{Age, resolve_host, service_host},
         route::mesh,
         store::contains,
@@ -57,7 +57,8 @@ struct Port {
 /// Everything about connections to the workload.
 pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made {
     let number = view.mesh.proxy_inbound_listen_port.filter(|&port| port != 0);
-    let mut inbound = Inbound { view, modes: Modes::of(view), made: Made::default() };
+    let modes = PeerPolicies::of(view, &view.proxy.namespace).modes(&view.proxy.labels);
+    let mut inbound = Inbound { view, modes, made: Made::default() };
     let listener = listener(INBOUND, number.unwrap_or(INBOUND_PORT), ListenerKind::Inbound);
     inbound.made.listeners.push(listener);
     let ports = ports(view, findings);
