@@ -602,6 +602,111 @@ spec: {egress: [{hosts: [\"~/*\"]}]}
         .await;
 }
 
+/// Whether a pod's sidecar has a series of `metric` with these labels.
+fn has_series(from: &Pod, pod: &Pod, metric: &str, labels: &[String]) -> Option<()> {
+    let metrics = from.try_http((pod.ip, 15090), "GET /stats/prometheus", "a")?;
+    let name = format!("{metric}{{");
+    let mut lines = metrics.lines().filter(|line| line.starts_with(&name));
+    lines.any(|line| labels.iter().all(|label| line.contains(label.as_str()))).then_some(())
+}
+
+#[tokio::test]
+async fn metrics_of_both_sides_name_both_workloads() {
+    let lan = Lan::new();
+    let (mut client, mut server, plain) = (lan.pod("client"), lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(5432, "hello\n");
+    let endpoint = "serviceAccount: reviews, \
+                    targetRef: {kind: Pod, namespace: shop, name: reviews-v2-6d4b-x7}, \
+                    labels: {security.istio.io/tlsMode: istio, app: reviews, version: v2, \
+                    pod-template-hash: 6d4b}";
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), endpoint)
+        + &service("db", RATINGS, "tcp 5432", (server.ip, 5432), endpoint)
+            .replace("selector: {app: db}", "selector: {app: reviews}");
+    let authority = Authority::new("mesh");
+    for (pod, uri, labels, workload) in [
+        (&mut server, SERVER, "app=reviews,version=v2", "reviews-v2"),
+        (&mut client, CLIENT, "app=client,version=v1", "client-v1"),
+    ] {
+        let identity = authority.workload(uri);
+        pod.start_sidecar(SidecarOptions {
+            labels,
+            config: &config,
+            identity: Some((&identity, &authority)),
+            environment: &[("ISTIO_META_WORKLOAD_NAME", workload)],
+            ..SidecarOptions::default()
+        })
+        .await;
+    }
+
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("peer-metadata"), "neither side's application is told: {answer}");
+    let mut stream = client.connect((RATINGS, 5432)).unwrap();
+    let mut greeting = [0; 6];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello\n");
+    stream.write_all(b"select").unwrap();
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"select");
+    drop(stream);
+
+    let of = |side: &str, values: [&str; 7]| {
+        let names = [
+            "workload",
+            "workload_namespace",
+            "principal",
+            "app",
+            "version",
+            "canonical_service",
+            "canonical_revision",
+        ];
+        let labels = names.into_iter().zip(values);
+        labels.map(|(name, value)| format!("{side}_{name}=\"{value}\"")).collect::<Vec<_>>()
+    };
+    let source = ["client-v1", "shop", CLIENT, "client", "v1", "client", "v1"];
+    let destination = ["reviews-v2", "shop", SERVER, "reviews", "v2", "reviews", "v2"];
+    let both = [of("source", source), of("destination", destination)].concat();
+    for (pod, reporter) in [(&client, "source"), (&server, "destination")] {
+        for (metric, service) in [
+            ("istio_requests_total", "reviews"),
+            ("istio_tcp_connections_opened_total", "db"),
+            ("istio_tcp_connections_closed_total", "db"),
+        ] {
+            let mut labels = both.clone();
+            labels.push(format!("reporter=\"{reporter}\""));
+            labels.push(format!("destination_service_name=\"{service}\""));
+            eventually(&format!("{metric} of the {reporter} has {labels:?}"), async || {
+                has_series(&plain, pod, metric, &labels)
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_believed_to_be_a_workload_without_its_certificate() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED);
+    meshed(&mut server, "reviews", &config, &Authority::new("mesh"), SERVER).await;
+    // {"WORKLOAD_NAME": "liar"}
+    let head = "GET / HTTP/1.1\r\nx-envoy-peer-metadata: ChcKDVdPUktMT0FEX05BTUUSBhoEbGlhcg==\r\n\
+                x-envoy-peer-metadata-id: sidecar~a~liar.shop~shop\r\nhost: reviews\r\n\
+                connection: close\r\n\r\n";
+    let answer = plain.exchange((server.ip, 8080), head.as_bytes()).unwrap();
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("peer-metadata"), "the application is not told: {answer}");
+    let unknown = ["source_workload=\"unknown\"".to_owned(), "response_code=\"200\"".to_owned()];
+    eventually("it is counted as of nobody", async || {
+        has_series(&plain, &server, "istio_requests_total", &unknown)
+    })
+    .await;
+    let metrics = plain.http((server.ip, 15090), "GET /stats/prometheus", "a");
+    assert!(!metrics.contains("liar"), "{metrics}");
+}
+
 /// Waits for requests with these labels in the metrics of a pod's sidecar.
 async fn counted(from: &Pod, pod: &Pod, labels: &[&str]) {
     eventually(&format!("requests are counted under {labels:?}"), async || {

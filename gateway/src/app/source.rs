@@ -173,8 +173,8 @@ async fn follow_files(
 
 /// Puts the workload's certificate in force, as it was issued last.
 async fn take_identity(applier: &mut Applier, issued: &mut watch::Receiver<Option<Arc<Workload>>>) {
-    let secret = issued.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-    applier.set_identity(secret).await;
+    let workload = issued.borrow_and_update().clone();
+    applier.set_identity(workload.as_deref()).await;
 }
 
 /// `has_mesh`: without a MeshConfig file the defaults of a gateway that stands alone are in force, not

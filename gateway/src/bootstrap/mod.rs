@@ -206,6 +206,10 @@ pub struct Bootstrap {
     pub source: ConfigSource,
     pub labels: BTreeMap<String, String>,
     pub namespace: String,
+    /// What metrics call it; `None`: as its labels say.
+    pub workload: Option<String>,
+    /// The pod.
+    pub instance: String,
     pub admin: SocketAddr,
     pub status: SocketAddr,
     /// At least 1.
@@ -241,6 +245,14 @@ impl Arguments {
 
 impl GatewayArguments {
     fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
+        let text = |name: &str| environment.find(name).map(str::to_owned);
+        let (workload, pod) = (text("ISTIO_META_WORKLOAD_NAME"), text("POD_NAME"));
+        let instance = pod.or_else(|| text("HOSTNAME")).unwrap_or_default();
+        let bootstrap = self.follow(environment)?;
+        Ok(Bootstrap { workload, instance, ..bootstrap })
+    }
+
+    fn follow(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
         let Self { config, discovery, proxy, process } = self;
         let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         if !config.is_empty() {
@@ -329,6 +341,8 @@ impl Bootstrap {
             source,
             labels,
             namespace,
+            workload: None,
+            instance: String::new(),
             admin,
             status,
             metrics,

@@ -237,7 +237,7 @@ impl ListenerState {
             },
             server_name,
             tls,
-            peer_workload: None,
+            peer: crate::connection::Peer::default(),
         })
     }
 }

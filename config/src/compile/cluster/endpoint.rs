@@ -307,18 +307,12 @@ fn workload(
     entry: &WorkloadEntry,
     labels: &BTreeMap<String, String>,
 ) -> Workload {
-    let label = |names: [&str; 2]| -> Arc<str> {
-        let value = names.iter().find_map(|name| labels.get(*name));
-        value.map(|value| value.as_str().into()).unwrap_or_default()
-    };
     let namespace = &owner.metadata.namespace;
     let account = &entry.service_account;
     Workload {
-        name: Arc::default(),
         namespace: Arc::clone(namespace),
-        app: label(["app", "app.kubernetes.io/name"]),
-        version: label(["version", "app.kubernetes.io/version"]),
         principal: principal(view, namespace, account),
+        ..Workload::labelled(|name| labels.get(name).map(String::as_str))
     }
 }
 
@@ -366,17 +360,39 @@ impl Member {
     ) {
         self.labels.clone_from(labels);
         let namespace = target.map(|target| target.namespace.as_str()).unwrap_or_default();
-        self.endpoint.workload.namespace = match namespace {
-            "" => Arc::clone(&object.metadata.namespace),
-            namespace => namespace.into(),
+        self.endpoint.workload = Workload {
+            name: target.map(|target| owner_name(target, labels).into()).unwrap_or_default(),
+            namespace: match namespace {
+                "" => Arc::clone(&object.metadata.namespace),
+                namespace => namespace.into(),
+            },
+            ..Workload::labelled(|name| labels.get(name).map(String::as_str))
         };
-        let label = |name: &str| -> Arc<str> {
-            let value = labels.get(name);
-            value.map(|value| value.as_str().into()).unwrap_or_default()
-        };
-        self.endpoint.workload.app = label("app");
-        self.endpoint.workload.version = label("version");
     }
+}
+
+/// What a pod is one of: a Deployment, StatefulSet, DaemonSet or Job, by what these do to names of pods. Its
+/// owner is not known here; a pod of none of them is a workload of its own.
+fn owner_name<'a>(target: &'a ObjectReference, labels: &'a BTreeMap<String, String>) -> &'a str {
+    let label = |name: &str| labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    if target.kind != "Pod" {
+        return "";
+    }
+    if let Some(said) = label("service.istio.io/workload-name") {
+        return said;
+    }
+    let name = target.name.as_str();
+    let without_suffix = name.rsplit_once('-').map_or(name, |(owner, _)| owner);
+    if let Some(hash) = label("pod-template-hash") {
+        let deployment = without_suffix.strip_suffix(hash).and_then(|it| it.strip_suffix('-'));
+        return deployment.unwrap_or(without_suffix);
+    }
+    if let Some(job) = label("batch.kubernetes.io/job-name") {
+        return job;
+    }
+    let is_of_set = label("statefulset.kubernetes.io/pod-name").is_some()
+        || label("controller-revision-hash").is_some();
+    if is_of_set { without_suffix } else { name }
 }
 
 /// An IP address, a `unix://` path, or a name to be resolved.

@@ -22,7 +22,7 @@ use crate::{
         ProxyKind, View,
         cluster::own_service,
         finding::Findings,
-        mesh_tls::{self, HTTP_ALPN, TCP_ALPN},
+        mesh_tls::{self, HTTP_ALPN, INBOUND_TCP_ALPN},
         mtls::{Mode, Modes, PeerPolicies},
         name::{Age, resolve_host, service_host},
         route::mesh,
@@ -284,8 +284,8 @@ impl Inbound<'_> {
         let http = NetworkFilter::Http { route_table };
         let bytes = tcp(cluster.clone());
         let own = match speaks {
-            Speaks::Http => (http.clone(), &HTTP_ALPN),
-            Speaks::Bytes | Speaks::Either => (bytes, &TCP_ALPN),
+            Speaks::Http => (http.clone(), &HTTP_ALPN[..]),
+            Speaks::Bytes | Speaks::Either => (bytes, &INBOUND_TCP_ALPN[..]),
         };
         let is_seen = speaks == Speaks::Either;
         let mut add = |begins: Beginning, alpn: Option<&[&str]>, network: &NetworkFilter| {
