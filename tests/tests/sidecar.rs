@@ -11,7 +11,7 @@ use std::{
 use weir_tests::{
     certs::Authority,
     eventually::eventually,
-    mesh::{Lan, Pod, SidecarOptions, Zone},
+    mesh::{Agent, Lan, Pod, Program, SidecarOptions, Zone},
 };
 
 const REVIEWS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -823,6 +823,81 @@ spec:
         answer.starts_with("HTTP/1.1 503 ").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_agents_certificate_goes_before_files_and_its_renewal_is_used_at_once() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED);
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &config, &authority, SERVER).await;
+
+    let socket = client.shared_folder().join("socket");
+    let agent = Agent::start(socket.clone(), &authority.workload(CLIENT), &authority);
+    let in_files = authority.workload("spiffe://cluster.local/ns/shop/sa/files");
+    client
+        .start_sidecar(SidecarOptions {
+            labels: "app=client",
+            config: &config,
+            identity: Some((&in_files, &authority)),
+            arguments: &["--identity-socket", socket.to_str().unwrap()],
+            ..SidecarOptions::default()
+        })
+        .await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+
+    // A certificate with the key of another: said, and not used.
+    let (mut mixed, other) = (authority.workload(CLIENT), authority.workload(CLIENT));
+    mixed.key = other.key;
+    agent.rotate(&mixed, &authority);
+    eventually("the agent hears of it", async || {
+        let refusals = agent.refusals();
+        refusals.iter().any(|it| it.contains("the private key does not belong")).then_some(())
+    })
+    .await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+
+    let renamed = "spiffe://cluster.local/ns/shop/sa/renamed";
+    agent.rotate(&authority.workload(renamed), &authority);
+    eventually("the new certificate is used", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={renamed}")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_programs_of_the_pod_are_given_its_certificate_and_every_new_one() {
+    let lan = Lan::new();
+    let mut pod = lan.pod("pod");
+    let authority = Authority::new("mesh");
+    let identity = authority.workload(CLIENT);
+    let socket = pod.shared_folder().join("socket");
+    // Left by a sidecar that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    pod.start_sidecar(SidecarOptions {
+        labels: "app=client",
+        identity: Some((&identity, &authority)),
+        arguments: &["--identity-socket", socket.to_str().unwrap()],
+        ..SidecarOptions::default()
+    })
+    .await;
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&socket).unwrap());
+    assert_eq!(mode & 0o777, 0o660, "its user's and group's, nobody else's");
+
+    let mut program = Program::connect(&socket).await;
+    let (given, roots) = program.next().await;
+    assert_eq!((given.certificate, given.key), (identity.certificate, identity.key));
+    assert_eq!(roots, authority.root());
+
+    let renewed = authority.workload(CLIENT);
+    pod.write_identity(&renewed, &authority);
+    let (given, _) = program.next().await;
+    assert_eq!((given.certificate, given.key), (renewed.certificate, renewed.key));
 }
 
 #[tokio::test]

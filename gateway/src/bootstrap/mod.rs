@@ -224,6 +224,8 @@ pub struct Bootstrap {
     pub metrics: Vec<SocketAddr>,
     /// With a folder as source: where somebody puts a certificate of the mesh.
     pub identity_files: Option<PathBuf>,
+    /// Where an agent gives out certificates, or where we do.
+    pub identity_socket: Option<PathBuf>,
     /// Of a sidecar: where the kubelet and Prometheus ask for the pod.
     pub agent: Option<SocketAddr>,
     pub application: Application,
@@ -248,8 +250,9 @@ impl GatewayArguments {
         let text = |name: &str| environment.find(name).map(str::to_owned);
         let (workload, pod) = (text("ISTIO_META_WORKLOAD_NAME"), text("POD_NAME"));
         let instance = pod.or_else(|| text("HOSTNAME")).unwrap_or_default();
+        let identity_socket = Some(self.discovery.identity_socket.clone());
         let bootstrap = self.follow(environment)?;
-        Ok(Bootstrap { workload, instance, ..bootstrap })
+        Ok(Bootstrap { workload, instance, identity_socket, ..bootstrap })
     }
 
     fn follow(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
@@ -353,6 +356,7 @@ impl Bootstrap {
             name_server,
             kind: ProxyKind::Gateway,
             identity_files: None,
+            identity_socket: None,
             agent: None,
             application: Application::default(),
             drain_delay: Duration::ZERO,
