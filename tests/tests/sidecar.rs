@@ -16,6 +16,7 @@ use weir_tests::{
 
 const REVIEWS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const RATINGS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 9);
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
 
@@ -898,6 +899,93 @@ async fn other_programs_of_the_pod_are_given_its_certificate_and_every_new_one()
     pod.write_identity(&renewed, &authority);
     let (given, _) = program.next().await;
     assert_eq!((given.certificate, given.key), (renewed.certificate, renewed.key));
+}
+
+#[tokio::test]
+async fn tls_of_the_mesh_passes_a_gateway_to_the_service_that_its_server_name_says() {
+    let lan = Lan::new();
+    let (mut client, mut gateway) = (lan.pod("client"), lan.pod("gateway"));
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    plain.serve_http(8080, "plain");
+    let east_west = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: east-west, namespace: istio-egress}
+spec:
+  selector: {istio: eastwestgateway}
+  servers:
+  - port: {number: 15443, name: tls, protocol: TLS}
+    tls: {mode: AUTO_PASSTHROUGH}
+    hosts: [\"shop/*.local\"]
+---
+";
+    let behind = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED)
+        // Whoever has no sidecar cannot end the TLS.
+        + &service("ratings", RATINGS, "80", (plain.ip, 8080), "")
+        + &service("hidden", NAME_SERVER, "80", (server.ip, 8080), MESHED)
+            .replacen("{name: hidden, namespace: shop}", "{name: hidden, namespace: shop, annotations: {networking.istio.io/exportTo: .}}", 1)
+        + &service("other", GATEWAY, "80", (server.ip, 8080), MESHED)
+            .replace("namespace: shop", "namespace: elsewhere");
+    let authority = Authority::new("mesh");
+    let identity = authority.workload("spiffe://cluster.local/ns/istio-egress/sa/gateway");
+    gateway
+        .start_gateway(SidecarOptions {
+            labels: "istio=eastwestgateway",
+            config: &(behind.clone() + east_west),
+            mesh: "accessLogFormat: \"<%REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER% %RESPONSE_FLAGS%>\\n\"",
+            identity: Some((&identity, &authority)),
+            ..SidecarOptions::default()
+        })
+        .await;
+    meshed(&mut server, "reviews", &behind, &authority, SERVER).await;
+
+    // Of another network: the gateway is where the service is.
+    let there = "labels: {security.istio.io/tlsMode: istio}";
+    let far = service("reviews", REVIEWS, "80", (gateway.ip, 15443), there);
+    meshed(&mut client, "client", &far, &authority, CLIENT).await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "to the end: {answer}");
+
+    let ask_for = |sni: &str| {
+        format!(
+            "{far}
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: shop}}
+spec: {{host: reviews, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, sni: {sni}}}}}}}
+"
+        )
+    };
+    for (sni, outcome) in [
+        ("outbound_.80_._.hidden.shop.svc.cluster.local", "- NR"),
+        ("outbound_.80_._.other.elsewhere.svc.cluster.local", "- NR"),
+        ("outbound_.81_._.reviews.shop.svc.cluster.local", "- NR"),
+        ("outbound_.80_.v9_.reviews.shop.svc.cluster.local", "- NR"),
+        ("reviews.shop.svc.cluster.local", "- NR"),
+        (
+            "outbound_.80_._.ratings.shop.svc.cluster.local",
+            "outbound_.80_._.ratings.shop.svc.cluster.local UH",
+        ),
+    ] {
+        client.configure(&ask_for(sni));
+        eventually(&format!("{sni} leads nowhere"), async || {
+            let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+            let line = format!("<{sni} {outcome}>");
+            (answer.starts_with("HTTP/1.1 503 ") && gateway.log().contains(&line)).then_some(())
+        })
+        .await;
+    }
+
+    // TLS that is not the mesh's, for a name that is.
+    let name = "outbound_.80_._.reviews.shop.svc.cluster.local";
+    let config = authority.client_config(Some(&identity), &["http/1.1"]);
+    assert_eq!(plain.try_https((gateway.ip, 15443), config, name), None);
+    eventually("the gateway has refused it", async || {
+        gateway.log().contains(&format!("<{name} - NR>")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

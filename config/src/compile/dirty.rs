@@ -36,6 +36,8 @@ pub(super) struct Dirty {
     /// By host.
     pub(super) endpoints: BTreeSet<Arc<str>>,
     pub(super) secrets: BTreeSet<SecretName>,
+    /// Servers lead to other services than before.
+    pub(super) auto_passthrough: bool,
     /// Of sidecars: hosts they connect to.
     pub(super) outbound: BTreeSet<Arc<str>>,
     /// Of sidecars: what their workload listens on.
@@ -47,8 +49,14 @@ pub(super) struct Dirty {
 impl Dirty {
     /// All units there are.
     pub(super) fn everything(compiler: &Compiler) -> Self {
-        let mut dirty =
-            Self { settings: true, policies: true, inbound: true, scope: true, ..Self::default() };
+        let mut dirty = Self {
+            settings: true,
+            policies: true,
+            inbound: true,
+            scope: true,
+            auto_passthrough: true,
+            ..Self::default()
+        };
         for object in compiler.view.store.objects() {
             dirty.mark_object(compiler, object);
         }

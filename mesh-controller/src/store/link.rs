@@ -7,7 +7,10 @@ use weir_config::{
     compile::reference::patterns,
 };
 
-use super::{Entry, Facts, facts::Labels};
+use super::{
+    Entry, Facts,
+    facts::{Labels, Passes},
+};
 
 /// Something one object asks for, and others answer to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +29,8 @@ pub enum Link {
     Workloads { namespace: Arc<str>, labels: Arc<Labels> },
     /// PeerAuthentications of this namespace.
     Peers(Arc<str>),
+    /// Services and ServiceEntries that a server leads to by what clients say.
+    Passes(Passes),
     /// This Secret or ConfigMap.
     Material(ObjectKey),
 }
@@ -66,8 +71,9 @@ impl Entry {
     pub fn wants(&self, namespace: &Arc<str>, root: &Arc<str>) -> Vec<Link> {
         let own = &self.key.namespace;
         match &self.facts {
-            Facts::Gateway { credentials, .. } => {
+            Facts::Gateway { credentials, passes, .. } => {
                 let mut wants = materials(credentials, namespace);
+                wants.extend(passes.iter().cloned().map(Link::Passes));
                 wants.push(Link::Routes(self.key.clone()));
                 wants
             }

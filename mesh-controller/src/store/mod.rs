@@ -23,7 +23,7 @@ use self::{endpoints::Endpoints, mesh::MeshConfigMaps};
 pub use self::{
     endpoints::{Locality, Pod},
     entry::{Encoded, Entry, Section, Unusable, generation},
-    facts::{Admits, Credential, Facts, Labels},
+    facts::{Admits, Credential, Facts, Labels, Passes},
     imports::Imports,
     link::Link,
     mesh::Mesh,
@@ -176,6 +176,10 @@ impl Store {
             Link::Material(key) => vec![key.clone()],
             Link::Workloads { namespace, .. } => {
                 let entries = self.in_namespace(Kind::WorkloadEntry, namespace);
+                entries.map(|entry| entry.key.clone()).collect()
+            }
+            Link::Passes(_) => {
+                let entries = self.of_kind(Kind::Service).chain(self.of_kind(Kind::ServiceEntry));
                 entries.map(|entry| entry.key.clone()).collect()
             }
             Link::Routes(_)

@@ -300,6 +300,7 @@ impl Inbound<'_> {
                 listener: ListenerName::new(INBOUND),
                 server_names: Arc::default(),
                 redirected: Some(RedirectMatch { address: None, port, begins }),
+                mesh_only: false,
                 tls: alpn.map(|alpn| mesh_tls::downstream(self.view, alpn, &[])),
                 network: network.clone(),
                 gateway: Arc::default(),

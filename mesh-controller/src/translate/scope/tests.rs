@@ -483,6 +483,30 @@ fn a_sidecar_gets_whatever_is_exported_to_its_namespace_and_no_gateways() {
 }
 
 #[test]
+fn a_server_that_passes_tls_on_brings_the_exported_services_of_its_hosts() {
+    let gateway = SHOP.split("---").next().unwrap();
+    let auto = gateway
+        .replace("mode: SIMPLE, credentialName: web-tls", "mode: AUTO_PASSTHROUGH")
+        .replace("hosts: ['*']", "hosts: ['bank/*.local', './*.local']");
+    let mut cluster = Cluster::new(MESH);
+    let given = cluster.apply(&auto);
+    for name in ["Service/bank/pay", "DestinationRule/bank/pay", "PeerAuthentication/bank/default"]
+    {
+        assert!(given.iter().any(|it| it == name), "{given:?}");
+    }
+    assert!(!given.iter().any(|it| it == "Service/shop/web"), "{given:?}");
+    let all = cluster.apply(&auto.replace("bank/*.local", "*.local"));
+    assert!(all.contains(&"EndpointSlice/shop/web-1".to_owned()), "{all:?}");
+    let hidden = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, annotations: {networking.istio.io/exportTo: .}}
+spec: {selector: {app: web}, ports: [{port: 80, name: http}]}
+";
+    assert!(cluster.apply(hidden).contains(&"-Service/shop/web".to_owned()));
+}
+
+#[test]
 fn whoever_calls_a_workload_knows_what_it_takes() {
     let policies = MESH.split("---").filter(|object| object.contains("PeerAuthentication"));
     let policies: Vec<&str> = policies.collect();
