@@ -1,6 +1,9 @@
 //! What is known of a downstream connection before its first request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use weir_config::model::{ListenerName, cluster::Workload};
 
@@ -33,8 +36,24 @@ pub struct ConnectionInfo {
     pub server_name: Option<Arc<str>>,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<TlsInfo>,
-    /// Of an inbound connection: what metrics call the client, as far as its certificate says.
-    pub peer_workload: Option<Arc<Workload>>,
+    pub peer: Peer,
+}
+
+/// What metrics call the client of an inbound connection. Nothing is decided by it.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// As far as its certificate says; `None`: it has none of the mesh.
+    pub identified: Option<Arc<Workload>>,
+    /// As it says itself, which it does once: before the first byte, or with its first request.
+    pub described: OnceLock<DescribedPeer>,
+}
+
+/// A client that said what workload it is.
+#[derive(Debug)]
+pub struct DescribedPeer {
+    pub workload: Arc<Workload>,
+    /// It counts on being told the same of us.
+    pub wants_answer: bool,
 }
 
 impl ConnectionInfo {
@@ -59,6 +78,13 @@ impl ConnectionInfo {
     #[must_use]
     pub fn local_uri(&self) -> Option<&str> {
         self.tls.as_ref().and_then(|tls| tls.local_uri.as_deref())
+    }
+
+    /// The client as metrics know it.
+    #[must_use]
+    pub fn peer_workload(&self) -> Option<&Arc<Workload>> {
+        let described = self.peer.described.get().map(|described| &described.workload);
+        described.or(self.peer.identified.as_ref())
     }
 
     #[must_use]

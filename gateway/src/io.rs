@@ -18,6 +18,10 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+mod exchanged;
+
+pub use exchanged::{Exchanged, Frame};
+
 /// Any stream the proxy reads from and writes to. An enum, so that the plain case costs a branch and
 /// TLS state is allocated only where there is TLS.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub enum Io {
     UnixClientTls(Box<tokio_rustls::client::TlsStream<UnixStream>>),
     /// Of which something was read to find out what it is. Boxed: few connections are looked at.
     Replayed(Box<Replayed>),
+    /// TLS between sidecars that say who they are before the first byte.
+    Exchanged(Box<Exchanged>),
 }
 
 /// A socket that is read after what was read from it before.
@@ -50,6 +56,7 @@ macro_rules! each {
             Io::ClientTls($io) => $body,
             Io::UnixClientTls($io) => $body,
             Io::Replayed($io) => $body,
+            Io::Exchanged($io) => $body,
         }
     };
 }
@@ -61,6 +68,7 @@ impl Io {
         match self {
             Self::ClientTls(io) => io.get_ref().1.alpn_protocol(),
             Self::UnixClientTls(io) => io.get_ref().1.alpn_protocol(),
+            Self::Exchanged(exchanged) => exchanged.io.alpn_protocol(),
             Self::Tcp(_)
             | Self::Unix(_)
             | Self::ServerTls(_)
@@ -184,6 +192,7 @@ impl AsFd for Io {
             Self::ClientTls(io) => io.get_ref().0.as_fd(),
             Self::UnixClientTls(io) => io.get_ref().0.as_fd(),
             Self::Replayed(replayed) => replayed.io.as_fd(),
+            Self::Exchanged(exchanged) => exchanged.io.as_fd(),
         }
     }
 }

@@ -373,6 +373,29 @@ async fn names_below_a_wildcard_are_looked_up_by_the_gateway() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_name_below_a_wildcard_is_known_to_the_gateway() {
+    let mut scene = Scene::new();
+    for name in ["a.example.org", "b.example.org"] {
+        scene.zone.set(name, &[SERVER.into()]);
+    }
+    let certificate = scene.public.server(&["*.example.org"]);
+    let tls = scene.public.server_config(&certificate, &[], false);
+    scene.internet.serve_https(443, "internet", tls);
+    scene.start("wildcard-mtls", "").await;
+    let Scene { client, other, gateway, public, .. } = &scene;
+
+    let config = public.client_config(None, &[]);
+    let answer = client.try_https((DEAD, 443), config.clone(), "a.example.org").unwrap();
+    assert!(answer.contains("name=internet\nsni=a.example.org\n"), "{answer}");
+    logged(gateway, &[CLIENT, "a.example.org outbound|443||*.example.org"]).await;
+    assert_eq!(client.try_https((DEAD, 443), config.clone(), "b.example.org"), None);
+    logged(gateway, &[CLIENT, "b.example.org outbound|443||*.example.org"]).await;
+    assert_eq!(other.try_https((DEAD, 443), config, "a.example.org"), None);
+    logged(gateway, &[OTHER, "a.example.org outbound|443||*.example.org"]).await;
+    scene.is_quiet();
+}
+
+#[tokio::test]
 async fn requests_to_names_below_a_wildcard_go_where_they_resolve_to_on_the_port_of_the_service() {
     let mut scene = Scene::new();
     scene.internet.serve_http(8080, "internet");

@@ -43,7 +43,7 @@ const GATEWAY: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("bootstrap", &["application", "control_plane", "discovery", "dns"]),
+    ("bootstrap", &["application", "control_plane", "discovery", "dns", "identity"]),
     ("demo", &["app", "bootstrap"]),
     (
         "admin",

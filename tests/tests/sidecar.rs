@@ -11,11 +11,12 @@ use std::{
 use weir_tests::{
     certs::Authority,
     eventually::eventually,
-    mesh::{Lan, Pod, SidecarOptions, Zone},
+    mesh::{Agent, Lan, Pod, Program, SidecarOptions, Zone},
 };
 
 const REVIEWS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const RATINGS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 2);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 9);
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/reviews";
 
@@ -602,6 +603,111 @@ spec: {egress: [{hosts: [\"~/*\"]}]}
         .await;
 }
 
+/// Whether a pod's sidecar has a series of `metric` with these labels.
+fn has_series(from: &Pod, pod: &Pod, metric: &str, labels: &[String]) -> Option<()> {
+    let metrics = from.try_http((pod.ip, 15090), "GET /stats/prometheus", "a")?;
+    let name = format!("{metric}{{");
+    let mut lines = metrics.lines().filter(|line| line.starts_with(&name));
+    lines.any(|line| labels.iter().all(|label| line.contains(label.as_str()))).then_some(())
+}
+
+#[tokio::test]
+async fn metrics_of_both_sides_name_both_workloads() {
+    let lan = Lan::new();
+    let (mut client, mut server, plain) = (lan.pod("client"), lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(5432, "hello\n");
+    let endpoint = "serviceAccount: reviews, \
+                    targetRef: {kind: Pod, namespace: shop, name: reviews-v2-6d4b-x7}, \
+                    labels: {security.istio.io/tlsMode: istio, app: reviews, version: v2, \
+                    pod-template-hash: 6d4b}";
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), endpoint)
+        + &service("db", RATINGS, "tcp 5432", (server.ip, 5432), endpoint)
+            .replace("selector: {app: db}", "selector: {app: reviews}");
+    let authority = Authority::new("mesh");
+    for (pod, uri, labels, workload) in [
+        (&mut server, SERVER, "app=reviews,version=v2", "reviews-v2"),
+        (&mut client, CLIENT, "app=client,version=v1", "client-v1"),
+    ] {
+        let identity = authority.workload(uri);
+        pod.start_sidecar(SidecarOptions {
+            labels,
+            config: &config,
+            identity: Some((&identity, &authority)),
+            environment: &[("ISTIO_META_WORKLOAD_NAME", workload)],
+            ..SidecarOptions::default()
+        })
+        .await;
+    }
+
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("peer-metadata"), "neither side's application is told: {answer}");
+    let mut stream = client.connect((RATINGS, 5432)).unwrap();
+    let mut greeting = [0; 6];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello\n");
+    stream.write_all(b"select").unwrap();
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"select");
+    drop(stream);
+
+    let of = |side: &str, values: [&str; 7]| {
+        let names = [
+            "workload",
+            "workload_namespace",
+            "principal",
+            "app",
+            "version",
+            "canonical_service",
+            "canonical_revision",
+        ];
+        let labels = names.into_iter().zip(values);
+        labels.map(|(name, value)| format!("{side}_{name}=\"{value}\"")).collect::<Vec<_>>()
+    };
+    let source = ["client-v1", "shop", CLIENT, "client", "v1", "client", "v1"];
+    let destination = ["reviews-v2", "shop", SERVER, "reviews", "v2", "reviews", "v2"];
+    let both = [of("source", source), of("destination", destination)].concat();
+    for (pod, reporter) in [(&client, "source"), (&server, "destination")] {
+        for (metric, service) in [
+            ("istio_requests_total", "reviews"),
+            ("istio_tcp_connections_opened_total", "db"),
+            ("istio_tcp_connections_closed_total", "db"),
+        ] {
+            let mut labels = both.clone();
+            labels.push(format!("reporter=\"{reporter}\""));
+            labels.push(format!("destination_service_name=\"{service}\""));
+            eventually(&format!("{metric} of the {reporter} has {labels:?}"), async || {
+                has_series(&plain, pod, metric, &labels)
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_believed_to_be_a_workload_without_its_certificate() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED);
+    meshed(&mut server, "reviews", &config, &Authority::new("mesh"), SERVER).await;
+    // {"WORKLOAD_NAME": "liar"}
+    let head = "GET / HTTP/1.1\r\nx-envoy-peer-metadata: ChcKDVdPUktMT0FEX05BTUUSBhoEbGlhcg==\r\n\
+                x-envoy-peer-metadata-id: sidecar~a~liar.shop~shop\r\nhost: reviews\r\n\
+                connection: close\r\n\r\n";
+    let answer = plain.exchange((server.ip, 8080), head.as_bytes()).unwrap();
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("peer-metadata"), "the application is not told: {answer}");
+    let unknown = ["source_workload=\"unknown\"".to_owned(), "response_code=\"200\"".to_owned()];
+    eventually("it is counted as of nobody", async || {
+        has_series(&plain, &server, "istio_requests_total", &unknown)
+    })
+    .await;
+    let metrics = plain.http((server.ip, 15090), "GET /stats/prometheus", "a");
+    assert!(!metrics.contains("liar"), "{metrics}");
+}
+
 /// Waits for requests with these labels in the metrics of a pod's sidecar.
 async fn counted(from: &Pod, pod: &Pod, labels: &[&str]) {
     eventually(&format!("requests are counted under {labels:?}"), async || {
@@ -655,6 +761,231 @@ async fn the_application_is_told_whom_the_client_found() {
     meshed(&mut client, "client", &config, &authority, CLIENT).await;
     let answer = client.http((REVIEWS, 80), "GET /", "reviews");
     assert!(answer.contains(&format!("By={SERVER};Hash=")), "{answer}");
+}
+
+#[tokio::test]
+async fn clients_know_what_a_server_takes_and_hear_when_that_changes() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(5432, "hello\n");
+    let meshed_as = MESHED.replace("istio}", "istio, app: reviews}");
+    let services = service("reviews", REVIEWS, "80", (server.ip, 8080), &meshed_as)
+        + &service("db", RATINGS, "tcp 5432", (server.ip, 5432), &meshed_as);
+    let port_level = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: reviews, namespace: shop}
+spec: {selector: {matchLabels: {app: reviews}}, portLevelMtls: {8080: {mode: DISABLE}}}
+---
+";
+    let strict = services + &peer_authentication("STRICT");
+    let but_one_port = format!("{strict}{port_level}");
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &but_one_port, &authority, SERVER).await;
+    meshed(&mut client, "client", &but_one_port, &authority, CLIENT).await;
+
+    // TLS would come through to the application, which speaks none.
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(!answer.contains("URI="), "{answer}");
+    let mut greeting = [0; 6];
+    client.connect((RATINGS, 5432)).unwrap().read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"hello\n");
+
+    client.configure(&strict);
+    server.configure(&strict);
+    eventually("the client speaks TLS again", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={CLIENT}")).then_some(())
+    })
+    .await;
+
+    // What a rule says goes before what is known.
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: shop}
+spec:
+  host: reviews
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, connectionPool: {tcp: {connectTimeout: 1s}}}
+---
+";
+    let in_spite = format!("{but_one_port}{rule}");
+    client.configure(&in_spite);
+    eventually("the client's rule is in force and the server speaks TLS", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={CLIENT}")).then_some(())
+    })
+    .await;
+    server.configure(&but_one_port);
+    eventually("the server does not", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.starts_with("HTTP/1.1 503 ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agents_certificate_goes_before_files_and_its_renewal_is_used_at_once() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED);
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &config, &authority, SERVER).await;
+
+    let socket = client.shared_folder().join("socket");
+    let agent = Agent::start(socket.clone(), &authority.workload(CLIENT), &authority);
+    let in_files = authority.workload("spiffe://cluster.local/ns/shop/sa/files");
+    client
+        .start_sidecar(SidecarOptions {
+            labels: "app=client",
+            config: &config,
+            identity: Some((&in_files, &authority)),
+            arguments: &["--identity-socket", socket.to_str().unwrap()],
+            ..SidecarOptions::default()
+        })
+        .await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+
+    // A certificate with the key of another: said, and not used.
+    let (mut mixed, other) = (authority.workload(CLIENT), authority.workload(CLIENT));
+    mixed.key = other.key;
+    agent.rotate(&mixed, &authority);
+    eventually("the agent hears of it", async || {
+        let refusals = agent.refusals();
+        refusals.iter().any(|it| it.contains("the private key does not belong")).then_some(())
+    })
+    .await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+
+    let renamed = "spiffe://cluster.local/ns/shop/sa/renamed";
+    agent.rotate(&authority.workload(renamed), &authority);
+    eventually("the new certificate is used", async || {
+        let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+        answer.contains(&format!("URI={renamed}")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_programs_of_the_pod_are_given_its_certificate_and_every_new_one() {
+    let lan = Lan::new();
+    let mut pod = lan.pod("pod");
+    let authority = Authority::new("mesh");
+    let identity = authority.workload(CLIENT);
+    let socket = pod.shared_folder().join("socket");
+    // Left by a sidecar that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    pod.start_sidecar(SidecarOptions {
+        labels: "app=client",
+        identity: Some((&identity, &authority)),
+        arguments: &["--identity-socket", socket.to_str().unwrap()],
+        ..SidecarOptions::default()
+    })
+    .await;
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&socket).unwrap());
+    assert_eq!(mode & 0o777, 0o660, "its user's and group's, nobody else's");
+
+    let mut program = Program::connect(&socket).await;
+    let (given, roots) = program.next().await;
+    assert_eq!((given.certificate, given.key), (identity.certificate, identity.key));
+    assert_eq!(roots, authority.root());
+
+    let renewed = authority.workload(CLIENT);
+    pod.write_identity(&renewed, &authority);
+    let (given, _) = program.next().await;
+    assert_eq!((given.certificate, given.key), (renewed.certificate, renewed.key));
+}
+
+#[tokio::test]
+async fn tls_of_the_mesh_passes_a_gateway_to_the_service_that_its_server_name_says() {
+    let lan = Lan::new();
+    let (mut client, mut gateway) = (lan.pod("client"), lan.pod("gateway"));
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    plain.serve_http(8080, "plain");
+    let east_west = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: east-west, namespace: istio-egress}
+spec:
+  selector: {istio: eastwestgateway}
+  servers:
+  - port: {number: 15443, name: tls, protocol: TLS}
+    tls: {mode: AUTO_PASSTHROUGH}
+    hosts: [\"shop/*.local\"]
+---
+";
+    let behind = service("reviews", REVIEWS, "80", (server.ip, 8080), MESHED)
+        // Whoever has no sidecar cannot end the TLS.
+        + &service("ratings", RATINGS, "80", (plain.ip, 8080), "")
+        + &service("hidden", NAME_SERVER, "80", (server.ip, 8080), MESHED)
+            .replacen("{name: hidden, namespace: shop}", "{name: hidden, namespace: shop, annotations: {networking.istio.io/exportTo: .}}", 1)
+        + &service("other", GATEWAY, "80", (server.ip, 8080), MESHED)
+            .replace("namespace: shop", "namespace: elsewhere");
+    let authority = Authority::new("mesh");
+    let identity = authority.workload("spiffe://cluster.local/ns/istio-egress/sa/gateway");
+    gateway
+        .start_gateway(SidecarOptions {
+            labels: "istio=eastwestgateway",
+            config: &(behind.clone() + east_west),
+            mesh: "accessLogFormat: \"<%REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER% %RESPONSE_FLAGS%>\\n\"",
+            identity: Some((&identity, &authority)),
+            ..SidecarOptions::default()
+        })
+        .await;
+    meshed(&mut server, "reviews", &behind, &authority, SERVER).await;
+
+    // Of another network: the gateway is where the service is.
+    let there = "labels: {security.istio.io/tlsMode: istio}";
+    let far = service("reviews", REVIEWS, "80", (gateway.ip, 15443), there);
+    meshed(&mut client, "client", &far, &authority, CLIENT).await;
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "to the end: {answer}");
+
+    let ask_for = |sni: &str| {
+        format!(
+            "{far}
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: shop}}
+spec: {{host: reviews, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, sni: {sni}}}}}}}
+"
+        )
+    };
+    for (sni, outcome) in [
+        ("outbound_.80_._.hidden.shop.svc.cluster.local", "- NR"),
+        ("outbound_.80_._.other.elsewhere.svc.cluster.local", "- NR"),
+        ("outbound_.81_._.reviews.shop.svc.cluster.local", "- NR"),
+        ("outbound_.80_.v9_.reviews.shop.svc.cluster.local", "- NR"),
+        ("reviews.shop.svc.cluster.local", "- NR"),
+        (
+            "outbound_.80_._.ratings.shop.svc.cluster.local",
+            "outbound_.80_._.ratings.shop.svc.cluster.local UH",
+        ),
+    ] {
+        client.configure(&ask_for(sni));
+        eventually(&format!("{sni} leads nowhere"), async || {
+            let answer = client.try_http((REVIEWS, 80), "GET /", "reviews")?;
+            let line = format!("<{sni} {outcome}>");
+            (answer.starts_with("HTTP/1.1 503 ") && gateway.log().contains(&line)).then_some(())
+        })
+        .await;
+    }
+
+    // TLS that is not the mesh's, for a name that is.
+    let name = "outbound_.80_._.reviews.shop.svc.cluster.local";
+    let config = authority.client_config(Some(&identity), &["http/1.1"]);
+    assert_eq!(plain.try_https((gateway.ip, 15443), config, name), None);
+    eventually("the gateway has refused it", async || {
+        gateway.log().contains(&format!("<{name} - NR>")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub(super) struct Dirty {
     /// By host.
     pub(super) endpoints: BTreeSet<Arc<str>>,
     pub(super) secrets: BTreeSet<SecretName>,
+    /// Servers lead to other services than before.
+    pub(super) auto_passthrough: bool,
     /// Of sidecars: hosts they connect to.
     pub(super) outbound: BTreeSet<Arc<str>>,
     /// Of sidecars: what their workload listens on.
@@ -47,8 +49,14 @@ pub(super) struct Dirty {
 impl Dirty {
     /// All units there are.
     pub(super) fn everything(compiler: &Compiler) -> Self {
-        let mut dirty =
-            Self { settings: true, policies: true, inbound: true, scope: true, ..Self::default() };
+        let mut dirty = Self {
+            settings: true,
+            policies: true,
+            inbound: true,
+            scope: true,
+            auto_passthrough: true,
+            ..Self::default()
+        };
         for object in compiler.view.store.objects() {
             dirty.mark_object(compiler, object);
         }
@@ -132,8 +140,12 @@ impl Dirty {
                     *namespace == proxy.namespace || **namespace == *root || proxy.stands_alone;
             }
             Spec::PeerAuthentication(_) => {
-                let root = compiler.view.root_namespace();
-                self.inbound |= *namespace == proxy.namespace || **namespace == *root;
+                let is_of_mesh = **namespace == *compiler.view.root_namespace();
+                self.inbound |= *namespace == proxy.namespace || is_of_mesh;
+                // Whether clients speak TLS with these workloads.
+                let services = compiler.registry.services();
+                let services = services.filter(|it| is_of_mesh || it.namespace == *namespace);
+                self.endpoints.extend(services.map(|service| Arc::clone(&service.host)));
             }
             Spec::Sidecar(_) => {
                 let root = compiler.view.root_namespace();

@@ -14,8 +14,10 @@ use crate::{
 
 /// HTTP, and what is offered by clients of the mesh that do not know what they speak.
 pub(super) const HTTP_ALPN: [&str; 3] = ["h2", "http/1.1", "istio"];
-/// Not `istio-peer-exchange`: it stands for a message before the first byte.
+/// Not `istio-peer-exchange`: it stands for a message before the first byte, which gateways do without.
 pub(super) const TCP_ALPN: [&str; 3] = ["istio", "h2", "http/1.1"];
+/// Of sidecars, whose metrics are about who calls.
+pub(super) const INBOUND_TCP_ALPN: [&str; 4] = ["istio-peer-exchange", "istio", "h2", "http/1.1"];
 
 /// With the workload's certificate, and one of the mesh from whoever connects. `identities`: those that
 /// may; none is any of the mesh.

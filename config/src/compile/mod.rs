@@ -23,6 +23,7 @@ mod finding;
 mod listener;
 mod members;
 mod mesh_tls;
+mod mtls;
 mod name;
 mod output;
 mod policy;
@@ -207,6 +208,8 @@ pub struct Compiler {
     bound: BTreeMap<ObjectKey, route::virtual_service::Bound>,
     contributions: BTreeMap<Domain, Members<Contribution>>,
     references: References,
+    /// What leads to each host by `AUTO_PASSTHROUGH`.
+    auto_passthrough: BTreeMap<Arc<str>, sidecar::Names>,
     /// Of sidecars only.
     sidecar: Sidecar,
     output: Output,
@@ -238,6 +241,7 @@ impl Compiler {
             bound: BTreeMap::new(),
             contributions: BTreeMap::new(),
             references: References::default(),
+            auto_passthrough: BTreeMap::new(),
             sidecar: Sidecar::default(),
             output: Output::default(),
         };

@@ -278,6 +278,45 @@ pub struct Workload {
     pub namespace: Arc<str>,
     pub app: Arc<str>,
     pub version: Arc<str>,
+    /// What it is part of, whatever it is called there; empty where nothing but its name says.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub canonical_service: Arc<str>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub canonical_revision: Arc<str>,
     /// The SPIFFE ID's path form, for `destination_principal`.
     pub principal: Arc<str>,
+}
+
+fn is_empty(text: &str) -> bool {
+    text.is_empty()
+}
+
+/// Where labels say what a workload is, the first that is there: app, version, and what they are part of
+/// (istio-compat 4.2).
+const APP: [&str; 2] = ["app", "app.kubernetes.io/name"];
+const VERSION: [&str; 2] = ["version", "app.kubernetes.io/version"];
+const CANONICAL_SERVICE: [&str; 3] =
+    ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+const CANONICAL_REVISION: [&str; 3] =
+    ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+
+impl Workload {
+    /// What its labels say of it.
+    #[must_use]
+    pub fn labelled<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let first = |names: &[&str]| names.iter().find_map(|name| label(name)).unwrap_or_default();
+        let (app, version) = (Arc::<str>::from(first(&APP)), Arc::<str>::from(first(&VERSION)));
+        // Mostly the same text; there are many endpoints.
+        let or_shared = |text: &str, shared: &Arc<str>| match text == &**shared {
+            true => Arc::clone(shared),
+            false => text.into(),
+        };
+        Self {
+            canonical_service: or_shared(first(&CANONICAL_SERVICE), &app),
+            canonical_revision: or_shared(first(&CANONICAL_REVISION), &version),
+            app,
+            version,
+            ..Self::default()
+        }
+    }
 }

@@ -65,6 +65,9 @@ pub struct FilterChain {
     /// Unused on other listeners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redirected: Option<RedirectMatch>,
+    /// Only for clients that offer a protocol of the mesh.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mesh_only: bool,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<DownstreamTls>,
     pub network: NetworkFilter,

@@ -7,6 +7,8 @@
 //! What travels is the user's own objects ([`resource`]), those a proxy may see; it compiles them as
 //! it compiles a folder of files.
 //!
+//! Beside them, [`secret`] is how programs of one pod give certificates to each other.
+//!
 //! # The conversation
 //!
 //! ```text
@@ -38,6 +40,7 @@ pub mod certificate;
 pub mod discovery;
 pub mod google;
 pub mod resource;
+pub mod secret;
 
 #[cfg(test)]
 mod tests;

@@ -55,7 +55,10 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
     let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
 
     let principal = bootstrap.principal().unwrap_or_default().into();
-    let reporter = Reporter { principal, ..Reporter::new(&bootstrap.namespace, &bootstrap.labels) };
+    let instance = bootstrap.instance.as_str().into();
+    let Bootstrap { namespace, labels, workload, .. } = bootstrap;
+    let reporter = Reporter::named(namespace, labels, workload.as_deref());
+    let reporter = Reporter { principal, instance, ..reporter };
     let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
     log::report_panics(telemetry.metrics.panics.clone());
     let engine = Arc::new(Engine::new(Limits::default(), telemetry));

@@ -27,8 +27,41 @@ const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where the configuration comes from, with what is needed to follow it.
 pub enum Source<'a> {
-    Files(file::Options, (Option<PathBuf>, bool)),
-    Controller(&'a Discovery, Arc<DiscoveryStatus>),
+    Files(file::Options, Given),
+    Controller(&'a Discovery, Arc<DiscoveryStatus>, Sockets),
+}
+
+/// Where a certificate of the mesh comes from, without a controller.
+pub struct Given {
+    files: Option<PathBuf>,
+    /// There is one.
+    is_there: bool,
+    sockets: Sockets,
+}
+
+/// Through which certificates come, or go.
+pub struct Sockets {
+    /// Of an agent.
+    agent: Option<PathBuf>,
+    /// Ours, for other programs; an agent needs no second.
+    own: Option<PathBuf>,
+}
+
+impl Sockets {
+    fn of(bootstrap: &Bootstrap) -> Self {
+        let agent = bootstrap.agent_of_identities();
+        let own = bootstrap.identity_socket.clone().filter(|_| agent.is_none());
+        Self { agent, own }
+    }
+
+    /// Gives out what is issued, as long as the handle lives.
+    fn provide(
+        &self,
+        issued: &watch::Receiver<Option<Arc<Workload>>>,
+    ) -> Option<AbortOnDropHandle<()>> {
+        let socket = self.own.clone()?;
+        Some(AbortOnDropHandle::new(tokio::spawn(identity::provide(socket, issued.clone()))))
+    }
 }
 
 impl<'a> Source<'a> {
@@ -40,11 +73,16 @@ impl<'a> Source<'a> {
                     mesh_config: mesh_config.clone(),
                     namespace: bootstrap.namespace.clone(),
                 };
-                let identity = (bootstrap.identity_files.clone(), bootstrap.has_identity());
-                Self::Files(options, identity)
+                let given = Given {
+                    files: bootstrap.identity_files.clone(),
+                    is_there: bootstrap.has_identity(),
+                    sockets: Sockets::of(bootstrap),
+                };
+                Self::Files(options, given)
             }
             ConfigSource::Discovery(discovery) => {
-                Self::Controller(discovery, telemetry.metrics.discovery()?)
+                let status = telemetry.metrics.discovery()?;
+                Self::Controller(discovery, status, Sockets::of(bootstrap))
             }
         })
     }
@@ -52,17 +90,17 @@ impl<'a> Source<'a> {
     pub fn status(&self) -> Option<Arc<DiscoveryStatus>> {
         match self {
             Self::Files(..) => None,
-            Self::Controller(_, status) => Some(Arc::clone(status)),
+            Self::Controller(_, status, _) => Some(Arc::clone(status)),
         }
     }
 
     /// Returns only with an error that leaves nothing to serve.
     pub async fn follow(self, applier: Applier, ready: Readiness) -> anyhow::Result<()> {
         match self {
-            Self::Files(options, identity) => follow_files(applier, options, identity, ready).await,
-            Self::Controller(discovery, status) => {
+            Self::Files(options, given) => follow_files(applier, options, given, ready).await,
+            Self::Controller(discovery, status, sockets) => {
                 // Large, and there is one.
-                Box::pin(follow_controller(applier, discovery, status, ready)).await
+                Box::pin(follow_controller(applier, discovery, (status, sockets), ready)).await
             }
         }
     }
@@ -73,7 +111,7 @@ impl<'a> Source<'a> {
 async fn follow_controller(
     mut applier: Applier,
     discovery: &Discovery,
-    status: Arc<DiscoveryStatus>,
+    (status, sockets): (Arc<DiscoveryStatus>, Sockets),
     ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
@@ -88,10 +126,12 @@ async fn follow_controller(
     let identity = identity::Options {
         authority,
         identity: discovery.identity(),
+        agent: sockets.agent.clone(),
         files: discovery.identity_files.clone(),
         kept_in: discovery.identity_dir.clone(),
     };
     let _identity = AbortOnDropHandle::new(tokio::spawn(identity::keep(identity, issued)));
+    let _providing = sockets.provide(&workload);
     let (source, saved) = AdsSource::open(ads::Options {
         control_plane,
         proxy: discovery.proxy.clone(),
@@ -136,14 +176,17 @@ async fn follow_controller(
 async fn follow_files(
     mut applier: Applier,
     options: file::Options,
-    (identity, has_identity): (Option<PathBuf>, bool),
+    given: Given,
     ready: Readiness,
 ) -> anyhow::Result<()> {
     let (issued, mut workload) = watch::channel(None);
     // Without a certificate the channel ends, and nothing is awaited from it.
-    let _following = identity
-        .filter(|_| has_identity)
-        .map(|folder| AbortOnDropHandle::new(tokio::spawn(identity::follow(folder, issued))));
+    let Given { files, is_there: has_identity, sockets } = given;
+    let _providing = has_identity.then(|| sockets.provide(&workload));
+    let _following = files.filter(|_| has_identity).map(|folder| {
+        let following = identity::follow(sockets.agent.clone(), folder, issued);
+        AbortOnDropHandle::new(tokio::spawn(following))
+    });
     let has_mesh = options.mesh_config.is_some();
     let (source, first) = FileSource::load(options)?;
     if has_identity && timeout(IDENTITY_LIMIT, workload.changed()).await.is_ok() {
@@ -173,8 +216,8 @@ async fn follow_files(
 
 /// Puts the workload's certificate in force, as it was issued last.
 async fn take_identity(applier: &mut Applier, issued: &mut watch::Receiver<Option<Arc<Workload>>>) {
-    let secret = issued.borrow_and_update().as_ref().map(|it| Arc::clone(&it.secret));
-    applier.set_identity(secret).await;
+    let workload = issued.borrow_and_update().clone();
+    applier.set_identity(workload.as_deref()).await;
 }
 
 /// `has_mesh`: without a MeshConfig file the defaults of a gateway that stands alone are in force, not

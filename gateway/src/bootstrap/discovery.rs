@@ -69,6 +69,17 @@ pub(super) struct DiscoveryArguments {
     )]
     pub(super) identity_files: PathBuf,
 
+    /// Socket of an agent that gives out certificates (SPIRE's), which goes before --identity-files and
+    /// the controller. Where nobody listens there, and its folder exists, other programs of the pod are
+    /// given this proxy's certificate there.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "WEIR_IDENTITY_SOCKET",
+        default_value = "/var/run/secrets/workload-spiffe-uds/socket"
+    )]
+    pub(super) identity_socket: PathBuf,
+
     /// Folder to keep the certificate that the controller signs in, with its key, to start without the
     /// controller; in a pod an emptyDir in memory. Without it the key never leaves the process.
     #[arg(long, value_name = "DIR", env = "WEIR_IDENTITY_DIR")]

@@ -206,6 +206,10 @@ pub struct Bootstrap {
     pub source: ConfigSource,
     pub labels: BTreeMap<String, String>,
     pub namespace: String,
+    /// What metrics call it; `None`: as its labels say.
+    pub workload: Option<String>,
+    /// The pod.
+    pub instance: String,
     pub admin: SocketAddr,
     pub status: SocketAddr,
     /// At least 1.
@@ -220,6 +224,8 @@ pub struct Bootstrap {
     pub metrics: Vec<SocketAddr>,
     /// With a folder as source: where somebody puts a certificate of the mesh.
     pub identity_files: Option<PathBuf>,
+    /// Where an agent gives out certificates, or where we do.
+    pub identity_socket: Option<PathBuf>,
     /// Of a sidecar: where the kubelet and Prometheus ask for the pod.
     pub agent: Option<SocketAddr>,
     pub application: Application,
@@ -241,6 +247,15 @@ impl Arguments {
 
 impl GatewayArguments {
     fn into_bootstrap(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
+        let text = |name: &str| environment.find(name).map(str::to_owned);
+        let (workload, pod) = (text("ISTIO_META_WORKLOAD_NAME"), text("POD_NAME"));
+        let instance = pod.or_else(|| text("HOSTNAME")).unwrap_or_default();
+        let identity_socket = Some(self.discovery.identity_socket.clone());
+        let bootstrap = self.follow(environment)?;
+        Ok(Bootstrap { workload, instance, identity_socket, ..bootstrap })
+    }
+
+    fn follow(self, environment: &Environment) -> Result<Bootstrap, clap::Error> {
         let Self { config, discovery, proxy, process } = self;
         let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message + "\n");
         if !config.is_empty() {
@@ -329,6 +344,8 @@ impl Bootstrap {
             source,
             labels,
             namespace,
+            workload: None,
+            instance: String::new(),
             admin,
             status,
             metrics,
@@ -339,6 +356,7 @@ impl Bootstrap {
             name_server,
             kind: ProxyKind::Gateway,
             identity_files: None,
+            identity_socket: None,
             agent: None,
             application: Application::default(),
             drain_delay: Duration::ZERO,

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use super::{Bootstrap, ConfigSource, Environment, GatewayArguments, duration};
 use crate::{
     application::{Application, Settings},
     discovery::ads::Role,
+    identity,
 };
 
 const ABOUT: &str = "The proxy beside a workload: what is redirected to it goes on as Istio's \
@@ -164,9 +165,18 @@ impl Bootstrap {
         }
     }
 
+    /// The socket of an agent that gives out certificates, if one is there.
+    #[must_use]
+    pub fn agent_of_identities(&self) -> Option<PathBuf> {
+        self.identity_socket.clone().filter(|socket| identity::is_provided(socket))
+    }
+
     /// Whether there is a certificate of the mesh, or will be.
     #[must_use]
     pub fn has_identity(&self) -> bool {
+        if self.agent_of_identities().is_some() {
+            return true;
+        }
         match (&self.source, &self.identity_files) {
             (ConfigSource::Discovery(_), _) => true,
             (ConfigSource::Files { .. }, None) => false,

@@ -1,4 +1,6 @@
-//! Endpoints by the name a client asked for: looked up when it comes, by us.
+//! Endpoints by the name a client asked for: looked up when it first comes, by us, and from then on off
+//! the request path. A name in use is asked for again before its answer ends; where that comes late, the
+//! last answer serves on for a while.
 //!
 //! What a client may choose is a name the configuration covers, nothing else: not the port, not the
 //! address. A name that leads to a network of our own - whoever answers for it may be anybody - leads
@@ -13,7 +15,10 @@ use std::{
 use fastrand::Rng;
 use http::StatusCode;
 use rustc_hash::FxHashMap;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use weir_config::model::{
     cluster::{DynamicNames, Workload},
     matcher::HostPattern,
@@ -34,6 +39,8 @@ use crate::{
 const MAX_NAMES: usize = 1000;
 /// A name nobody asked for this long may be forgotten for another.
 const UNUSED: Duration = Duration::from_secs(60);
+/// This part of the time an answer holds is left when it is asked for again.
+const AHEAD: u32 = 10;
 
 /// The names clients of one cluster asked for lately.
 #[derive(Debug)]
@@ -50,20 +57,40 @@ pub(super) struct DynamicDns {
 struct Name {
     host: Arc<str>,
     used: Mutex<Instant>,
-    /// Held while the name server is asked, so that of many who wait one asks.
-    answer: tokio::sync::Mutex<Answer>,
+    /// Held for a look.
+    answer: Mutex<Answer>,
+    /// Told when the name server has answered, or has not in time.
+    answered: watch::Sender<()>,
 }
 
 /// What is known of a name.
 #[derive(Debug, Default)]
 struct Answer {
     endpoints: Vec<(SocketAddr, Arc<Endpoint>)>,
-    /// When it was good last.
-    answered: Option<Instant>,
-    /// When to ask again.
+    /// Until when it holds; `None`: nothing is known.
+    holds: Option<Instant>,
+    /// When to ask again: a little before that.
     due: Option<Instant>,
     /// Why there are no endpoints.
     refused: Option<&'static str>,
+    /// The name server is being asked: once, whoever else comes.
+    is_asking: bool,
+    /// What it said, until somebody needs it.
+    found: Option<Found>,
+}
+
+/// An answer of the name server: the addresses and how long they hold; `None`: it has none, or did not
+/// answer.
+#[derive(Debug)]
+struct Found {
+    addresses: Option<(Vec<IpAddr>, Duration)>,
+    at: Instant,
+}
+
+/// A question that is out. However it ends, that is told.
+struct Asking {
+    name: Arc<Name>,
+    addresses: Option<(Vec<IpAddr>, Duration)>,
 }
 
 impl DynamicDns {
@@ -80,13 +107,15 @@ impl DynamicDns {
     ) -> Result<Arc<Endpoint>, LocalReply> {
         let host = self.covered(host).ok_or_else(|| refused("dynamic_dns_name_refused"))?;
         let name = self.name(&host)?;
-        let mut answer = name.answer.lock().await;
-        if answer.due.is_none_or(|due| due <= Instant::now()) {
+        // Before the look, so that an answer after it is not missed.
+        let mut answered = name.answered.subscribe();
+        if !self.look(cluster, &name).is_usable() {
             // A slow name server costs no more than a slow server would.
-            let looking_up = self.resolver.resolve(&host);
-            let found = timeout(cluster.config.connect_timeout, looking_up).await;
-            self.take_in(cluster, &name.host, &mut answer, found.ok().and_then(Result::ok));
+            let limit = cluster.config.connect_timeout;
+            // It is looked at again, whatever came of it.
+            let _ = timeout(limit, answered.changed()).await;
         }
+        let answer = self.look(cluster, &name);
         let endpoints = &answer.endpoints;
         let untried: Vec<_> =
             endpoints.iter().filter(|(_, endpoint)| !tried.contains(&endpoint.id())).collect();
@@ -96,6 +125,32 @@ impl DynamicDns {
         };
         let chosen = chosen.map(|(_, endpoint)| Arc::clone(endpoint));
         chosen.ok_or_else(|| refused(answer.refused.unwrap_or("dns_resolution_failed")))
+    }
+
+    /// What is known of a name now. Asks for it if that is due, and waits for nothing.
+    fn look<'a>(&self, cluster: &Cluster, name: &'a Arc<Name>) -> MutexGuard<'a, Answer> {
+        let mut answer = name.answer();
+        if let Some(found) = answer.found.take() {
+            self.take_in(cluster, &name.host, &mut answer, found);
+        }
+        if !answer.is_asking && answer.due.is_none_or(|due| due <= Instant::now()) {
+            answer.is_asking = true;
+            // Who asks tells when it ends, which may be at once where everything ends.
+            drop(answer);
+            self.ask(cluster, name);
+            answer = name.answer();
+        }
+        answer
+    }
+
+    fn ask(&self, cluster: &Cluster, name: &Arc<Name>) {
+        let (resolver, limit) = (self.resolver.clone(), cluster.config.connect_timeout);
+        let asking = Asking { name: Arc::clone(name), addresses: None };
+        tokio::spawn(async move {
+            let host = Arc::clone(&asking.name.host);
+            let found = timeout(limit, resolver.resolve(&host)).await;
+            asking.ends(found.ok().and_then(Result::ok));
+        });
     }
 
     /// Closes what is pooled; who has an endpoint goes on with it.
@@ -137,30 +192,24 @@ impl DynamicDns {
         let name = Name {
             host: Arc::clone(host),
             used: Mutex::new(now),
-            answer: tokio::sync::Mutex::default(),
+            answer: Mutex::default(),
+            answered: watch::Sender::new(()),
         };
         let name = Arc::new(name);
         names.insert(Arc::clone(host), Arc::clone(&name));
         Ok(name)
     }
 
-    /// `found`: addresses and how long they hold; `None`: the name server has none, or no answer. What
-    /// was known stays then for a while.
-    fn take_in(
-        &self,
-        cluster: &Cluster,
-        host: &str,
-        answer: &mut Answer,
-        found: Option<(Vec<IpAddr>, Duration)>,
-    ) {
-        let now = Instant::now();
-        let Some((addresses, ttl)) = found else {
-            answer.due = Some(now + MIN_REFRESH);
-            let is_stale = answer.answered.is_none_or(|good| now.duration_since(good) >= MAX_STALE);
-            if is_stale {
+    /// Takes over what the name server said. Where that is nothing, what was known stays for a while.
+    fn take_in(&self, cluster: &Cluster, host: &str, answer: &mut Answer, found: Found) {
+        let Found { addresses, at } = found;
+        let Some((addresses, ttl)) = addresses else {
+            answer.due = Some(at + MIN_REFRESH);
+            if !answer.is_usable() || answer.endpoints.is_empty() {
                 tracing::debug!(host, "does not resolve");
                 answer.replace(Vec::new());
                 answer.refused = None;
+                answer.holds = Some(at + MIN_REFRESH);
             }
             return;
         };
@@ -185,8 +234,9 @@ impl DynamicDns {
         });
         let endpoints = endpoints.collect();
         answer.replace(endpoints);
-        answer.answered = Some(now);
-        answer.due = Some(now + ttl.clamp(MIN_REFRESH, self.config.refresh.max(MIN_REFRESH)));
+        let holds = ttl.clamp(MIN_REFRESH, self.config.refresh.max(MIN_REFRESH));
+        answer.holds = Some(at + holds);
+        answer.due = Some(at + holds - holds / AHEAD);
     }
 
     fn may_lead_to(&self, address: IpAddr) -> bool {
@@ -209,16 +259,43 @@ impl Name {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn answer(&self) -> MutexGuard<'_, Answer> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn retire(&self) {
-        // Who holds the lock asks the name server, and uses what it gets.
-        if let Ok(mut answer) = self.answer.try_lock() {
-            answer.replace(Vec::new());
-            answer.due = None;
-        }
+        let mut answer = self.answer();
+        answer.replace(Vec::new());
+        (answer.holds, answer.due) = (None, None);
+    }
+}
+
+impl Asking {
+    fn ends(mut self, addresses: Option<(Vec<IpAddr>, Duration)>) {
+        self.addresses = addresses;
+        // Tells it.
+        drop(self);
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut answer = self.name.answer();
+        answer.is_asking = false;
+        answer.found = Some(Found { addresses: self.addresses.take(), at: Instant::now() });
+        drop(answer);
+        self.name.answered.send_replace(());
     }
 }
 
 impl Answer {
+    /// Whether it may be used: it holds, or has ended only lately and there is no other yet. That there
+    /// is nothing does not live on.
+    fn is_usable(&self) -> bool {
+        let stale = if self.endpoints.is_empty() { Duration::ZERO } else { MAX_STALE };
+        self.holds.is_some_and(|holds| Instant::now() < holds + stale)
+    }
+
     fn replace(&mut self, endpoints: Vec<(SocketAddr, Arc<Endpoint>)>) {
         for (address, endpoint) in &self.endpoints {
             if !endpoints.iter().any(|(kept, _)| kept == address) {

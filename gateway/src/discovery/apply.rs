@@ -12,7 +12,7 @@ use weir_config::{
     api::{MeshConfig, ObjectKey},
     compile::{Change, Compiler, Proxy},
     diagnostic::{Diagnostic, Severity},
-    model::{Delta, Resources, Secret, SecretName},
+    model::{Delta, Resources, SecretName},
 };
 
 use super::contain::{State, Step, Transition, contained};
@@ -22,7 +22,7 @@ use crate::{
     listener::ListenerManager,
     snapshot::Snapshot,
     telemetry::metrics::Applied,
-    tls::{SecretProblem, Secrets},
+    tls::{SecretProblem, Secrets, Workload},
 };
 
 /// How long a proxy is not said to be ready because names in its first configuration are still being
@@ -127,7 +127,11 @@ impl Applier {
     }
 
     /// The proxy's own certificate is this from now on; `None`: it has none any more.
-    pub async fn set_identity(&mut self, secret: Option<Arc<Secret>>) {
+    pub async fn set_identity(&mut self, workload: Option<&Workload>) {
+        if let Some(uri) = workload.and_then(Workload::uri) {
+            self.engine.telemetry.is_known_as(uri);
+        }
+        let secret = workload.map(|workload| Arc::clone(&workload.secret));
         let snapshot = {
             let mut state = lock(&self.state);
             let mut delta = Delta::default();

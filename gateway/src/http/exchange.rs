@@ -18,7 +18,7 @@ use super::{
     error::{Stop, classify},
     field::{self, GRPC_STATUS, X_ENVOY_UPSTREAM_SERVICE_TIME},
     mirror::{self, Original},
-    normalize,
+    normalize, peer,
     retry::{self, Answered, Attempts},
     stream::{self, Failure, RequestBody, ResponseBody},
 };
@@ -99,6 +99,7 @@ impl<'a> Line<'a> {
     ) -> Result<(), Stop> {
         let snapshot = self.snapshot;
         self.context = normalize::request(&snapshot.settings, self.request, info)?;
+        peer::learn(&self.downstream.engine.telemetry, self.request, info);
 
         let table = snapshot.route_tables.find(&self.downstream.route_table)?;
         let mut route = table.select(self.request, &self.context)?;
@@ -173,6 +174,7 @@ impl<'a> Line<'a> {
             request_body: length,
             upgrade,
             attempt_count: settings.attempt_count,
+            own: &self.downstream.engine.telemetry.own,
         };
         let answered = retry::send(attempts, session, &mut body, &mut deadlines, info).await;
         info.bytes_received = body.received;
@@ -190,6 +192,7 @@ impl<'a> Line<'a> {
         info.status = head.status.as_u16();
         info.grpc_status = head.headers.get(GRPC_STATUS).and_then(stream::grpc_status);
         respond(settings, head, info);
+        peer::answer(&self.downstream.engine.telemetry.own, head, info);
         affinity.tell(head);
         let mutations = &target.response_headers;
         route.filters.on_response(mutations, self.request, head, &self.context, info);

@@ -35,6 +35,7 @@ mod grpc;
 mod hop_by_hop;
 mod http1;
 mod http2;
+mod peer;
 mod request_id;
 mod rewound;
 #[cfg(test)]

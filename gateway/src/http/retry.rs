@@ -14,6 +14,7 @@ use super::{
     deadline::{Deadlines, Expired},
     error::{Stop, classify},
     field::{self, GRPC_STATUS, X_ENVOY_ATTEMPT_COUNT, X_ENVOY_RATELIMITED},
+    peer,
     stream::{Failure, RequestBody, grpc_status},
 };
 use crate::{
@@ -21,8 +22,8 @@ use crate::{
     codec::{BodyLength, ServerSession, StreamError},
     head::{RequestHeader, ResponseHeader},
     local_reply::LocalReply,
-    telemetry::{ResponseFlag, StreamInfo},
-    upstream::{Checkout, ConnectError, Reuse},
+    telemetry::{ResponseFlag, StreamInfo, peer_metadata::OwnMetadata},
+    upstream::{Checkout, ConnectError, Reuse, TlsContext},
 };
 
 /// What all attempts of one exchange share.
@@ -36,6 +37,8 @@ pub struct Attempts<'a> {
     /// Nothing of the body is sent before the upstream agreed to another protocol.
     pub upgrade: bool,
     pub attempt_count: bool,
+    /// What we say of ourselves in the mesh.
+    pub own: &'a OwnMetadata,
 }
 
 /// An upstream that answered.
@@ -150,7 +153,10 @@ async fn attempt(
     info.upstream.attempts += 1;
     info.upstream.remote_addr = endpoint.address().socket_addr();
     info.upstream.workload = Some(Arc::clone(endpoint.workload()));
-    info.upstream.tls = endpoint.target().transport.tls.is_some();
+    let tls = endpoint.target().transport.tls.as_deref();
+    info.upstream.tls = tls.is_some();
+    let is_of_mesh = tls.is_some_and(TlsContext::is_mesh);
+    peer::introduce(attempts.own, attempts.request, is_of_mesh, info.upstream.attempts);
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {
         let count = field::number(info.upstream.attempts.into());

@@ -38,7 +38,7 @@ pub(super) enum Error {
 
 /// A new key, and the certificate for it.
 pub(super) async fn request(options: &Options) -> Result<Workload, Error> {
-    let Options { authority, identity, files: _, kept_in: _ } = options;
+    let Options { authority, identity, agent: _, files: _, kept_in: _ } = options;
     let failed = |source| Error::Request { identity: identity.clone(), source };
     let key = KeyPair::generate().map_err(failed)?;
     let csr = signing_request(identity, &key).map_err(failed)?;

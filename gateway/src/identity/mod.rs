@@ -1,7 +1,7 @@
 //! Who this workload is to others: a certificate with its SPIFFE identity, renewed in time.
 //!
-//! It comes from files that something else looks after (as SPIRE's agent does), else from the
-//! controller: the key is made here and never leaves the process, unless it is given a folder for that,
+//! It comes from an agent behind a socket (SPIRE's), else from files that something else looks after,
+//! else from the controller: the key is made here and never leaves the process, unless it is given a folder for that,
 //! and the pod's token says whose it is. What is in use stays until its successor is valid; so nothing is refused because the authority is
 //! away, until the certificate ends.
 
@@ -18,6 +18,9 @@ use weir_config::model::{Secret, SecretName, secret::SecretMaterial};
 mod client;
 mod kept;
 mod schedule;
+mod sds;
+
+pub use self::sds::{is_provided, provide};
 
 use crate::{
     control_plane::{Backoff, ControlPlane},
@@ -33,6 +36,8 @@ pub struct Options {
     pub authority: ControlPlane,
     /// `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
     pub identity: String,
+    /// Socket of an agent that gives out certificates; it goes before everything else.
+    pub agent: Option<PathBuf>,
     /// Folder of `cert-chain.pem`, `key.pem` and `root-cert.pem` that somebody else looks after; if
     /// they are there at the start, nobody is asked to sign.
     pub files: PathBuf,
@@ -42,17 +47,26 @@ pub struct Options {
 
 /// Keeps `current` current. Never ends by itself.
 pub async fn keep(options: Options, current: watch::Sender<Option<Arc<Workload>>>) {
-    if options.files.join(CERTIFICATE).exists() {
+    if let Some(socket) = &options.agent {
+        sds::follow(socket, &current).await;
+    } else if options.files.join(CERTIFICATE).exists() {
         follow_files(&options.files, &current).await;
     } else {
         renew(&options, &current).await;
     }
 }
 
-/// Keeps `current` what the files in a folder say, which somebody else looks after. Never ends by
-/// itself.
-pub async fn follow(folder: PathBuf, current: watch::Sender<Option<Arc<Workload>>>) {
-    follow_files(&folder, &current).await;
+/// Keeps `current` what an agent says, or else the files in a folder, which somebody else looks after.
+/// Never ends by itself.
+pub async fn follow(
+    agent: Option<PathBuf>,
+    folder: PathBuf,
+    current: watch::Sender<Option<Arc<Workload>>>,
+) {
+    match agent {
+        Some(socket) => sds::follow(&socket, &current).await,
+        None => follow_files(&folder, &current).await,
+    }
 }
 
 /// Asks for a certificate, and for the next when half of its life is over.

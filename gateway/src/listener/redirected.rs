@@ -24,7 +24,8 @@ use super::{
 use crate::{
     connection::{ConnectionInfo, TlsInfo},
     io::Io,
-    tcp::{Early, TcpProxy},
+    tcp::{Early, TcpProxy, peer_exchange},
+    telemetry::peer_metadata::{Described, PEER_EXCHANGE},
 };
 
 /// After this without a word of the client, the server is asked whether it speaks first.
@@ -167,7 +168,9 @@ impl Redirected<'_> {
             ChainTls::Terminate(config) => {
                 let overload = &self.binding.shared.overload;
                 let (io, tls) = tls::terminate(io, hello, &chain, config, overload).await?;
+                let (io, said) = self.exchanged(io, &tls).await?;
                 let info = self.info(server_name, Some(tls));
+                self.describe(&info, said);
                 Ok(Some(Established { io, info, chain, hello: Vec::new(), early: None }))
             }
         }
@@ -184,15 +187,33 @@ impl Redirected<'_> {
         Established { io, info: self.info(None, None), chain, hello, early: None }
     }
 
+    /// What a client says of itself that was promised to be told the same.
+    async fn exchanged(
+        &self,
+        io: Io,
+        tls: &TlsInfo,
+    ) -> Result<(Io, Option<Described>), HandshakeError> {
+        if tls.alpn.as_deref() != Some(PEER_EXCHANGE) {
+            return Ok((io, None));
+        }
+        Ok(peer_exchange::answer(io, &self.binding.shared.engine.telemetry.own).await?)
+    }
+
+    fn describe(&self, info: &ConnectionInfo, said: Option<Described>) {
+        if let Some(said) = said {
+            self.binding.shared.engine.telemetry.peers.describe(&info.peer, &said);
+        }
+    }
+
     fn info(&self, server_name: Option<Arc<str>>, tls: Option<TlsInfo>) -> Arc<ConnectionInfo> {
         let peer = tls.as_ref().and_then(|tls| tls.peer.as_ref());
         let peers = &self.binding.shared.engine.telemetry.peers;
-        let peer_workload = peer.and_then(|peer| peers.workload(peer));
-        let info = self.state.info(self.peer_addr, self.original_dst, server_name, tls);
-        match (peer_workload, Arc::try_unwrap(info)) {
-            (peer_workload, Ok(info)) => Arc::new(ConnectionInfo { peer_workload, ..info }),
-            (_, Err(info)) => info,
+        let identified = peer.and_then(|peer| peers.workload(peer));
+        let mut info = self.state.info(self.peer_addr, self.original_dst, server_name, tls);
+        if let Some(info) = Arc::get_mut(&mut info) {
+            info.peer.identified = identified;
         }
+        info
     }
 }
 

@@ -163,7 +163,10 @@ async fn secure(
     let server_name = hello.server_name.clone();
     let info = |tls| state.info(peer_addr, local_addr, server_name, tls);
 
-    let Some(chain) = state.chains.select(hello.server_name.as_deref()) else {
+    // Clear text of the application in TLS of its own would get past who asks for the mesh's.
+    let offers_mesh = || hello.mesh_offer() != tls::MeshOffer::None;
+    let selected = state.chains.select(hello.server_name.as_deref());
+    let Some(chain) = selected.filter(|chain| !chain.config.mesh_only || offers_mesh()) else {
         record_no_chain(&binding.shared.engine, info(None));
         return Ok(None);
     };
@@ -237,7 +240,7 @@ impl ListenerState {
             },
             server_name,
             tls,
-            peer_workload: None,
+            peer: crate::connection::Peer::default(),
         })
     }
 }

@@ -208,7 +208,8 @@ pub(super) async fn terminate(
         | Io::UnixServerTls(_)
         | Io::ClientTls(_)
         | Io::UnixClientTls(_)
-        | Io::Replayed(_) => Err(HandshakeError::Closed),
+        | Io::Replayed(_)
+        | Io::Exchanged(_) => Err(HandshakeError::Closed),
     }
 }
 

@@ -20,11 +20,15 @@ use crate::{
     drain::DrainSignal,
     engine::Engine,
     io::Io,
-    telemetry::{Protocol, ResponseFlag, StreamInfo},
-    upstream::{self, Slot},
+    telemetry::{
+        Protocol, ResponseFlag, StreamInfo,
+        peer_metadata::{OwnMetadata, PEER_EXCHANGE},
+    },
+    upstream::{self, ConnectError, Slot},
 };
 
 mod copy;
+pub mod peer_exchange;
 
 use copy::{End, Moved};
 
@@ -173,7 +177,8 @@ async fn open(
     // The clusters only: a snapshot must not live as long as connecting may take.
     let clusters = snapshot.clusters.clone();
     drop(snapshot);
-    let connecting = pin!(connect(&clusters, &proxy.clusters, info));
+    let own = &engine.telemetry.own;
+    let connecting = pin!(connect(&clusters, &proxy.clusters, own, info));
     match drain.clone().until_cut(connecting).await {
         Some(connected) => connected.map_err(Unopened::Failed),
         None => Err(Unopened::Cut),
@@ -192,6 +197,7 @@ fn name_cluster(clusters: &Clusters, choice: &[WeightedCluster], info: &mut Stre
 async fn connect(
     clusters: &Clusters,
     choice: &[WeightedCluster],
+    own: &OwnMetadata,
     info: &mut StreamInfo,
 ) -> Result<Upstream, ResponseFlag> {
     let name = &choose(choice, fastrand::u64(..)).ok_or(ResponseFlag::NoRoute)?.cluster;
@@ -199,7 +205,7 @@ async fn connect(
     let cluster = clusters.find(name).ok_or(ResponseFlag::NoCluster)?;
     info.upstream.stats = Some(Arc::clone(cluster.stats()));
     let admitted = cluster.admit_connection().ok_or(ResponseFlag::UpstreamOverflow)?;
-    let (io, in_flight) = dial(cluster, info).await?;
+    let (io, in_flight) = dial(cluster, own, info).await?;
     Ok(Upstream { io, cluster: Arc::clone(cluster), _admitted: admitted, _in_flight: in_flight })
 }
 
@@ -220,7 +226,11 @@ fn choose(choice: &[WeightedCluster], random: u64) -> Option<&WeightedCluster> {
 
 /// A connection to one of the cluster's endpoints. One that does not answer costs the client only
 /// time while there is another.
-async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight), ResponseFlag> {
+async fn dial(
+    cluster: &Cluster,
+    own: &OwnMetadata,
+    info: &mut StreamInfo,
+) -> Result<(Io, InFlight), ResponseFlag> {
     let mut tried: SmallVec<[EndpointId; MAX_ATTEMPTS as usize]> = SmallVec::new();
     // The only key a connection without requests has.
     let by_address = matches!(cluster.config().hash_key, Some(HashKey::SourceIp));
@@ -245,12 +255,14 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
         info.upstream.remote_addr = endpoint.address().socket_addr();
 
         let in_flight = endpoint.begin();
-        match upstream::dial(endpoint.target(), server_name).await {
+        let dialled = upstream::dial(endpoint.target(), server_name).await;
+        match introduced(dialled, own).await {
             Ok(io) => {
                 cluster.report(&endpoint, Outcome::Response(200));
                 info.upstream.local_addr =
                     SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
-                info.upstream.tls = matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_));
+                info.upstream.tls =
+                    matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_) | Io::Exchanged(_));
                 info.upstream.failure = None;
                 return Ok((io, in_flight));
             }
@@ -262,6 +274,20 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
                 }
             }
         }
+    }
+}
+
+/// Says who we are, to a server that wants to know.
+async fn introduced(
+    dialled: Result<Io, ConnectError>,
+    own: &OwnMetadata,
+) -> Result<Io, ConnectError> {
+    match dialled {
+        Ok(io) if io.alpn_protocol() == Some(PEER_EXCHANGE) => {
+            let asked = peer_exchange::ask(io, own).await;
+            asked.map_err(|error| ConnectError::from_connect(&error))
+        }
+        other => other,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustc_hash::FxHashMap;
 use weir_config::model::cluster::{Destination, Workload};
 
@@ -38,18 +38,31 @@ pub struct Reporter {
     pub canonical_revision: Arc<str>,
     /// `spiffe://...`; empty: nobody in the mesh, or not known to be.
     pub principal: Arc<str>,
+    /// The pod.
+    pub instance: Arc<str>,
 }
 
 impl Reporter {
     /// From the labels a pod of this proxy would have; Istio's order of preference.
     #[must_use]
     pub fn new(namespace: &str, labels: &BTreeMap<String, String>) -> Self {
+        Self::named(namespace, labels, None)
+    }
+
+    /// Of a workload that is called so, whatever its labels say.
+    #[must_use]
+    pub fn named(
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        workload: Option<&str>,
+    ) -> Self {
         let first = |names: &[&str]| names.iter().find_map(|name| labels.get(*name));
         let label = |names: &[&str], default: &str| -> Arc<str> {
             first(names).map_or(default, String::as_str).into()
         };
         let app = label(&["app", "app.kubernetes.io/name"], UNKNOWN);
-        let workload = label(&["service.istio.io/workload-name", "app"], "weir-gateway");
+        let by_labels = || label(&["service.istio.io/workload-name", "app"], "weir-gateway");
+        let workload = workload.map_or_else(by_labels, Into::into);
         let canonical_service =
             label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"], &workload);
         let canonical_revision = label(
@@ -64,6 +77,7 @@ impl Reporter {
             canonical_service,
             canonical_revision,
             principal: Arc::default(),
+            instance: Arc::default(),
         }
     }
 }
@@ -291,6 +305,8 @@ fn expired(in_use: bool, gone_since: &mut Option<Instant>, now: Instant) -> bool
 pub struct Destinations {
     entries: Mutex<HashMap<DestinationKey, Entry>>,
     slots: usize,
+    /// Who we are in the mesh, as far as a certificate says.
+    identity: ArcSwapOption<Arc<str>>,
 }
 
 type DestinationKey = (Arc<str>, Arc<str>, Arc<str>, bool);
@@ -305,7 +321,15 @@ impl Destinations {
     /// `slots`: the number of worker threads.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        Self { entries: Mutex::default(), slots }
+        Self { entries: Mutex::default(), slots, identity: ArcSwapOption::empty() }
+    }
+
+    pub(super) fn set_identity(&self, uri: Arc<str>) {
+        self.identity.store(Some(Arc::new(uri)));
+    }
+
+    pub(super) fn identity(&self) -> Option<Arc<str>> {
+        self.identity.load().as_deref().cloned()
     }
 
     #[must_use]

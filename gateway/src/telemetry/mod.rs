@@ -233,6 +233,7 @@ pub mod labels;
 pub mod listeners;
 pub mod log;
 pub mod metrics;
+pub mod peer_metadata;
 pub mod peers;
 mod process;
 pub mod record;

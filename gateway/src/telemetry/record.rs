@@ -19,6 +19,7 @@ use super::{
     access_log::{AccessLog, Counters, Entry},
     labels::{ClusterStats, Destinations, Outcome, Reporter},
     metrics::Metrics,
+    peer_metadata::OwnMetadata,
     peers::Peers,
 };
 use crate::connection::Direction;
@@ -34,6 +35,8 @@ pub struct Telemetry {
     /// The same of what was asked of the workload.
     unrouted_inbound: Arc<ClusterStats>,
     pub peers: Peers,
+    /// What this proxy's workload says of itself to peers.
+    pub own: OwnMetadata,
 }
 
 impl Telemetry {
@@ -53,6 +56,7 @@ impl Telemetry {
             unrouted_inbound: destinations
                 .resolve(&Destination { is_own: true, ..Destination::default() }),
             peers: Peers::default(),
+            own: OwnMetadata::new(reporter),
             metrics,
             destinations,
         }
@@ -62,6 +66,11 @@ impl Telemetry {
     #[must_use]
     pub fn cluster_stats(&self, destination: &Destination) -> Arc<ClusterStats> {
         self.destinations.resolve(destination)
+    }
+
+    /// Who we are in the mesh, as our certificate says: known only when there is one.
+    pub fn is_known_as(&self, uri: Arc<str>) {
+        self.destinations.set_identity(uri);
     }
 
     /// Brings the access log to what the configuration says.
@@ -139,7 +148,7 @@ impl Telemetry {
 fn other_side(info: &StreamInfo) -> Option<&Arc<Workload>> {
     match info.connection.direction {
         Direction::Gateway | Direction::Outbound => info.upstream.workload.as_ref(),
-        Direction::Inbound => info.connection.peer_workload.as_ref(),
+        Direction::Inbound => info.connection.peer_workload(),
     }
 }
 
@@ -150,7 +159,10 @@ mod tests {
     use prometheus::TextEncoder;
 
     use super::*;
-    use crate::{connection::ConnectionInfo, telemetry::Protocol};
+    use crate::{
+        connection::{ConnectionInfo, Peer},
+        telemetry::Protocol,
+    };
 
     fn telemetry() -> Telemetry {
         let labels = [("app".to_owned(), "edge".to_owned())].into();
@@ -163,7 +175,7 @@ mod tests {
             peer_addr: ([192, 0, 2, 1], 4000).into(),
             local_addr: ([192, 0, 2, 2], 80).into(),
             direction: Direction::Gateway,
-            peer_workload: None,
+            peer: Peer::default(),
             listener: weir_config::model::ListenerName::new("0.0.0.0_80"),
             port: 80,
             tls: None,
@@ -209,7 +221,7 @@ mod tests {
             namespace: "shop".into(),
             app: "reviews".into(),
             version: "v2".into(),
-            principal: "".into(),
+            ..Workload::default()
         }));
         telemetry.record_http(&info, None, None);
         telemetry.record_http(&info, None, None);

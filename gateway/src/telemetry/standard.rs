@@ -50,9 +50,7 @@ const TCP_RECEIVED: Family = Family::counter(
 /// Reads the counts of every destination at each scrape.
 #[derive(Debug)]
 pub struct StandardMetrics {
-    /// This proxy's part, of what its workload (or a gateway) asks and of what it is asked.
-    as_source: Vec<LabelPair>,
-    as_destination: Vec<LabelPair>,
+    reporter: Reporter,
     destinations: Arc<Destinations>,
     families: Vec<Desc>,
 }
@@ -76,14 +74,27 @@ impl StandardMetrics {
             TCP_SENT,
             TCP_RECEIVED,
         ])?;
-        Ok(Self {
-            as_source: reporter_source(reporter),
-            as_destination: reporter_destination(reporter),
-            destinations,
-            families,
-        })
+        Ok(Self { reporter: reporter.clone(), destinations, families })
     }
 
+    fn own_part(&self) -> OwnPart {
+        let principal = self.destinations.identity();
+        let principal = principal.unwrap_or_else(|| Arc::clone(&self.reporter.principal));
+        let reporter = Reporter { principal, ..self.reporter.clone() };
+        OwnPart {
+            as_source: reporter_source(&reporter),
+            as_destination: reporter_destination(&reporter),
+        }
+    }
+}
+
+/// This proxy's part, of what its workload (or a gateway) asks and of what it is asked.
+struct OwnPart {
+    as_source: Vec<LabelPair>,
+    as_destination: Vec<LabelPair>,
+}
+
+impl OwnPart {
     fn labels(
         &self,
         stats: &ClusterStats,
@@ -121,9 +132,10 @@ impl Collector for StandardMetrics {
         let mut sent = TCP_SENT.empty();
         let mut received = TCP_RECEIVED.empty();
 
+        let own = self.own_part();
         for stats in self.destinations.sweep(Instant::now()) {
             for series in stats.http.series() {
-                let labels = self.labels(&stats, series.workload.as_ref(), series.outcome);
+                let labels = own.labels(&stats, series.workload.as_ref(), series.outcome);
                 let totals = series.counts.totals();
                 push(&mut requests, REQUESTS, &labels, totals.duration.count());
                 duration.mut_metric().push(histogram(&labels, &totals.duration));
@@ -136,7 +148,7 @@ impl Collector for StandardMetrics {
                 }
             }
             for series in stats.tcp.series() {
-                let labels = self.labels(&stats, series.workload.as_ref(), series.outcome);
+                let labels = own.labels(&stats, series.workload.as_ref(), series.outcome);
                 let totals = series.counts.totals();
                 push(&mut opened, TCP_OPENED, &labels, totals.opened);
                 push(&mut closed, TCP_CLOSED, &labels, totals.closed);
@@ -168,6 +180,7 @@ fn reporter_source(reporter: &Reporter) -> Vec<LabelPair> {
         canonical_service,
         canonical_revision,
         principal,
+        instance: _,
     } = reporter;
     vec![
         pair("reporter", "source"),
@@ -193,6 +206,7 @@ fn reporter_destination(reporter: &Reporter) -> Vec<LabelPair> {
         canonical_service,
         canonical_revision,
         principal,
+        instance: _,
     } = reporter;
     vec![
         pair("reporter", "destination"),
@@ -207,21 +221,35 @@ fn reporter_destination(reporter: &Reporter) -> Vec<LabelPair> {
     ]
 }
 
-/// What the client's certificate says. Without one it may be anybody.
+/// Who the client is: by its certificate, and by what it says of itself. Without a certificate it may be
+/// anybody.
 fn source_labels(workload: Option<&Workload>) -> [LabelPair; 9] {
     let none = Workload::default();
-    let Workload { name, namespace, app, version, principal } = workload.unwrap_or(&none);
+    let Workload { name, namespace, app, version, principal, .. } = workload.unwrap_or(&none);
+    let (canonical_service, canonical_revision) = canonical(workload.unwrap_or(&none));
     [
         pair("source_workload", name),
         pair("source_workload_namespace", namespace),
         pair("source_principal", &spiffe(principal)),
         pair("source_app", app),
         pair("source_version", version),
-        pair("source_canonical_service", app),
-        pair("source_canonical_revision", if app.is_empty() { UNKNOWN } else { "latest" }),
+        pair("source_canonical_service", canonical_service),
+        pair("source_canonical_revision", canonical_revision),
         pair("source_cluster", UNKNOWN),
         pair("connection_security_policy", if workload.is_some() { "mutual_tls" } else { "none" }),
     ]
+}
+
+/// The canonical service and revision; of a workload that says none, its app or name and version.
+fn canonical(workload: &Workload) -> (&str, &str) {
+    let Workload { name, app, version, canonical_service, canonical_revision, .. } = workload;
+    let service = [canonical_service, app, name].into_iter().find(|it| !it.is_empty());
+    let revision = [canonical_revision, version].into_iter().find(|it| !it.is_empty());
+    match (service, revision) {
+        (None, None) => ("", ""),
+        (None, Some(revision)) => ("", revision),
+        (Some(service), revision) => (service, revision.map_or("latest", |revision| &**revision)),
+    }
 }
 
 fn service_labels(stats: &ClusterStats) -> [LabelPair; 3] {
@@ -235,13 +263,8 @@ fn service_labels(stats: &ClusterStats) -> [LabelPair; 3] {
 
 fn destination_labels(workload: Option<&Workload>) -> [LabelPair; 8] {
     let none = Workload::default();
-    let Workload { name, namespace, app, version, principal } = workload.unwrap_or(&none);
-    let canonical_service = if app.is_empty() { name } else { app };
-    let canonical_revision = match (version.is_empty(), canonical_service.is_empty()) {
-        (false, _) => version,
-        (true, false) => "latest",
-        (true, true) => UNKNOWN,
-    };
+    let Workload { name, namespace, app, version, principal, .. } = workload.unwrap_or(&none);
+    let (canonical_service, canonical_revision) = canonical(workload.unwrap_or(&none));
     [
         pair("destination_workload", name),
         pair("destination_workload_namespace", namespace),

@@ -80,6 +80,14 @@ pub struct Workload {
     pub validity: Validity,
 }
 
+impl Workload {
+    /// Who it is: `spiffe://...`.
+    #[must_use]
+    pub fn uri(&self) -> Option<Arc<str>> {
+        self.key.cert.first().and_then(peer::only_uri)
+    }
+}
+
 /// Something an operator should know about a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretProblem {

@@ -56,7 +56,7 @@ impl ConnectError {
         }
     }
 
-    pub(super) fn from_connect(error: &io::Error) -> Self {
+    pub(crate) fn from_connect(error: &io::Error) -> Self {
         // Errors without a number do not come from connect(2) but from its environment, for
         // example a runtime that is shutting down.
         error.raw_os_error().map_or(Self::Timeout, |errno| Self::Connect { errno })

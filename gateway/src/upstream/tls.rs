@@ -33,6 +33,8 @@ pub struct TlsContext {
     server_name: Option<ServerName<'static>>,
     /// HTTP/2 is spoken only where it was negotiated (RFC 9113 section 3.3).
     requires_h2: bool,
+    /// Who answers has to be of the mesh.
+    is_mesh: bool,
     /// What it was built from, to see when that has changed.
     secrets: Vec<(SecretName, Option<Arc<LoadedSecret>>)>,
 }
@@ -69,6 +71,7 @@ impl TlsContext {
             server_name,
             // Sidecars know by our names for protocols what is spoken, and may select none of them.
             requires_h2: protocol == Protocol::Http2 && !is_mesh,
+            is_mesh,
             secrets: tls.certificate.iter().chain(trust_bundle).map(used).collect(),
         }
     }
@@ -87,6 +90,12 @@ impl TlsContext {
     #[must_use]
     pub fn is_per_host(&self) -> bool {
         self.server_name.is_none()
+    }
+
+    /// Whether whoever is connected to is verified to be of the mesh.
+    #[must_use]
+    pub fn is_mesh(&self) -> bool {
+        self.is_mesh
     }
 
     /// Why no handshake can succeed with this context.
@@ -181,8 +190,8 @@ fn alpn(tls: &UpstreamTls, protocol: Protocol) -> Vec<Vec<u8>> {
         let offers: &[&str] = match protocol {
             Protocol::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
             Protocol::Http2 => &["istio-h2", "istio", "h2"],
-            // Not `istio-peer-exchange`: whoever selects it waits for a message of its own.
-            Protocol::Tcp => &["istio"],
+            // The first stands for a message of both sides before the first byte.
+            Protocol::Tcp => &["istio-peer-exchange", "istio"],
         };
         return offers.iter().map(|offer| offer.as_bytes().to_vec()).collect();
     }

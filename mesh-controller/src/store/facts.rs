@@ -7,7 +7,7 @@ use weir_config::{
         Kind, Object, ObjectKey, Spec,
         istio::{
             destination_rule::{ClientTlsSettings, DestinationRule, TrafficPolicy},
-            gateway::{Gateway, ServerTlsSettings},
+            gateway::{Gateway, Server, ServerTlsMode, ServerTlsSettings},
             virtual_service::VirtualService,
         },
         kubernetes::{EndpointSlice, endpoint_slice::SERVICE_NAME_LABEL},
@@ -30,6 +30,8 @@ pub enum Facts {
         selector: Labels,
         admits: Admits,
         credentials: Box<[Credential]>,
+        /// What servers with `AUTO_PASSTHROUGH` lead to.
+        passes: Box<[Passes]>,
     },
     VirtualService {
         /// It has hosts of its own; one without is only for others to delegate to.
@@ -98,6 +100,21 @@ impl Admits {
             Self::Every => true,
             Self::Only(names) => names.iter().any(|name| **name == *namespace),
         }
+    }
+}
+
+/// Services a server leads to without a VirtualService: of a namespace (`None`: of every one), and with
+/// a host that is covered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Passes {
+    pub namespace: Option<Arc<str>>,
+    pub hosts: HostPattern,
+}
+
+impl Passes {
+    #[must_use]
+    pub fn includes(&self, namespace: &str, host: &HostPattern) -> bool {
+        self.namespace.as_ref().is_none_or(|own| **own == *namespace) && self.hosts.covers(host)
     }
 }
 
@@ -213,7 +230,26 @@ fn gateway(spec: &Gateway, own: &Arc<str>) -> Facts {
         selector: spec.selector.clone(),
         admits: admits(spec, own),
         credentials: credentials.collect(),
+        passes: passes(spec, own),
     }
+}
+
+fn passes(spec: &Gateway, own: &Arc<str>) -> Box<[Passes]> {
+    let is_auto = |server: &&Server| {
+        server.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    };
+    let hosts = spec.servers.iter().filter(is_auto).flat_map(|server| &server.hosts);
+    hosts
+        .map(|entry| {
+            let (namespace, host) = entry.split_once('/').unwrap_or(("*", entry));
+            let namespace = match namespace {
+                "*" => None,
+                "." => Some(Arc::clone(own)),
+                name => Some(name.into()),
+            };
+            Passes { namespace, hosts: HostPattern::parse(host) }
+        })
+        .collect()
 }
 
 fn admits(spec: &Gateway, own: &Arc<str>) -> Admits {

@@ -7,7 +7,10 @@ use weir_config::{
     compile::reference::patterns,
 };
 
-use super::{Entry, Facts, facts::Labels};
+use super::{
+    Entry, Facts,
+    facts::{Labels, Passes},
+};
 
 /// Something one object asks for, and others answer to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,10 @@ pub enum Link {
     Endpoints { namespace: Arc<str>, service: Arc<str> },
     /// WorkloadEntries of this namespace with these labels.
     Workloads { namespace: Arc<str>, labels: Arc<Labels> },
+    /// PeerAuthentications of this namespace.
+    Peers(Arc<str>),
+    /// Services and ServiceEntries that a server leads to by what clients say.
+    Passes(Passes),
     /// This Secret or ConfigMap.
     Material(ObjectKey),
 }
@@ -46,6 +53,9 @@ impl Entry {
                 namespace: Arc::clone(namespace),
                 service: Arc::clone(service),
             }],
+            Facts::Policy { .. } if self.key.kind == Kind::PeerAuthentication => {
+                vec![Link::Peers(Arc::clone(namespace))]
+            }
             Facts::VirtualService { is_root: false, .. }
             | Facts::Gateway { .. }
             | Facts::WorkloadEntry { .. }
@@ -61,8 +71,9 @@ impl Entry {
     pub fn wants(&self, namespace: &Arc<str>, root: &Arc<str>) -> Vec<Link> {
         let own = &self.key.namespace;
         match &self.facts {
-            Facts::Gateway { credentials, .. } => {
+            Facts::Gateway { credentials, passes, .. } => {
                 let mut wants = materials(credentials, namespace);
+                wants.extend(passes.iter().cloned().map(Link::Passes));
                 wants.push(Link::Routes(self.key.clone()));
                 wants
             }
@@ -92,12 +103,14 @@ impl Entry {
                 if !selector.is_empty() {
                     wants.push(workloads(own, selector));
                 }
+                wants.extend(peers(own, root));
                 wants
             }
             Facts::ServiceEntry { hosts, selector, .. } => {
                 let mut wants: Vec<Link> =
                     hosts.iter().flat_map(|host| rules_of(host, own, namespace, root)).collect();
                 wants.extend(selector.as_ref().map(|selector| workloads(own, selector)));
+                wants.extend(peers(own, root));
                 wants
             }
             Facts::Sidecar { imports, .. } => {
@@ -124,6 +137,12 @@ fn rules<'a>(host: &str, namespace: &'a Arc<str>) -> impl Iterator<Item = Link> 
         host: pattern.to_string().into(),
         namespace: Arc::clone(namespace),
     })
+}
+
+/// What says whether the workloads of `own` take mutual TLS.
+fn peers(own: &Arc<str>, root: &Arc<str>) -> impl Iterator<Item = Link> + use<> {
+    let root = (root != own).then(|| Arc::clone(root));
+    [Some(Arc::clone(own)), root].into_iter().flatten().map(Link::Peers)
 }
 
 fn workloads(namespace: &Arc<str>, labels: &Arc<Labels>) -> Link {

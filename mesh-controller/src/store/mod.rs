@@ -24,7 +24,7 @@ use self::{endpoints::Endpoints, mesh::MeshConfigMaps, position::Reaches};
 pub use self::{
     endpoints::{Locality, Pod},
     entry::{Encoded, Entry, Unusable, generation},
-    facts::{Admits, Credential, Facts, Labels},
+    facts::{Admits, Credential, Facts, Labels, Passes},
     imports::Imports,
     link::Link,
     mesh::Mesh,
@@ -229,7 +229,15 @@ impl Store {
                 let entries = self.in_namespace(Kind::WorkloadEntry, namespace);
                 entries.map(|entry| entry.key.clone()).collect()
             }
-            Link::Routes(_) | Link::Host(_) | Link::Rules { .. } | Link::Endpoints { .. } => {
+            Link::Passes(_) => {
+                let entries = self.of_kind(Kind::Service).chain(self.of_kind(Kind::ServiceEntry));
+                entries.map(|entry| entry.key.clone()).collect()
+            }
+            Link::Routes(_)
+            | Link::Host(_)
+            | Link::Rules { .. }
+            | Link::Endpoints { .. }
+            | Link::Peers(_) => {
                 let first = ObjectKey {
                     kind: Kind::Gateway,
                     namespace: Arc::default(),

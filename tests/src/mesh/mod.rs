@@ -19,8 +19,10 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+mod agent;
 mod outside;
 
+pub use agent::{Agent, Program};
 pub use outside::Zone;
 
 use crate::{
@@ -251,6 +253,18 @@ impl Pod {
     /// Replaces the proxy's configuration.
     pub fn configure(&self, config: &str) {
         self.write("config/config.yaml", config);
+    }
+
+    /// A folder of the pod that its proxy may write to.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    pub fn shared_folder(&self) -> PathBuf {
+        let folder = self.folder.join("shared");
+        fs::create_dir(&folder).expect("make a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("open the folder");
+        folder
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {

@@ -24,6 +24,7 @@ use crate::{
     compile::{
         View,
         finding::Findings,
+        mtls::PeerPolicies,
         name::cluster_name,
         store::{Link, contains},
     },
@@ -46,13 +47,14 @@ pub(in crate::compile) fn compile(
     findings: &mut Findings,
 ) -> Vec<ClusterEndpoints> {
     let mut clusters = Vec::new();
+    let policies = PeerPolicies::of(view, &service.namespace);
     for port in &service.ports {
         let members = unique(members(view, service, port, findings));
         let mut add = |subset: &str, labels: &BTreeMap<String, String>| {
             let endpoints = members
                 .iter()
                 .filter(|member| contains(&member.labels, labels))
-                .map(Member::endpoint);
+                .map(|member| member.endpoint(&policies));
             clusters.push(ClusterEndpoints {
                 cluster: cluster_name(&service.host, port.number, subset),
                 endpoints: endpoints.collect(),
@@ -305,18 +307,12 @@ fn workload(
     entry: &WorkloadEntry,
     labels: &BTreeMap<String, String>,
 ) -> Workload {
-    let label = |names: [&str; 2]| -> Arc<str> {
-        let value = names.iter().find_map(|name| labels.get(*name));
-        value.map(|value| value.as_str().into()).unwrap_or_default()
-    };
     let namespace = &owner.metadata.namespace;
     let account = &entry.service_account;
     Workload {
-        name: Arc::default(),
         namespace: Arc::clone(namespace),
-        app: label(["app", "app.kubernetes.io/name"]),
-        version: label(["version", "app.kubernetes.io/version"]),
         principal: principal(view, namespace, account),
+        ..Workload::labelled(|name| labels.get(name).map(String::as_str))
     }
 }
 
@@ -332,8 +328,15 @@ fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
 const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
 impl Member {
-    fn endpoint(&self) -> Endpoint {
-        let mesh_tls = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
+    /// It takes the mesh's TLS if its workload can, and does on this port.
+    fn endpoint(&self, policies: &PeerPolicies<'_>) -> Endpoint {
+        let is_able = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
+        let port = match &self.endpoint.address {
+            EndpointAddress::Ip(address) => Some(address.port()),
+            EndpointAddress::Dns { port, .. } => Some(*port),
+            EndpointAddress::Unix(_) => None,
+        };
+        let mesh_tls = is_able && policies.take_mtls(&self.labels, port);
         Endpoint { mesh_tls, ..self.endpoint.clone() }
     }
 
@@ -357,17 +360,39 @@ impl Member {
     ) {
         self.labels.clone_from(labels);
         let namespace = target.map(|target| target.namespace.as_str()).unwrap_or_default();
-        self.endpoint.workload.namespace = match namespace {
-            "" => Arc::clone(&object.metadata.namespace),
-            namespace => namespace.into(),
+        self.endpoint.workload = Workload {
+            name: target.map(|target| owner_name(target, labels).into()).unwrap_or_default(),
+            namespace: match namespace {
+                "" => Arc::clone(&object.metadata.namespace),
+                namespace => namespace.into(),
+            },
+            ..Workload::labelled(|name| labels.get(name).map(String::as_str))
         };
-        let label = |name: &str| -> Arc<str> {
-            let value = labels.get(name);
-            value.map(|value| value.as_str().into()).unwrap_or_default()
-        };
-        self.endpoint.workload.app = label("app");
-        self.endpoint.workload.version = label("version");
     }
+}
+
+/// What a pod is one of: a Deployment, StatefulSet, DaemonSet or Job, by what these do to names of pods. Its
+/// owner is not known here; a pod of none of them is a workload of its own.
+fn owner_name<'a>(target: &'a ObjectReference, labels: &'a BTreeMap<String, String>) -> &'a str {
+    let label = |name: &str| labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
+    if target.kind != "Pod" {
+        return "";
+    }
+    if let Some(said) = label("service.istio.io/workload-name") {
+        return said;
+    }
+    let name = target.name.as_str();
+    let without_suffix = name.rsplit_once('-').map_or(name, |(owner, _)| owner);
+    if let Some(hash) = label("pod-template-hash") {
+        let deployment = without_suffix.strip_suffix(hash).and_then(|it| it.strip_suffix('-'));
+        return deployment.unwrap_or(without_suffix);
+    }
+    if let Some(job) = label("batch.kubernetes.io/job-name") {
+        return job;
+    }
+    let is_of_set = label("statefulset.kubernetes.io/pod-name").is_some()
+        || label("controller-revision-hash").is_some();
+    if is_of_set { without_suffix } else { name }
 }
 
 /// An IP address, a `unix://` path, or a name to be resolved.

@@ -40,6 +40,10 @@ impl Registry {
         self.0.keys()
     }
 
+    pub(in crate::compile) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.0.values()
+    }
+
     /// Puts `service` in the place of the one that had the host, which is returned.
     pub(in crate::compile) fn replace(
         &mut self,

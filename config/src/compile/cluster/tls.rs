@@ -50,14 +50,14 @@ pub(super) fn automatic(view: &View, service: &Service, port: &Port) -> Option<U
     let is_on = view.proxy.has_identity && view.mesh.enable_auto_mtls != Some(false);
     (is_on && is_in_mesh).then(|| {
         let sni = format!("outbound_.{}_._.{}", port.number, service.host);
-        mesh(sni.into(), subject_alt_names(view, port, &[]))
+        mesh(Some(sni.into()), subject_alt_names(view, port, &[]))
     })
 }
 
 /// With the proxy's own certificate, to a workload of the mesh.
-fn mesh(sni: Arc<str>, identities: Arc<[Arc<str>]>) -> UpstreamTls {
+fn mesh(sni: Option<Arc<str>>, identities: Arc<[Arc<str>]>) -> UpstreamTls {
     UpstreamTls {
-        sni: Some(sni),
+        sni,
         certificate: Some(SecretName::workload()),
         trust: UpstreamTrust::Mesh { trust_bundle: SecretName::workload(), identities },
         // What is offered says that the mesh is spoken, and is the proxy's to know.
@@ -131,8 +131,10 @@ impl Origination<'_> {
 
     fn mesh(&self, settings: &ClientTlsSettings) -> UpstreamTls {
         let sni = match settings.sni.as_str() {
-            "" => format!("outbound_.{}_._.{}", self.port.number, self.service.host).into(),
-            sni => sni.into(),
+            "" => Some(format!("outbound_.{}_._.{}", self.port.number, self.service.host).into()),
+            // No name but many: the one the client asked for.
+            sni if sni.starts_with('*') => None,
+            sni => Some(sni.into()),
         };
         mesh(sni, self.names(settings))
     }

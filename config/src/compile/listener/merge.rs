@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Layout, Socket,
+    AutoServer, Layout, Socket,
     server::{ServerHosts, ServerKind, classify},
     socket,
     table::{ServerId, Table, TableKind, TableServer},
@@ -41,6 +41,7 @@ pub(super) struct Merge<'a> {
     chains: Vec<FilterChain>,
     tables: BTreeMap<RouteTableName, Arc<Table>>,
     secrets: Vec<Reference>,
+    auto: Vec<AutoServer>,
 }
 
 struct First<'a> {
@@ -82,6 +83,7 @@ impl<'a> Merge<'a> {
             chains: Vec::new(),
             tables: BTreeMap::new(),
             secrets: Vec::new(),
+            auto: Vec::new(),
         }
     }
 
@@ -123,6 +125,11 @@ impl<'a> Merge<'a> {
             ServerKind::Passthrough => {
                 self.passthrough.insert(candidate.id(), table_server(candidate));
             }
+            ServerKind::AutoPassthrough => self.auto.push(AutoServer {
+                listener: self.socket.listener(),
+                hosts: ServerHosts::new(&server.hosts, &gateway.metadata.namespace),
+                gateway: origin(gateway),
+            }),
             ServerKind::TerminatedHttp | ServerKind::TerminatedTcp => {
                 self.add_terminated(candidate, kind);
             }
@@ -187,6 +194,7 @@ impl<'a> Merge<'a> {
             listener: self.socket.listener(),
             server_names: Arc::default(),
             redirected: None,
+            mesh_only: false,
             tls: None,
             network: closed(),
             gateway: origin(candidate.gateway),
@@ -214,6 +222,7 @@ impl<'a> Merge<'a> {
             listener: self.socket.listener(),
             server_names: hosts.patterns().cloned().collect(),
             redirected: None,
+            mesh_only: false,
             tls: Some(context),
             network: NetworkFilter::Http { route_table: route_table.clone() },
             gateway: origin(gateway),
@@ -285,6 +294,7 @@ impl<'a> Merge<'a> {
                 listener: listener.clone(),
                 server_names: Arc::default(),
                 redirected: None,
+                mesh_only: false,
                 tls: None,
                 network: NetworkFilter::Http { route_table: route_table.clone() },
                 gateway: origin(first.gateway),
@@ -307,6 +317,7 @@ impl<'a> Merge<'a> {
             chains: self.chains,
             tables: self.tables,
             secrets: self.secrets,
+            auto: self.auto,
         })
     }
 }

@@ -10,11 +10,13 @@ use std::{
     sync::Arc,
 };
 
+mod auto_passthrough;
 mod merge;
 mod server;
 mod table;
 mod tls;
 
+pub(super) use self::auto_passthrough::{AutoServer, compile as auto_passthrough};
 use self::merge::Merge;
 pub(super) use self::table::{ServerId, Table, TableKind, TableServer};
 use super::{
@@ -77,6 +79,8 @@ pub(super) struct Layout {
     pub(super) chains: Vec<FilterChain>,
     pub(super) tables: BTreeMap<RouteTableName, Arc<Table>>,
     pub(super) secrets: Vec<Reference>,
+    /// Servers that lead to services by what clients say.
+    pub(super) auto: Vec<AutoServer>,
 }
 
 /// The sockets of a Gateway that selects this proxy.

@@ -21,6 +21,8 @@ pub(super) enum ServerKind {
     /// TLS is ended here and what is inside is copied.
     TerminatedTcp,
     Passthrough,
+    /// Its server name says where it goes.
+    AutoPassthrough,
     Tcp,
 }
 
@@ -28,7 +30,10 @@ impl ServerKind {
     pub(super) fn listener(self) -> ListenerKind {
         match self {
             Self::Http => ListenerKind::Http,
-            Self::TerminatedHttp | Self::TerminatedTcp | Self::Passthrough => ListenerKind::Tls,
+            Self::TerminatedHttp
+            | Self::TerminatedTcp
+            | Self::Passthrough
+            | Self::AutoPassthrough => ListenerKind::Tls,
             Self::Tcp => ListenerKind::Tcp,
         }
     }
@@ -62,9 +67,7 @@ fn classify_tls(
         | ServerTlsMode::OptionalMutual
         | ServerTlsMode::IstioMutual => Ok(terminated),
         ServerTlsMode::Passthrough => Ok(ServerKind::Passthrough),
-        ServerTlsMode::AutoPassthrough => {
-            Err("tls.mode AUTO_PASSTHROUGH is not supported; name the hosts with PASSTHROUGH")
-        }
+        ServerTlsMode::AutoPassthrough => Ok(ServerKind::AutoPassthrough),
     }
 }
 

@@ -75,6 +75,12 @@ impl Compiler {
             self.output.set_filter_chain(chain.name.clone(), Some(chain.clone()));
         }
 
+        let auto = |layout: Option<&'_ Layout>| layout.map_or(0, |layout| layout.auto.len());
+        dirty.auto_passthrough |= match (&old, &layout) {
+            (Some(old), Some(new)) => old.auto != new.auto,
+            (old, new) => auto(old.as_ref()) + auto(new.as_ref()) > 0,
+        };
+
         let nothing = BTreeMap::new();
         let tables = layout.as_ref().map_or(&nothing, |layout| &layout.tables);
         let old_tables = old.as_ref().map_or(&nothing, |layout| &layout.tables);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+mod auto_passthrough;
 mod listeners;
 mod routes;
 mod sidecar;
@@ -45,6 +46,7 @@ impl Compiler {
         self.compile_destination_rules(&dirty);
         self.compile_virtual_services(&mut dirty);
         self.compile_domains(&dirty);
+        self.compile_auto_passthrough(&dirty);
         self.compile_outbound(&mut dirty);
         if dirty.inbound {
             self.compile_inbound();

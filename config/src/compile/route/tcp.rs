@@ -94,6 +94,7 @@ pub(in crate::compile) fn sni_chain(
             listener: contributors.table.listener.clone(),
             server_names: Arc::from([domain.host.clone()]),
             redirected: None,
+            mesh_only: false,
             tls: None,
             network: NetworkFilter::TcpProxy { clusters, idle_timeout: None },
             gateway: format!("{}/{}", server.gateway.namespace, server.gateway.name).into(),

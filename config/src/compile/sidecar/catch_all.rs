@@ -48,6 +48,7 @@ pub(super) fn chain(
         listener: ListenerName::new(OUTBOUND),
         server_names: Arc::default(),
         redirected: Some(redirected),
+        mesh_only: false,
         tls: None,
         network,
         gateway: Arc::default(),

@@ -10,7 +10,6 @@ use std::{
 use super::{
     Made,
     catch_all::{listener, plain, tcp},
-    mtls::{Mode, Modes},
     scope,
 };
 use crate::{
@@ -23,7 +22,8 @@ use crate::{
         ProxyKind, View,
         cluster::own_service,
         finding::Findings,
-        mesh_tls::{self, HTTP_ALPN, TCP_ALPN},
+        mesh_tls::{self, HTTP_ALPN, INBOUND_TCP_ALPN},
+        mtls::{Mode, Modes, PeerPolicies},
         name::{Age, resolve_host, service_host},
         route::mesh,
         store::contains,
@@ -57,7 +57,8 @@ struct Port {
 /// Everything about connections to the workload.
 pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made {
     let number = view.mesh.proxy_inbound_listen_port.filter(|&port| port != 0);
-    let mut inbound = Inbound { view, modes: Modes::of(view), made: Made::default() };
+    let modes = PeerPolicies::of(view, &view.proxy.namespace).modes(&view.proxy.labels);
+    let mut inbound = Inbound { view, modes, made: Made::default() };
     let listener = listener(INBOUND, number.unwrap_or(INBOUND_PORT), ListenerKind::Inbound);
     inbound.made.listeners.push(listener);
     let ports = ports(view, findings);
@@ -283,8 +284,8 @@ impl Inbound<'_> {
         let http = NetworkFilter::Http { route_table };
         let bytes = tcp(cluster.clone());
         let own = match speaks {
-            Speaks::Http => (http.clone(), &HTTP_ALPN),
-            Speaks::Bytes | Speaks::Either => (bytes, &TCP_ALPN),
+            Speaks::Http => (http.clone(), &HTTP_ALPN[..]),
+            Speaks::Bytes | Speaks::Either => (bytes, &INBOUND_TCP_ALPN[..]),
         };
         let is_seen = speaks == Speaks::Either;
         let mut add = |begins: Beginning, alpn: Option<&[&str]>, network: &NetworkFilter| {
@@ -299,6 +300,7 @@ impl Inbound<'_> {
                 listener: ListenerName::new(INBOUND),
                 server_names: Arc::default(),
                 redirected: Some(RedirectMatch { address: None, port, begins }),
+                mesh_only: false,
                 tls: alpn.map(|alpn| mesh_tls::downstream(self.view, alpn, &[])),
                 network: network.clone(),
                 gateway: Arc::default(),

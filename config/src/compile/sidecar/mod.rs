@@ -11,7 +11,6 @@ mod auto_address;
 mod catch_all;
 mod dns;
 mod inbound;
-mod mtls;
 mod outbound;
 mod scope;
 

@@ -670,3 +670,65 @@ fn warmup_is_for_policies_that_weigh() {
         (None, vec![format!("{field}.warmup")])
     );
 }
+
+/// Hardening C5, CVE-2021-31921.
+#[test]
+fn mesh_tls_passes_to_exported_services_of_the_servers_hosts_and_to_nothing_else() {
+    let gateway = GATEWAY.replace(
+        "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}",
+        "{port: {number: 15443, name: tls, protocol: TLS}, tls: {mode: AUTO_PASSTHROUGH}, hosts: \
+         [shop/*.local]}",
+    );
+    let service = |namespace: &str, name: &str, export: &str| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}, annotations: {{networking.istio.io/exportTo: '{export}'}}}}
+spec: {{ports: [{{name: http, port: 80}}]}}
+"
+        )
+    };
+    let web = service("shop", "web", "*");
+    let behind = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [10.1.0.8], labels: {security.istio.io/tlsMode: istio, version: v1}}
+- {addresses: [10.1.0.9], labels: {version: v1}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: shop}
+spec: {host: web, subsets: [{name: v1, labels: {version: v1}}]}
+";
+    let hidden = service("shop", "hidden", ".");
+    let other = service("other", "web", "*");
+    let all = objects(&join(&[&gateway, &web, behind, &hidden, &other]));
+    let mut compiler = Compiler::new(proxy(), None);
+    compiler.apply(all.iter().cloned().map(Change::Upsert));
+    let names = |compiler: &Compiler| -> Vec<String> {
+        let chains = compiler.resources().filter_chains.values();
+        chains.filter(|chain| chain.mesh_only).map(|it| it.server_names[0].to_string()).collect()
+    };
+    let name = "outbound_.80_._.web.shop.svc.cluster.local";
+    let of_subset = "outbound_.80_.v1_.web.shop.svc.cluster.local";
+    assert_eq!(names(&compiler), [name, of_subset]);
+    for name in [name, of_subset] {
+        assert_eq!(compiler.resources().clusters[name].tls, None);
+        let endpoints = &compiler.resources().endpoints[name].endpoints;
+        let addresses: Vec<_> = endpoints.iter().map(|it| it.address.clone()).collect();
+        assert_eq!(addresses, [EndpointAddress::Ip(([10, 1, 0, 8], 8080).into())]);
+    }
+    // What is gone leads nowhere, and so does all when the server is gone.
+    compiler.apply([Change::Remove(objects(&web)[0].key())]);
+    assert_eq!(names(&compiler), Vec::<String>::new());
+    compiler.apply([Change::Upsert(Arc::clone(&objects(&web)[0]))]);
+    assert_eq!(names(&compiler), [name, of_subset]);
+    compiler.apply([Change::Remove(objects(&gateway)[0].key())]);
+    assert_eq!(names(&compiler), Vec::<String>::new());
+    assert!(!compiler.resources().clusters.contains_key(name));
+}

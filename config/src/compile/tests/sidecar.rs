@@ -373,6 +373,55 @@ endpoints:
 }
 
 #[test]
+fn endpoints_whose_policy_is_disable_are_talked_to_in_clear_text_by_port() {
+    let slice = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: data, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: tcp, port: 5432}]
+endpoints:
+- {addresses: [10.1.0.8], labels: {security.istio.io/tlsMode: istio, app: db}}
+- {addresses: [10.1.0.9], labels: {security.istio.io/tlsMode: istio, app: other}}
+";
+    let mesh_tls = |policies: &[String]| {
+        let resources =
+            resources(&and(&[slice.to_owned(), policies.join("\n---\n")].join("\n---")));
+        let endpoints = &resources.endpoints["outbound|5432||db.data.svc.cluster.local"].endpoints;
+        [endpoints[0].mesh_tls, endpoints[1].mesh_tls]
+    };
+    let disable = "{mtls: {mode: DISABLE}}";
+    let of_db = |rest: &str| format!("{{selector: {{matchLabels: {{app: db}}}}, {rest}}}");
+    let mesh = peer_authentication("istio-system", "mesh", disable);
+    let namespace = peer_authentication("data", "ns", disable);
+    let strict = peer_authentication("data", "ns", "{mtls: {mode: STRICT}}");
+    let workload = peer_authentication("data", "db", &of_db("mtls: {mode: DISABLE}"));
+    let port = peer_authentication("data", "db", &of_db("portLevelMtls: {5432: {mode: DISABLE}}"));
+    let other_port =
+        peer_authentication("data", "db", &of_db("portLevelMtls: {80: {mode: DISABLE}}"));
+    let but_port = peer_authentication(
+        "data",
+        "db",
+        &of_db("mtls: {mode: DISABLE}, portLevelMtls: {5432: {mode: STRICT}}"),
+    );
+    // The client's own namespace says what its workload takes, not what others do.
+    let own = peer_authentication("shop", "ns", disable);
+    for (policies, expected) in [
+        (vec![], [true, true]),
+        (vec![mesh.clone()], [false, false]),
+        (vec![mesh, strict.clone()], [true, true]),
+        (vec![namespace], [false, false]),
+        (vec![workload], [false, true]),
+        (vec![strict, port], [false, true]),
+        (vec![other_port], [true, true]),
+        (vec![but_port], [true, true]),
+        (vec![own], [true, true]),
+    ] {
+        assert_eq!(mesh_tls(&policies), expected, "{policies:?}");
+    }
+}
+
+#[test]
 fn a_headless_service_is_its_endpoints() {
     let yaml = "
 apiVersion: v1

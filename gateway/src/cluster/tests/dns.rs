@@ -227,6 +227,61 @@ async fn another_configuration_keeps_the_resolved_addresses_without_asking_again
     assert_eq!(server.queries(), asked);
 }
 
+/// Where a client that asks for a name is sent at once; `None`: it has to wait.
+fn at_once(proxy: &Proxy, host: &str) -> Option<Result<SocketAddr, ()>> {
+    let cluster = proxy.cluster();
+    let mut selecting = std::pin::pin!(cluster.select(None, &[], None, Some(host)));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match selecting.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(Ok(endpoint)) => endpoint.address().socket_addr().map(Ok),
+        std::task::Poll::Ready(Err(_refused)) => Some(Err(())),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test]
+async fn a_name_below_a_wildcard_is_waited_for_once_and_then_asked_for_off_the_path() {
+    let server = NameServer::start().await;
+    server.set("a.example.", Answer::Addresses(&["127.0.0.1"], 1));
+    let names = DynamicNames {
+        pattern: HostPattern::parse("*.example"),
+        port: 80,
+        refresh: Duration::from_secs(60),
+        allowed: ["127.0.0.0/8".parse().unwrap()].into(),
+    };
+    let mut proxy = Proxy::with_resolver(server.address);
+    let discovery = Discovery::DynamicDns(Arc::new(names));
+    let connect_timeout = Duration::from_millis(300);
+    proxy.apply(&cluster_change(model::Cluster { discovery, connect_timeout, ..config() }));
+
+    // Many come at once; the name server is asked for both families, once.
+    assert_eq!(at_once(&proxy, "a.example"), None);
+    let cluster = proxy.cluster();
+    let select = || cluster.select(None, &[], None, Some("a.example"));
+    let (one, two) = tokio::join!(select(), select());
+    assert_eq!(one.unwrap().id(), two.unwrap().id());
+    assert_eq!(server.queries(), 2);
+
+    // Before the answer ends it is asked for again, and again while nobody answers; that is nothing to
+    // wait for.
+    server.set("a.example.", Answer::Silence);
+    let first = Some(Ok((Ipv4Addr::new(127, 0, 0, 1), 80).into()));
+    let deadline = Instant::now() + DEADLINE;
+    while server.queries() < 6 {
+        assert!(Instant::now() < deadline, "the name is not asked for again");
+        assert_eq!(at_once(&proxy, "a.example"), first);
+        sleep(Duration::from_millis(1)).await;
+    }
+    server.set("a.example.", Answer::Addresses(&["127.0.0.2"], 60));
+    while at_once(&proxy, "a.example") == first {
+        assert!(Instant::now() < deadline, "the new address is not used");
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(at_once(&proxy, "a.example"), Some(Ok((Ipv4Addr::new(127, 0, 0, 2), 80).into())));
+    // A name that does not exist has to be asked for by whoever wants it.
+    assert_eq!(at_once(&proxy, "nowhere.example"), None);
+}
+
 #[tokio::test]
 async fn new_names_are_resolved_and_old_ones_forgotten() {
     let server = NameServer::start().await;

@@ -10,9 +10,10 @@ use std::{
 use weir_config::model::{
     ClusterEndpoints, ClusterName, Delta,
     cluster::{
-        CircuitBreakers, Destination, Discovery, Endpoint as Member, EndpointAddress, LbPolicy,
-        Locality, OutlierDetection, SourceAddress, UpstreamProtocol, Workload,
+        CircuitBreakers, Destination, Discovery, DynamicNames, Endpoint as Member, EndpointAddress,
+        LbPolicy, Locality, OutlierDetection, SourceAddress, UpstreamProtocol, Workload,
     },
+    matcher::HostPattern,
 };
 
 use super::*;

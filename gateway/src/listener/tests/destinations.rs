@@ -29,6 +29,7 @@ fn chain(rng: &mut fastrand::Rng) -> Arc<FilterChain> {
         listener: ListenerName::new("outbound"),
         server_names,
         redirected: Some(redirected),
+        mesh_only: false,
         tls: None,
         network: NetworkFilter::TcpProxy { clusters: Arc::default(), idle_timeout: None },
         gateway: rng.u8(..).to_string().into(),

@@ -196,6 +196,7 @@ fn chain(name: &str, hosts: &[&str], tls: Option<DownstreamTls>, cluster: &str) 
         listener: ListenerName::new(listener),
         server_names: hosts.iter().map(|host| HostPattern::parse(host)).collect(),
         redirected: None,
+        mesh_only: false,
         tls,
         network: NetworkFilter::TcpProxy { clusters: [to(cluster, 1)].into(), idle_timeout: None },
         gateway: "test/gateway".into(),

@@ -3,7 +3,7 @@
 //! ```text
 //! Gateway --Routes--> VirtualService --Host--> Service, ServiceEntry --Endpoints--> EndpointSlice
 //!    |                  |        \--Rules--> DestinationRule               \--Workloads--> WorkloadEntry
-//!    \--Material--> Secret       \--Delegate--> VirtualService
+//!    \--Material--> Secret       \--Delegate--> VirtualService            \--Peers--> PeerAuthentication
 //! ```
 //!
 //! An object is in the scope if it is one to begin with (a Gateway or policy that selects the proxy, a
@@ -263,6 +263,12 @@ impl Scope {
                 service: Arc::clone(service),
             }),
             Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
+            Facts::Policy { .. }
+                if entry.key.kind == Kind::PeerAuthentication
+                    && self.wants.contains_key(&Link::Peers(Arc::clone(own))) =>
+            {
+                true
+            }
             Facts::Policy { selector } => {
                 (own == to || *own == mesh.root_namespace)
                     && (self.is_sidecar() || entry.key.kind != Kind::PeerAuthentication)

@@ -1,7 +1,7 @@
 //! What a workload's proxy knows besides: whatever is exported to it, or what a Sidecar resource leaves
 //! of that.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use weir_config::{
     api::{Kind, ObjectKey},
@@ -10,7 +10,7 @@ use weir_config::{
 };
 
 use super::{Audience, ProxyType, Scope};
-use crate::store::{Entry, Facts, Imports, Link, Store};
+use crate::store::{Entry, Facts, Imports, Link, Passes, Store};
 
 /// Kinds that are looked at whoever asks for them: nobody does.
 const ROOTS: [Kind; 8] = [
@@ -72,8 +72,24 @@ impl Scope {
 
     /// Whether traffic may be for `host`, of an object in `namespace`.
     pub(super) fn reaches(&self, namespace: &str, host: &Arc<str>) -> bool {
-        self.imports(namespace, &HostPattern::parse(host))
+        let pattern = HostPattern::parse(host);
+        self.imports(namespace, &pattern)
             || self.wants.contains_key(&Link::Host(Arc::clone(host)))
+            || self.passes(namespace, &pattern)
+    }
+
+    /// Whether a Gateway in the scope leads to `host` without a VirtualService.
+    fn passes(&self, namespace: &str, host: &HostPattern) -> bool {
+        // Few have one, and all of theirs are together.
+        let first =
+            Link::Passes(Passes { namespace: None, hosts: HostPattern::Exact(Arc::default()) });
+        let of_kind = |link: &&Link| matches!(link, Link::Passes(_));
+        let links = self.wants.range((Bound::Included(first), Bound::Unbounded));
+        !self.is_sidecar()
+            && links.map(|(link, _)| link).take_while(of_kind).any(|link| match link {
+                Link::Passes(passes) => passes.includes(namespace, host),
+                _ => false,
+            })
     }
 
     /// What a member asks for.

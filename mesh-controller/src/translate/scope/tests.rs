@@ -471,6 +471,7 @@ fn a_sidecar_gets_whatever_is_exported_to_its_namespace_and_no_gateways() {
         [
             "VirtualService/bank/pay",
             "DestinationRule/bank/pay",
+            "PeerAuthentication/bank/default",
             "PeerAuthentication/istio-system/default",
             "Service/bank/pay",
             "Service/shop/web",
@@ -478,7 +479,45 @@ fn a_sidecar_gets_whatever_is_exported_to_its_namespace_and_no_gateways() {
         ]
     );
     let seen_by_gateway = Cluster::new(MESH).names();
-    assert_eq!(seen_by_gateway, [""; 0], "policies of peers are nothing for gateways");
+    assert_eq!(seen_by_gateway, [""; 0], "it has no Gateway, and calls nobody");
+}
+
+#[test]
+fn a_server_that_passes_tls_on_brings_the_exported_services_of_its_hosts() {
+    let gateway = SHOP.split("---").next().unwrap();
+    let auto = gateway
+        .replace("mode: SIMPLE, credentialName: web-tls", "mode: AUTO_PASSTHROUGH")
+        .replace("hosts: ['*']", "hosts: ['bank/*.local', './*.local']");
+    let mut cluster = Cluster::new(MESH);
+    let given = cluster.apply(&auto);
+    for name in ["Service/bank/pay", "DestinationRule/bank/pay", "PeerAuthentication/bank/default"]
+    {
+        assert!(given.iter().any(|it| it == name), "{given:?}");
+    }
+    assert!(!given.iter().any(|it| it == "Service/shop/web"), "{given:?}");
+    let all = cluster.apply(&auto.replace("bank/*.local", "*.local"));
+    assert!(all.contains(&"EndpointSlice/shop/web-1".to_owned()), "{all:?}");
+    let hidden = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, annotations: {networking.istio.io/exportTo: .}}
+spec: {selector: {app: web}, ports: [{port: 80, name: http}]}
+";
+    assert!(cluster.apply(hidden).contains(&"-Service/shop/web".to_owned()));
+}
+
+#[test]
+fn whoever_calls_a_workload_knows_what_it_takes() {
+    let policies = MESH.split("---").filter(|object| object.contains("PeerAuthentication"));
+    let policies: Vec<&str> = policies.collect();
+    let mut gateway = Cluster::new(SHOP);
+    assert_eq!(gateway.apply(&policies.join("---")), ["PeerAuthentication/istio-system/default"]);
+    let of_shop = policies[1].replace("bank", "shop");
+    assert_eq!(gateway.apply(&of_shop), ["PeerAuthentication/shop/default"]);
+    let gone = gateway.remove(Kind::Service, "shop", "web");
+    for name in ["-PeerAuthentication/shop/default", "-PeerAuthentication/istio-system/default"] {
+        assert!(gone.iter().any(|it| it == name), "{gone:?}");
+    }
 }
 
 #[test]
@@ -490,7 +529,8 @@ fn a_sidecar_resource_takes_away_what_it_does_not_import_and_gives_it_back() {
             "-Service/bank/pay",
             "-DestinationRule/bank/pay",
             "Sidecar/shop/default",
-            "-VirtualService/bank/pay"
+            "-VirtualService/bank/pay",
+            "-PeerAuthentication/bank/default",
         ]
     );
     // Not even new ones.
