@@ -22,7 +22,7 @@ crds: setup
 
 # Weir beside nginx, HAProxy and Envoy, in half an hour; see docs/performance.md.
 bench: setup
-	cargo build --release --bin weir-gateway --bin weir-loadtests
+	cargo build --release --bin weir-gateway --bin weir-sidecar --bin weir-init --bin weir-loadtests
 	cargo run --release --bin weir-loadtests -- run --set short
 
 # The same for a second each. Fails when an answer is wrong, not when it is slow.

@@ -8,25 +8,29 @@ use nix::{
     unistd::{Pid, SysconfVar, sysconf},
 };
 
-/// A process and its descendants: a master and its workers count as one proxy.
-#[derive(Debug, Clone, Copy)]
+/// Processes and their descendants: a master and its workers count as one proxy, and so do both
+/// sidecars of a call.
+#[derive(Debug, Clone)]
 pub struct Account {
-    root: Pid,
+    roots: Vec<Pid>,
 }
 
 impl Account {
-    pub fn of(pid: u32) -> Self {
-        Self { root: Pid::from_raw(pid.cast_signed()) }
+    pub fn of(pids: impl IntoIterator<Item = u32>) -> Self {
+        Self { roots: pids.into_iter().map(|pid| Pid::from_raw(pid.cast_signed())).collect() }
     }
 
     /// The load generator's and the origin's own.
     pub fn own() -> Self {
-        Self { root: nix::unistd::getpid() }
+        Self { roots: vec![nix::unistd::getpid()] }
     }
 
     /// Processor time used so far by all threads, ended ones too, and by children that were reaped.
-    pub fn cpu_time(self) -> io::Result<Duration> {
-        let mut total = reaped_children(self.root)?;
+    pub fn cpu_time(&self) -> io::Result<Duration> {
+        let mut total = Duration::ZERO;
+        for root in &self.roots {
+            total += reaped_children(*root)?;
+        }
         for pid in self.processes() {
             // A worker may end between being listed and being read.
             if let Ok(time) = process_time(pid) {
@@ -37,7 +41,7 @@ impl Account {
     }
 
     /// Bytes resident: all that is private to each process, and what they share counted once.
-    pub fn resident_bytes(self) -> io::Result<u64> {
+    pub fn resident_bytes(&self) -> io::Result<u64> {
         let (mut private, mut shared) = (0, 0);
         for pid in self.processes() {
             let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
@@ -48,13 +52,13 @@ impl Account {
             shared = shared.max(here);
         }
         match private {
-            0 => Err(io::Error::other(format!("process {} has no memory figures", self.root))),
+            0 => Err(io::Error::other(format!("{:?} have no memory figures", self.roots))),
             private => Ok((private + shared) * 1024),
         }
     }
 
     /// Voluntary and involuntary switches of all threads.
-    pub fn context_switches(self) -> u64 {
+    pub fn context_switches(&self) -> u64 {
         let mut total = 0;
         for pid in self.processes() {
             for task in tasks(pid) {
@@ -68,9 +72,9 @@ impl Account {
         total
     }
 
-    /// The process and all below it, callers first.
-    pub fn processes(self) -> Vec<Pid> {
-        let mut found = vec![self.root];
+    /// The processes and all below them, callers first.
+    pub fn processes(&self) -> Vec<Pid> {
+        let mut found = self.roots.clone();
         let mut next = 0;
         while let Some(pid) = found.get(next).copied() {
             next += 1;

@@ -21,7 +21,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::json;
 
-use crate::scenario::{Case, Certificate, Jwt, Reconnect};
+use crate::{
+    lan::{CLIENT_IDENTITY, SERVER_IDENTITY},
+    scenario::{Case, Certificate, Jwt, Reconnect},
+};
 
 /// The name on the certificates, and of the passthrough route.
 pub const SERVER_NAME: &str = "bench.example.test";
@@ -51,9 +54,16 @@ impl Credentials {
         fs::write(dir.join("ca.pem"), issuer.pem())?;
         let server = ExtendedKeyUsagePurpose::ServerAuth;
         let client = ExtendedKeyUsagePurpose::ClientAuth;
-        issue(dir, "ecdsa", &issuer, server.clone(), &PKCS_ECDSA_P256_SHA256)?;
-        issue(dir, "rsa", &issuer, server, &PKCS_RSA_SHA256)?;
-        issue(dir, "client", &issuer, client, &PKCS_ECDSA_P256_SHA256)?;
+        let name = SanType::DnsName(SERVER_NAME.try_into()?);
+        let named = |usage| Bearer { name: name.clone(), usages: vec![usage] };
+        issue(dir, "ecdsa", &issuer, named(server.clone()), &PKCS_ECDSA_P256_SHA256)?;
+        issue(dir, "rsa", &issuer, named(server.clone()), &PKCS_RSA_SHA256)?;
+        issue(dir, "client", &issuer, named(client.clone()), &PKCS_ECDSA_P256_SHA256)?;
+        for (account, identity) in [("client", CLIENT_IDENTITY), ("bench", SERVER_IDENTITY)] {
+            let name = SanType::URI(identity.try_into()?);
+            let bearer = Bearer { name, usages: vec![server.clone(), client.clone()] };
+            issue_workload(dir, account, &issuer, bearer)?;
+        }
         for (name, algorithm) in [("RS256", &PKCS_RSA_SHA256), ("ES256", &PKCS_ECDSA_P256_SHA256)] {
             let key = KeyPair::generate_for(algorithm)?;
             fs::write(dir.join(format!("{name}-key.pem")), key.serialize_pem())?;
@@ -71,6 +81,12 @@ impl Credentials {
             Certificate::Ecdsa => "ecdsa",
             Certificate::Rsa => "rsa",
         })
+    }
+
+    /// The folder with what a workload of the mesh shows, and whom it trusts, under the names that
+    /// sidecars look for.
+    pub fn workload(&self, account: &str) -> PathBuf {
+        self.dir.join(format!("workload-{account}"))
     }
 
     fn identity(&self, name: &str) -> Identity {
@@ -179,21 +195,52 @@ fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
 
+/// Whose certificate it is, and for what.
+struct Bearer {
+    name: SanType,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+}
+
+impl Bearer {
+    /// Its certificate and key.
+    fn sign(
+        self,
+        issuer: &CertifiedIssuer<'static, KeyPair>,
+        algorithm: &'static SignatureAlgorithm,
+    ) -> anyhow::Result<(String, String)> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
+        params.subject_alt_names = vec![self.name];
+        params.extended_key_usages = self.usages;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate_for(algorithm)?;
+        Ok((params.signed_by(&key, issuer)?.pem(), key.serialize_pem()))
+    }
+}
+
+fn issue_workload(
+    dir: &Path,
+    account: &str,
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    bearer: Bearer,
+) -> anyhow::Result<()> {
+    let (certificate, key) = bearer.sign(issuer, &PKCS_ECDSA_P256_SHA256)?;
+    let folder = dir.join(format!("workload-{account}"));
+    fs::create_dir(&folder)?;
+    fs::write(folder.join("cert-chain.pem"), certificate)?;
+    fs::write(folder.join("key.pem"), key)?;
+    fs::write(folder.join("root-cert.pem"), issuer.pem())?;
+    Ok(())
+}
+
 fn issue(
     dir: &Path,
     name: &str,
     issuer: &CertifiedIssuer<'static, KeyPair>,
-    usage: ExtendedKeyUsagePurpose,
+    bearer: Bearer,
     algorithm: &'static SignatureAlgorithm,
 ) -> anyhow::Result<()> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
-    params.subject_alt_names = vec![SanType::DnsName(SERVER_NAME.try_into()?)];
-    params.extended_key_usages = vec![usage];
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    let key = KeyPair::generate_for(algorithm)?;
-    let certificate = params.signed_by(&key, issuer)?.pem();
-    let key = key.serialize_pem();
+    let (certificate, key) = bearer.sign(issuer, algorithm)?;
     fs::write(dir.join(format!("{name}-combined.pem")), format!("{certificate}{key}"))?;
     fs::write(dir.join(format!("{name}.pem")), certificate)?;
     fs::write(dir.join(format!("{name}-key.pem")), key)?;

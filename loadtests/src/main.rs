@@ -21,6 +21,7 @@ mod control;
 mod environment;
 mod grpc;
 mod html;
+mod lan;
 mod limit;
 mod load;
 mod measure;

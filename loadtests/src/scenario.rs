@@ -68,6 +68,8 @@ pub enum Measure {
     Churn,
     /// Twice as many requests as can be answered.
     Overload,
+    /// Memory of a proxy that has its configuration and nothing to do.
+    Memory,
     /// Objects written one after another, until each is served.
     Acceptance,
     /// Endpoint changes, until many proxies have acknowledged them.
@@ -88,7 +90,8 @@ impl Measure {
             | Self::Idle
             | Self::Change
             | Self::Churn
-            | Self::Overload => false,
+            | Self::Overload
+            | Self::Memory => false,
         }
     }
 }
@@ -120,6 +123,9 @@ pub struct Proxy {
     /// Hosts with a route each; 0: one for everything.
     pub hosts: usize,
     pub endpoints: usize,
+    /// Services of the mesh that a sidecar sees and nobody calls, of five endpoints each. Most speak
+    /// HTTP, every tenth only TCP.
+    pub services: usize,
     /// Requests need a token signed like this.
     pub jwt: Option<Jwt>,
 }
@@ -135,6 +141,7 @@ impl Default for Proxy {
             routes: 0,
             hosts: 0,
             endpoints: 1,
+            services: 0,
             jwt: None,
         }
     }
@@ -148,6 +155,11 @@ pub enum Listener {
     Tcp,
     /// TLS that is not terminated, routed by its server name.
     Passthrough,
+    /// No port: what the client sends is redirected to its sidecar, which speaks mutual TLS with that of
+    /// the origin. A proxy is the pair of both.
+    Sidecar,
+    /// There is none: the proxy has nothing to do.
+    Nothing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -313,6 +325,11 @@ impl Case {
 
     pub fn has(&self, feature: Feature) -> bool {
         !self.proxy.without.contains(&feature)
+    }
+
+    /// Whether it takes namespaces, in which two sidecars are.
+    pub fn is_of_sidecars(&self) -> bool {
+        self.proxy.listener == Listener::Sidecar
     }
 
     pub fn tls(&self) -> bool {

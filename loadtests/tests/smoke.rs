@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use weir_tests::binaries;
 
 #[test]
 fn a_run_measures_the_gateway_and_writes_what_it_found() {
@@ -38,6 +39,48 @@ fn a_run_measures_the_gateway_and_writes_what_it_found() {
         "the page has the case"
     );
     assert!(!page.contains("http://") && !page.contains("https://"), "nothing is loaded");
+}
+
+#[test]
+fn a_call_through_two_sidecars_is_measured_as_one() {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.args(["run", "sidecar/h1", "--set", "smoke", "--peers", "weir", "--seconds", "0.3"]);
+    command.arg("--gateway").arg(binaries::built("weir-gateway")).arg("--out").arg(out.path());
+    let output = command.env("WEIR_INIT_BIN", binaries::built("weir-init")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result = result(out.path());
+    let case = &result["cases"][0];
+    assert_eq!(case["failed"], Value::Null);
+    assert_eq!(case["left_out"]["weir"], Value::Null, "root and namespaces are there");
+    for figure in ["cpu", "cpu_at_saturation", "latency_p99", "resident"] {
+        let value = case["figures"]["weir"][figure]["value"].as_f64();
+        assert!(value.is_some_and(|value| value > 0.0), "{figure}: {case}");
+    }
+}
+
+#[test]
+fn the_memory_of_a_sidecar_at_rest_is_looked_at() {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.args(["run", "memory/sidecar-100", "--set", "smoke", "--peers", "weir"]);
+    command.arg("--gateway").arg(binaries::built("weir-gateway")).arg("--out").arg(out.path());
+    let output = command.env("WEIR_INIT_BIN", binaries::built("weir-init")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let resident = &result(out.path())["cases"][0]["figures"]["weir"]["resident_at_rest"];
+    assert!(resident["value"].as_f64().is_some_and(|mib| mib > 1.0), "{resident}");
+}
+
+#[test]
+fn a_case_that_cannot_run_here_is_left_out_with_the_reason() {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.args(["run", "sidecar/h1", "--set", "smoke", "--peers", "weir"]);
+    command.arg("--gateway").arg("/bin/uname").arg("--out").arg(out.path());
+    let output = command.env("WEIR_INIT_BIN", "/nowhere").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let reason = result(out.path())["cases"][0]["left_out"]["weir"].to_string();
+    assert!(reason.contains("weir-init is missing"), "{reason}");
 }
 
 #[test]

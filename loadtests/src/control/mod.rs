@@ -128,7 +128,8 @@ async fn found(case: &Case, programs: &Programs) -> anyhow::Result<Found> {
         | Measure::Idle
         | Measure::Change
         | Measure::Churn
-        | Measure::Overload => bail!("{} is measured with proxies", case.name),
+        | Measure::Overload
+        | Measure::Memory => bail!("{} is measured with proxies", case.name),
     };
     bed.end().await?;
     found

@@ -109,7 +109,7 @@ impl Controller {
 
     /// Bytes resident once what was freed is given back.
     pub async fn resident(&self) -> anyhow::Result<u64> {
-        let account = Account::of(self.process.child.id());
+        let account = Account::of([self.process.child.id()]);
         let deadline = Instant::now() + GIVEN_BACK;
         let (mut least, mut unmoved) = (account.resident_bytes()?, 0);
         while unmoved < AT_REST && Instant::now() < deadline {
@@ -123,7 +123,7 @@ impl Controller {
 
     /// Processor time used so far.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
-        Ok(Account::of(self.process.child.id()).cpu_time()?)
+        Ok(Account::of([self.process.child.id()]).cpu_time()?)
     }
 
     /// Why a case that failed may have failed.

@@ -18,6 +18,7 @@ use tokio_tungstenite::WebSocketStream;
 pub use http1::Connection as Http1Connection;
 pub use schedule::Pace;
 pub use tally::{Failure, Tally};
+pub use target::Place;
 pub use work::{Work, generation, plain, route_value};
 
 use crate::scenario::{Protocol, Reconnect};

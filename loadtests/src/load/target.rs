@@ -5,6 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -17,14 +18,28 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use weir_tests::net::{Namespace, Owner};
 
 /// Source addresses, so that connections made and closed by the thousand do not run out of ports.
 const SOURCES: u32 = 200;
 
+/// An address, and the network it is an address of: the host's, or that of a namespace.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub addr: SocketAddr,
+    pub namespace: Option<Rc<Namespace>>,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, namespace: None }
+    }
+}
+
 /// One listener.
 #[derive(Debug)]
 pub struct Target {
-    pub addr: SocketAddr,
+    pub place: Place,
     pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     next_source: Cell<u32>,
 }
@@ -37,8 +52,8 @@ pub enum Stream {
 }
 
 impl Target {
-    pub fn new(addr: SocketAddr, tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
-        Self { addr, tls, next_source: Cell::new(0) }
+    pub fn new(place: Place, tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
+        Self { place, tls, next_source: Cell::new(0) }
     }
 
     /// Connects, and shakes hands over TLS if the target has it.
@@ -49,7 +64,19 @@ impl Target {
         Ok(Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?)))
     }
 
-    async fn connect_plain(&self) -> io::Result<TcpStream> {
+    /// Connects without TLS, whatever the target has.
+    pub async fn connect_plain(&self) -> io::Result<TcpStream> {
+        let socket = match &self.place.namespace {
+            // A socket belongs to the namespace it is made in; who connects it does not matter.
+            Some(namespace) => namespace.within(Owner::ROOT, TcpSocket::new_v4)?,
+            None => self.loopback()?,
+        };
+        let stream = socket.connect(self.place.addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn loopback(&self) -> io::Result<TcpSocket> {
         let source = self.next_source.get();
         self.next_source.set((source + 1) % SOURCES);
         let socket = TcpSocket::new_v4()?;
@@ -57,9 +84,7 @@ impl Target {
         // The port is chosen when connecting, where one in TIME_WAIT to another peer is free.
         setsockopt(&socket, IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::from((ip, 0)))?;
-        let stream = socket.connect(self.addr).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok(socket)
     }
 }
 

@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use rustls_pki_types::ServerName;
 
-use super::target::Target;
+use super::target::{Place, Target};
 use crate::{
     certs::{Credentials, SERVER_NAME},
-    grpc, pattern,
+    grpc,
+    lan::SERVICE,
+    pattern,
     scenario::{Case, Listener, Load, Protocol},
 };
 
@@ -40,7 +42,7 @@ impl Work {
     pub fn new(
         case: &Case,
         credentials: &Credentials,
-        addr: std::net::SocketAddr,
+        to: impl Into<Place>,
     ) -> anyhow::Result<Rc<Self>> {
         let tls = case.tls().then(|| tls(case, credentials)).transpose()?;
         let body = match case.load.protocol {
@@ -55,7 +57,7 @@ impl Work {
         };
         Ok(Rc::new(Self {
             load: case.load.clone(),
-            target: Target::new(addr, tls),
+            target: Target::new(to.into(), tls),
             requests: requests(case, credentials)?,
             body,
         }))
@@ -71,10 +73,10 @@ impl Work {
 }
 
 /// For single questions to a port without TLS.
-pub fn plain(addr: std::net::SocketAddr) -> Work {
+pub fn plain(to: impl Into<Place>) -> Work {
     Work {
         load: Load::default(),
-        target: Target::new(addr, None),
+        target: Target::new(to.into(), None),
         requests: Vec::new(),
         body: Bytes::new(),
     }
@@ -101,6 +103,7 @@ fn requests(case: &Case, credentials: &Credentials) -> anyhow::Result<Vec<Reques
     Ok((0..count)
         .map(|n| {
             let host = match case.proxy.hosts {
+                0 if case.proxy.listener == Listener::Sidecar => SERVICE.to_owned(),
                 0 => SERVER_NAME.to_owned(),
                 _ => format!("h{n}.example.test"),
             };

@@ -22,7 +22,7 @@ pub async fn direct(
     timing: Timing,
 ) -> anyhow::Result<Sample> {
     let case = without_proxy(case);
-    let work = Work::new(&case, credentials, origin.addresses[0])?;
+    let work = Work::new(&case, credentials, origin.place.clone())?;
     let pace = match case.load.rate {
         0.0 => Pace::Closed,
         rate => Pace::Open { rate, poisson: case.load.poisson },
@@ -82,7 +82,7 @@ mod tests {
 
     /// One exchange of the load of `sent` with the origin of `served`.
     fn exchange(credentials: &Credentials, served: &Case, sent: &Case) -> Result<(), Failure> {
-        let origin = Origin::start(served, credentials, 0).unwrap();
+        let origin = Origin::start(served, credentials, 0, None).unwrap();
         let work = Work::new(sent, credentials, origin.addresses[0]).unwrap();
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {

@@ -5,6 +5,7 @@ mod churn;
 mod cost;
 mod direct;
 mod idle;
+mod memory;
 mod overload;
 mod syscalls;
 
@@ -38,6 +39,8 @@ pub enum Figure {
     AddedP99,
     AddedP999,
     Resident,
+    /// Memory of a proxy that does nothing.
+    ResidentAtRest,
     ContextSwitches,
     Syscalls,
     /// Memory for each connection that is open and does nothing.
@@ -111,7 +114,7 @@ pub struct Timing {
 
 impl Figure {
     /// What a case is about: the first of these that it has.
-    pub const MAIN: [Self; 7] = [
+    pub const MAIN: [Self; 8] = [
         Self::AddedP99,
         Self::IdleConnection,
         Self::ChangeLive,
@@ -119,6 +122,7 @@ impl Figure {
         Self::Goodput,
         Self::Cpu,
         Self::CpuAtSaturation,
+        Self::ResidentAtRest,
     ];
 
     /// Latencies, and what is added to them.
@@ -147,6 +151,7 @@ impl Figure {
             Self::AddedP99 => ("added latency p99", "µs", Better::Less),
             Self::AddedP999 => ("added latency p99.9", "µs", Better::Less),
             Self::Resident => ("memory after load", "MiB", Better::Less),
+            Self::ResidentAtRest => ("memory at rest", "MiB", Better::Less),
             Self::ContextSwitches => ("context switches", "per {unit}", Better::Less),
             Self::Syscalls => ("system calls", "per {unit}", Better::Less),
             Self::IdleConnection => ("memory of an idle connection", "KiB", Better::Less),
@@ -209,6 +214,7 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
         Measure::Change => change::take(running, timing).await,
         Measure::Churn => churn::take(running, timing).await,
         Measure::Overload => overload::take(running, timing).await,
+        Measure::Memory => memory::take(running).await,
         Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => {
             bail!("{} is not measured with a proxy", running.case.name)
         }

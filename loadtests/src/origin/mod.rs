@@ -8,6 +8,7 @@ mod http2;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     thread::{self, JoinHandle},
 };
@@ -20,12 +21,15 @@ use tokio::{
     task::LocalSet,
 };
 use tokio_rustls::TlsAcceptor;
+use weir_tests::net::Owner;
 
 pub use http2::send_all;
 
 use crate::{
     affinity,
     certs::Credentials,
+    lan::{self, Lan},
+    load::Place,
     scenario::{Case, Listener, Protocol, Upstream},
 };
 
@@ -34,6 +38,8 @@ use crate::{
 pub struct Origin {
     /// All on the same port.
     pub addresses: Vec<SocketAddr>,
+    /// Where it is asked for without a proxy.
+    pub place: Place,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,10 +54,22 @@ enum Service {
 }
 
 impl Origin {
-    /// Starts an origin for a case, on a thread of its own bound to the generator's processor.
-    pub fn start(case: &Case, credentials: &Credentials, cpu: usize) -> anyhow::Result<Self> {
+    /// Starts an origin for a case, on a thread of its own bound to the generator's processor. `lan`:
+    /// it is the called workload there, else it is on the loopback interface.
+    pub fn start(
+        case: &Case,
+        credentials: &Credentials,
+        cpu: usize,
+        lan: Option<&Lan>,
+    ) -> anyhow::Result<Self> {
         let service = Service::of(case, credentials)?;
-        let listeners = listen(case.proxy.endpoints).context("listen for the origin")?;
+        let listeners = match lan {
+            Some(lan) => lan
+                .server
+                .within(Owner::ROOT, || Ok(vec![bind((lan::SERVER, lan::SERVER_PORT).into())?])),
+            None => listen(case.proxy.endpoints),
+        };
+        let listeners = listeners.context("listen for the origin")?;
         let addresses = listeners.iter().map(std::net::TcpListener::local_addr);
         let addresses = addresses.collect::<io::Result<Vec<_>>>()?;
         let (stop, stopped) = oneshot::channel();
@@ -67,7 +85,9 @@ impl Origin {
                 let _ = stopped.await;
             });
         })?;
-        Ok(Self { addresses, stop: Some(stop), thread: Some(thread) })
+        let namespace = lan.map(|lan| Rc::clone(&lan.client));
+        let place = Place { addr: addresses[0], namespace };
+        Ok(Self { addresses, place, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn port(&self) -> u16 {

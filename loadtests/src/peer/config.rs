@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{Peer, Program};
+use super::{Peer, Program, sidecar::Side};
 use crate::{
     certs::{Credentials, ISSUER, SERVER_NAME},
+    lan,
     load::route_value,
     origin::Origin,
     scenario::{Case, Feature, Jwt, Listener, Measure, Protocol, Upstream},
@@ -20,6 +21,12 @@ use crate::{
 
 /// Routes in one object, and objects in one file, of Istio's YAML.
 const CHUNK: usize = 500;
+
+/// Every so many-th service speaks TCP only, as databases and queues do.
+const TCP_EVERY: usize = 10;
+
+/// Of a sidecar, in its namespace.
+const ADMIN_PORT: u16 = 15000;
 
 /// What a proxy is started with: kept, so that a change can be written later.
 #[derive(Debug, Clone)]
@@ -33,10 +40,22 @@ pub struct Settings {
     values: Values,
     /// By place in the list of routes: how often it was changed.
     generations: Vec<u64>,
-    tcp: bool,
+    /// The template of the main file.
+    kind: &'static str,
+    /// Of a sidecar: whose it is.
+    pub workload: Option<Workload>,
     by_path: bool,
     /// Objects of Istio's YAML in one file.
     chunk: usize,
+}
+
+/// Whose sidecar it is.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    pub ip: Ipv4Addr,
+    pub labels: String,
+    /// The folder of its certificate.
+    pub identity: PathBuf,
 }
 
 impl Settings {
@@ -49,16 +68,20 @@ impl Settings {
         dir: &Path,
     ) -> anyhow::Result<Self> {
         let peer = program.peer;
-        let tcp = matches!(case.proxy.listener, Listener::Tcp | Listener::Passthrough);
+        let kind = match case.proxy.listener {
+            Listener::Tcp | Listener::Passthrough => "tcp",
+            Listener::Nothing => "nothing",
+            Listener::Http | Listener::Https | Listener::Sidecar => "http",
+        };
         let [listen, admin, status] = free_ports()?;
         let routes = case.proxy.routes.max(case.proxy.hosts);
-        let mut values = values(case, origin, credentials)?;
+        let mut values = values(case, credentials)?;
+        origin_values(origin, &mut values);
         values.text("LISTEN", listen.port());
         values.text("ADMIN", admin.port());
         values.text("STATUS", status.port());
-        values.text("DIR", dir.display());
-        values.text("ACCESS_LOG", dir.join("access.log").display());
-        if tcp && peer == Peer::Nginx {
+        folder_values(dir, &mut values);
+        if kind == "tcp" && peer == Peer::Nginx {
             stream_module(program, &mut values)?;
         }
         // A change is of one object in a file of its own, as tools write them.
@@ -71,10 +94,57 @@ impl Settings {
             templates: templates().join(peer.name()),
             values,
             generations: vec![0; routes],
-            tcp,
+            kind,
+            workload: None,
             by_path: case.proxy.routes > 0,
             chunk: if changes && case.proxy.hosts > 0 { 1 } else { CHUNK },
         })
+    }
+
+    /// For one sidecar of one case, in a folder below `dir`.
+    pub fn of_sidecar(
+        program: &Program,
+        case: &Case,
+        credentials: &Credentials,
+        dir: &Path,
+        side: Side,
+    ) -> anyhow::Result<Self> {
+        let dir = dir.join(side.name());
+        fs::create_dir(&dir)?;
+        let identity = credentials.workload(side.account());
+        let mut values = values(case, credentials)?;
+        folder_values(&dir, &mut values);
+        sidecar_values(case, &mut values);
+        values.text("IDENTITY", identity.display());
+        values.flag(side.name(), true);
+        let ip = if side == Side::Client { lan::CLIENT } else { lan::SERVER };
+        let labels = format!("app={}", side.account());
+        Ok(Self {
+            peer: program.peer,
+            listen: lan::SERVICE_ADDRESS,
+            admin: (Ipv4Addr::LOCALHOST, ADMIN_PORT).into(),
+            dir,
+            templates: templates().join(program.peer.name()),
+            values,
+            generations: Vec::new(),
+            kind: match (program.peer, side) {
+                (Peer::Envoy, Side::Client) => "sidecar-client",
+                (Peer::Envoy, Side::Server) => "sidecar-server",
+                (Peer::Weir | Peer::Nginx | Peer::Haproxy, _) => "sidecar",
+            },
+            workload: Some(Workload { ip, labels, identity }),
+            by_path: false,
+            chunk: CHUNK,
+        })
+    }
+
+    /// What is started.
+    pub fn program(&self, program: &Program) -> PathBuf {
+        match (self.peer, &self.workload) {
+            // Built together.
+            (Peer::Weir, Some(_)) => program.path.with_file_name("weir-sidecar"),
+            _ => program.path.clone(),
+        }
     }
 
     /// Where the proxy logs requests.
@@ -85,7 +155,7 @@ impl Settings {
 
     /// Writes all files.
     pub fn write(&self) -> anyhow::Result<()> {
-        let kind = if self.tcp { "tcp" } else { "http" };
+        let kind = self.kind;
         match self.peer {
             Peer::Weir => {
                 fs::create_dir_all(self.dir.join("config"))?;
@@ -135,7 +205,7 @@ impl Settings {
     fn write_routes(&self) -> anyhow::Result<()> {
         let all = 0..self.generations.len();
         match self.peer {
-            Peer::Envoy if !self.tcp => self.file("routes.yaml", "routes.yaml", all),
+            Peer::Envoy if self.kind == "http" => self.file("routes.yaml", "routes.yaml", all),
             Peer::Nginx | Peer::Haproxy if !all.is_empty() => {
                 self.file("routes.map", "routes.map", all)
             }
@@ -177,22 +247,20 @@ fn templates() -> PathBuf {
 fn row(n: usize, generation: u64, by_path: bool) -> BTreeMap<String, String> {
     let (host, path) = (format!("h{n}.example.test"), format!("/r/{n}"));
     let key = if by_path { path.clone() } else { host.clone() };
-    let texts = [
+    texts([
         ("n", n.to_string()),
         ("value", route_value(n, generation)),
         ("host", host),
         ("path", path),
         ("key", key),
-    ];
-    texts.map(|(name, text)| (name.to_owned(), text)).into()
+    ])
 }
 
-fn values(case: &Case, origin: &Origin, credentials: &Credentials) -> anyhow::Result<Values> {
+fn values(case: &Case, credentials: &Credentials) -> anyhow::Result<Values> {
     let mut values = Values::default();
     let identity = credentials.server(case.proxy.certificate);
     // Each takes two files in HAProxy, which does not start if there cannot be as many.
     values.text("CONNECTIONS", crate::limit::connections());
-    values.text("ORIGIN", origin.port());
     values.text("SERVER_NAME", SERVER_NAME);
     values.text("CERTIFICATE", identity.certificate.display());
     values.text("KEY", identity.key.display());
@@ -221,13 +289,71 @@ fn values(case: &Case, origin: &Origin, credentials: &Credentials) -> anyhow::Re
     ] {
         values.flag(name, on);
     }
+    Ok(values)
+}
+
+fn origin_values(origin: &Origin, values: &mut Values) {
+    values.text("ORIGIN", origin.port());
     let endpoint = |(n, addr): (usize, &SocketAddr)| {
-        let texts = [("n", n.to_string()), ("address", addr.ip().to_string())];
-        texts.map(|(name, text)| (name.to_owned(), text)).into()
+        texts([("n", n.to_string()), ("address", addr.ip().to_string())])
     };
     let endpoints = origin.addresses.iter().enumerate().map(endpoint).collect();
     values.lists.insert("endpoint".into(), endpoints);
-    Ok(values)
+}
+
+fn folder_values(dir: &Path, values: &mut Values) {
+    values.text("DIR", dir.display());
+    values.text("ACCESS_LOG", dir.join("access.log").display());
+}
+
+/// The service that is called, and others that nobody calls.
+fn sidecar_values(case: &Case, values: &mut Values) {
+    values.text("ADMIN", ADMIN_PORT);
+    values.text("SERVICE", lan::SERVICE);
+    values.text("SERVICE_IP", lan::SERVICE_ADDRESS.ip());
+    values.text("SERVER", lan::SERVER);
+    values.text("SERVER_PORT", lan::SERVER_PORT);
+    values.text("SERVER_IDENTITY", lan::SERVER_IDENTITY);
+    let tcp = case.load.protocol == Protocol::Tcp;
+    let grpc = case.proxy.upstream == Upstream::H2c;
+    let (protocol, alpn) = match (tcp, grpc) {
+        (true, _) => ("tcp", "[istio-peer-exchange, istio]"),
+        (false, true) => ("grpc", "[istio-h2, istio, h2]"),
+        (false, false) => ("http", "[istio-http/1.1, istio, http/1.1]"),
+    };
+    values.text("PROTOCOL", protocol);
+    // What Envoy's own proxies of the mesh offer; Weir knows that by itself.
+    values.text("ALPN", alpn);
+    values.flag("tcp", tcp);
+    values.flag("services", case.proxy.services > 0);
+    let services: Vec<_> = (0..case.proxy.services).map(service).collect();
+    let (tcp, http): (Vec<_>, Vec<_>) =
+        services.iter().cloned().partition(|service| service["protocol"] == "tcp");
+    for (name, services) in [("service", services), ("http-service", http), ("tcp-service", tcp)] {
+        values.lists.insert(name.into(), services);
+    }
+}
+
+/// One of many services: its name, its address, its endpoints.
+fn service(number: usize) -> BTreeMap<String, String> {
+    let is_tcp = number % TCP_EVERY == TCP_EVERY - 1;
+    let (protocol, port) = if is_tcp { ("tcp", "9000") } else { ("http", "80") };
+    let octets = |net: u8| format!("10.{}.{}.{}", net, number / 250, number % 250 + 1);
+    texts([
+        ("n", number.to_string()),
+        ("protocol", protocol.to_owned()),
+        ("port", port.to_owned()),
+        ("ip", octets(100)),
+        ("a", octets(111)),
+        ("b", octets(112)),
+        ("c", octets(113)),
+        ("d", octets(114)),
+        ("e", octets(115)),
+    ])
+}
+
+fn texts<const N: usize>(texts: [(&str, String); N]) -> BTreeMap<String, String> {
+    texts.map(|(name, text)| (name.to_owned(), text)).into()
 }
 
 /// nginx passes TCP on with a module that some distributions pack on its own.

@@ -3,6 +3,7 @@
 mod config;
 mod probe;
 mod process;
+mod sidecar;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use config::Settings;
+pub use probe::page;
 pub use process::Running;
+pub use sidecar::missing as missing_for_sidecars;
 
 /// A proxy that can be measured.
 #[derive(

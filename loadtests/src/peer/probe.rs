@@ -3,16 +3,18 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Peer, Running};
+use super::{Peer, Running, sidecar::Pair};
 use crate::{
     certs::{Credentials, SERVER_NAME},
-    load::{Http1Connection, Work},
+    lan::CLIENT_IDENTITY,
+    load::{self, Http1Connection, Place, Work},
     scenario::{Case, Feature, Listener, Protocol, Reconnect, Upstream},
 };
 
@@ -22,9 +24,12 @@ const LOG: Duration = Duration::from_secs(20);
 /// Checks each feature from the outside.
 pub async fn features(running: &Running, credentials: &Credentials) -> anyhow::Result<()> {
     let case = &running.case;
+    if let Some(pair) = &running.pair {
+        return both(running, pair, credentials).await;
+    }
     let http = matches!(case.proxy.listener, Listener::Http | Listener::Https);
     if http && case.has(Feature::Metrics) {
-        metrics(running.peer, running.settings.admin).await?;
+        metrics(running.peer, running.settings.admin.into()).await?;
     }
     if http && case.proxy.upstream == Upstream::Http1 {
         let work = http1(case, credentials, running.settings.listen)?;
@@ -32,34 +37,64 @@ pub async fn features(running: &Running, credentials: &Credentials) -> anyhow::R
         refusals(&work, case).await?;
     }
     if http && case.has(Feature::Log) {
-        access_log(running).await?;
+        access_log(&running.settings.access_log()).await?;
     }
     Ok(())
+}
+
+/// Of two sidecars: that both count and log, and that the origin learns who calls, which only a client's
+/// certificate says.
+async fn both(running: &Running, pair: &Pair, credentials: &Credentials) -> anyhow::Result<()> {
+    let case = &running.case;
+    metrics(running.peer, running.admin()).await?;
+    let server =
+        Place { addr: pair.server.admin, namespace: Some(std::rc::Rc::clone(&pair.lan.server)) };
+    metrics(running.peer, server).await?;
+    if case.proxy.upstream == Upstream::Http1 && case.load.protocol == Protocol::Http1 {
+        let work = http1(case, credentials, running.work.target.place.clone())?;
+        let (status, body, _) = ask(&work, &request(&work, "x-probe: 1\r\n", None)).await?;
+        let head = String::from_utf8_lossy(&body);
+        ensure!(status == 200, "status {status} to a probe");
+        for wanted in [&format!("URI={CLIENT_IDENTITY}"), "x-request-id: "] {
+            ensure!(head.contains(wanted), "{wanted} should be seen at the origin: {head:?}");
+        }
+    }
+    access_log(&running.settings.access_log()).await?;
+    access_log(&pair.server.access_log()).await
 }
 
 /// The same case for an HTTP/1.1 client.
 fn http1(
     case: &Case,
     credentials: &Credentials,
-    addr: SocketAddr,
+    to: impl Into<Place>,
 ) -> anyhow::Result<std::rc::Rc<Work>> {
     let mut case = case.clone();
     case.load.protocol = Protocol::Http1;
     case.load.reconnect = Reconnect::Never;
     case.load.request_bytes = 0;
-    Work::new(&case, credentials, addr)
+    Work::new(&case, credentials, to)
 }
 
-async fn metrics(peer: Peer, addr: SocketAddr) -> anyhow::Result<()> {
+async fn metrics(peer: Peer, admin: Place) -> anyhow::Result<()> {
     let path = match peer {
         Peer::Weir | Peer::Envoy => "/stats/prometheus",
         Peer::Nginx | Peer::Haproxy => "/metrics",
     };
-    let work = crate::load::plain(addr);
-    let (status, ..) =
-        ask(&work, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await?;
-    ensure!(status == 200, "metrics are not served: status {status} for {path}");
-    Ok(())
+    page(&load::plain(admin), path).await.context("metrics are not served").map(drop)
+}
+
+/// A page of a proxy about itself, as it comes.
+pub async fn page(admin: &Work, path: &str) -> anyhow::Result<String> {
+    let mut stream = admin.target.connect().await.context("connect")?;
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.lines().next().unwrap_or_default();
+    ensure!(status.starts_with("HTTP/1.1 200"), "{status:?} for {path}");
+    Ok(answer)
 }
 
 /// What arrives at the origin.
@@ -96,12 +131,11 @@ async fn refusals(work: &Work, case: &Case) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn access_log(running: &Running) -> anyhow::Result<()> {
-    let path = running.settings.access_log();
+async fn access_log(path: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + LOG;
     loop {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        if text.lines().any(|line| line.contains("200")) {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if text.lines().any(|line| line.contains("200") || line.contains(" 0 - ")) {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::SocketAddr,
     os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
@@ -18,14 +17,18 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{Peer, Program, Settings, probe};
+use super::{
+    Peer, Program, Settings, probe,
+    sidecar::{self, Pair, Side},
+};
 use crate::{
     account::Account,
-    affinity,
+    affinity::{self, Cpus},
     certs::Credentials,
-    load::{Client, Work},
+    lan::Lan,
+    load::{Client, Place, Work},
     origin::Origin,
-    scenario::Case,
+    scenario::{Case, Listener, Measure},
 };
 
 /// Reading 100,000 routes takes some of them a while.
@@ -47,7 +50,9 @@ pub struct Running {
     pub work: Rc<Work>,
     /// Bytes resident before the first request.
     pub resident_at_start: u64,
-    child: Child,
+    children: Vec<Child>,
+    /// Of sidecars.
+    pub pair: Option<Pair>,
     _dir: TempDir,
 }
 
@@ -59,37 +64,126 @@ impl Running {
         case: &Case,
         origin: &Origin,
         credentials: &Credentials,
-        cpu: usize,
+        cpus: Cpus,
     ) -> anyhow::Result<Self> {
-        let peer = program.peer;
-        let dir = tempfile::Builder::new().prefix(&format!("weir-loadtests-{peer}-")).tempdir()?;
-        let settings = Settings::new(program, case, origin, credentials, dir.path())?;
-        settings.write()?;
-        let work = Work::new(case, credentials, settings.listen)?;
-        let child = affinity::spawn(cpu, &mut command(program, &settings)?)
-            .with_context(|| format!("start {}", program.path.display()))?;
-        let account = Account::of(child.id());
-        let case = case.clone();
-        let mut running =
-            Self { peer, case, account, settings, work, resident_at_start: 0, child, _dir: dir };
+        let mut running = match case.proxy.listener {
+            Listener::Sidecar => Self::sidecars(program, case, credentials, cpus)?,
+            _ => Self::alone(program, case, origin, credentials, cpus.proxy)?,
+        };
+        if case.measure == Measure::Memory {
+            running.configured().await?;
+            return Ok(running);
+        }
         running.listening().await?;
         running.resident_at_start = running.account.resident_bytes()?;
         running.ready().await?;
-        probe::features(&running, credentials).await.with_context(|| peer.to_string())?;
+        let features = probe::features(&running, credentials).await;
+        features.with_context(|| running.peer.to_string())?;
         Ok(running)
+    }
+
+    /// One process, on the host's loopback interface.
+    fn alone(
+        program: &Program,
+        case: &Case,
+        origin: &Origin,
+        credentials: &Credentials,
+        cpu: usize,
+    ) -> anyhow::Result<Self> {
+        let dir = folder(program.peer)?;
+        let settings = Settings::new(program, case, origin, credentials, dir.path())?;
+        settings.write()?;
+        let work = Work::new(case, credentials, settings.listen)?;
+        let mut running = Self::of(case, settings, work, dir);
+        let child = affinity::spawn(cpu, &mut command(program, &running.settings)?);
+        running.take(child.with_context(|| format!("start {}", program.path.display()))?);
+        Ok(running)
+    }
+
+    /// Two processes, each in a namespace; where it is about memory, the caller's.
+    fn sidecars(
+        program: &Program,
+        case: &Case,
+        credentials: &Credentials,
+        cpus: Cpus,
+    ) -> anyhow::Result<Self> {
+        let dir = folder(program.peer)?;
+        let lan = Lan::new(program.peer.name());
+        let origin = Origin::start(case, credentials, cpus.generator, Some(&lan))?;
+        let [client, server] = Side::BOTH.map(|side| {
+            let settings = Settings::of_sidecar(program, case, credentials, dir.path(), side)?;
+            settings.write()?;
+            anyhow::Ok(settings)
+        });
+        let (client, server) = (client?, server?);
+        let place = Place { addr: client.listen, namespace: Some(Rc::clone(&lan.client)) };
+        let work = Work::new(case, credentials, place)?;
+        let pair = Pair { lan, server, _origin: origin };
+        let mut running = Self::of(case, client, work, dir);
+        let sides = match case.measure {
+            Measure::Memory => &[Side::Client][..],
+            _ => &Side::BOTH,
+        };
+        for side in sides {
+            let settings = if *side == Side::Client { &running.settings } else { &pair.server };
+            if case.measure != Measure::Memory {
+                sidecar::redirect(side.namespace(&pair.lan))?;
+            }
+            let child = sidecar::start(*side, program, settings, &pair.lan, cpus.proxy)?;
+            running.take(child);
+        }
+        running.pair = Some(pair);
+        Ok(running)
+    }
+
+    /// Nothing runs yet.
+    fn of(case: &Case, settings: Settings, work: Rc<Work>, dir: TempDir) -> Self {
+        Self {
+            peer: settings.peer,
+            case: case.clone(),
+            account: Account::of([]),
+            settings,
+            work,
+            resident_at_start: 0,
+            children: Vec::new(),
+            pair: None,
+            _dir: dir,
+        }
+    }
+
+    /// A process that is ended with this.
+    fn take(&mut self, child: Child) {
+        self.children.push(child);
+        self.account = Account::of(self.children.iter().map(Child::id));
+    }
+
+    /// Where the proxy answers questions about itself.
+    pub fn admin(&self) -> Place {
+        let namespace = self.pair.as_ref().map(|pair| Rc::clone(&pair.lan.client));
+        Place { addr: self.settings.admin, namespace }
+    }
+
+    /// Waits until it has taken its configuration, as it says itself.
+    async fn configured(&mut self) -> anyhow::Result<()> {
+        let admin = crate::load::plain(self.admin());
+        self.until("not ready", async |_| {
+            let answer = probe::page(&admin, "/ready").await;
+            answer.map(drop).map_err(|error| format!("{error:#}"))
+        })
+        .await
     }
 
     /// Waits until the port is open.
     async fn listening(&mut self) -> anyhow::Result<()> {
-        self.until("no port", async |addr, _| {
-            tokio::net::TcpStream::connect(addr).await.map(drop).map_err(|error| error.to_string())
+        self.until("no port", async |work| {
+            work.target.connect_plain().await.map(drop).map_err(|error| error.to_string())
         })
         .await
     }
 
     /// Waits until an exchange of the load succeeds.
     async fn ready(&mut self) -> anyhow::Result<()> {
-        self.until("no right answer", async |_, work| {
+        self.until("no right answer", async |work| {
             let mut random = fastrand::Rng::with_seed(0);
             let mut client = Client::open(&work).await.map_err(|failure| failure.to_string())?;
             let done = client.exchange(&work, &mut random).await;
@@ -101,14 +195,15 @@ impl Running {
     async fn until(
         &mut self,
         what: &str,
-        ask: impl AsyncFn(SocketAddr, Rc<Work>) -> Result<(), String>,
+        ask: impl AsyncFn(Rc<Work>) -> Result<(), String>,
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         loop {
-            let answer = ask(self.settings.listen, Rc::clone(&self.work)).await;
-            let Err(reason) = answer else { return Ok(()) };
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status}: {}", self.peer, self.errors());
+            let Err(reason) = ask(Rc::clone(&self.work)).await else { return Ok(()) };
+            for child in &mut self.children {
+                if let Some(status) = child.try_wait()? {
+                    bail!("{} ended with {status}: {}", self.peer, self.errors());
+                }
             }
             if Instant::now() > deadline {
                 bail!("{}: {what} within {START:?}: {reason}\n{}", self.peer, self.errors());
@@ -119,7 +214,11 @@ impl Running {
 
     /// What it wrote to standard error, the last of it.
     pub fn errors(&self) -> String {
-        let text = fs::read(self.settings.dir.join("stderr.log")).unwrap_or_default();
+        let server = self.pair.as_ref().map(|pair| &pair.server);
+        let folders = [&self.settings].into_iter().chain(server).map(|settings| &settings.dir);
+        let text: Vec<u8> = folders
+            .flat_map(|folder| fs::read(folder.join("stderr.log")).unwrap_or_default())
+            .collect();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("[NOTICE]")).collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
@@ -142,7 +241,9 @@ impl Running {
         let at = Instant::now();
         fs::rename(aside, target)?;
         if self.peer == Peer::Nginx {
-            kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGHUP)?;
+            for child in &self.children {
+                kill(pid(child), Signal::SIGHUP)?;
+            }
         }
         Ok(at)
     }
@@ -156,23 +257,35 @@ impl Drop for Running {
             Peer::Weir | Peer::Envoy => Signal::SIGKILL,
             Peer::Nginx | Peer::Haproxy => Signal::SIGTERM,
         };
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), first);
-        let deadline = Instant::now() + END;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::park_timeout(Duration::from_millis(5));
+        for child in &self.children {
+            let _ = kill(pid(child), first);
         }
-        if matches!(self.child.try_wait(), Ok(None)) {
-            for pid in family {
-                let _ = kill(pid, Signal::SIGKILL);
+        let deadline = Instant::now() + END;
+        for child in &mut self.children {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::park_timeout(Duration::from_millis(5));
             }
-            let _ = self.child.wait();
+            if matches!(child.try_wait(), Ok(None)) {
+                for pid in &family {
+                    let _ = kill(*pid, Signal::SIGKILL);
+                }
+                let _ = child.wait();
+            }
         }
     }
 }
 
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+fn folder(peer: Peer) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix(&format!("weir-loadtests-{peer}-")).tempdir()
+}
+
 /// The command line of each; one worker each.
-fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command> {
-    let mut command = Command::new(&program.path);
+pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command> {
+    let mut command = Command::new(settings.program(program));
     let file = |name: &str| -> std::path::PathBuf { settings.dir.join(name) };
     match program.peer {
         Peer::Weir => {
@@ -180,7 +293,16 @@ fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command> {
             command.arg("--mesh-config").arg(file("mesh.yaml"));
             command.args(["--workers", "1", "--log-level", "warn"]);
             command.args(["--admin", &settings.admin.to_string()]);
-            command.args(["--status", "127.0.0.1:0"]);
+            match &settings.workload {
+                Some(workload) => {
+                    command.arg("--identity-files").arg(&workload.identity);
+                    command.args(["--namespace", "shop", "--labels", &workload.labels]);
+                    command.args(["--pod-ip", &workload.ip.to_string()]);
+                }
+                None => {
+                    command.args(["--status", "127.0.0.1:0"]);
+                }
+            }
         }
         Peer::Nginx => {
             command.arg("-p").arg(&settings.dir).arg("-c").arg(file("nginx.conf"));

@@ -6,9 +6,10 @@ use super::progress::Progress;
 use crate::{
     affinity::Cpus,
     certs::Credentials,
+    lan::Lan,
     measure::{self, Figure, Sample, Timing},
     origin::Origin,
-    peer::{Peer, Program, Running},
+    peer::{Peer, Program, Running, missing_for_sidecars},
     result::{self, CaseResult, Quad},
     scenario::{Case, Measure, Scenario},
 };
@@ -16,6 +17,8 @@ use crate::{
 pub struct Lane {
     pub case: Case,
     origin: Origin,
+    /// Where the origin is, where there are sidecars.
+    _lan: Option<Lan>,
     running: Vec<Running>,
     quads: Vec<Quad>,
     left_out: BTreeMap<Peer, String>,
@@ -31,16 +34,24 @@ impl Lane {
         cpus: Cpus,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
+        let missing = case.is_of_sidecars().then(missing_for_sidecars).flatten();
+        let lan = (case.is_of_sidecars() && missing.is_none()).then(|| Lan::new("direct"));
         let mut lane = Self {
             case: case.clone(),
-            origin: Origin::start(case, credentials, cpus.generator)?,
+            origin: Origin::start(case, credentials, cpus.generator, lan.as_ref())?,
+            _lan: lan,
             running: Vec::new(),
             quads: Vec::new(),
             left_out: case.not.clone(),
             failed: None,
         };
         for program in programs.iter().filter(|program| !case.not.contains_key(&program.peer)) {
-            match Running::start(program, case, &lane.origin, credentials, cpus.proxy).await {
+            if let Some(why) = &missing {
+                progress.note(&format!("{} {}: {why}", case.name, program.peer));
+                lane.left_out.insert(program.peer, why.clone());
+                continue;
+            }
+            match Running::start(program, case, &lane.origin, credentials, cpus).await {
                 Ok(running) => lane.running.push(running),
                 Err(error) => lane.leave_out(program.peer, &error, progress),
             }
@@ -178,7 +189,7 @@ impl Lane {
         let counted = result::counted(&self.quads);
         // Quads of cases that ran together are unsteady together.
         let growth = base.map(|base| result::growth(&counted, &result::counted(base)));
-        let unsteady = self.steady_quads() == 0;
+        let unsteady = !self.quads.is_empty() && self.steady_quads() == 0;
         let last = self.quads.last();
         let direct = last.and_then(|quad| quad.direct.last());
         CaseResult {

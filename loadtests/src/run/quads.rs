@@ -61,9 +61,11 @@ impl Plan {
     fn rounds(&self, case: &Case) -> usize {
         match case.measure {
             Measure::Cost | Measure::Latency => self.quads,
-            Measure::Idle | Measure::Change | Measure::Churn | Measure::Overload => {
-                self.quads.div_ceil(3)
-            }
+            Measure::Idle
+            | Measure::Change
+            | Measure::Churn
+            | Measure::Overload
+            | Measure::Memory => self.quads.div_ceil(3),
             // Measured apart from proxies.
             Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => 0,
         }
@@ -105,7 +107,8 @@ impl Plan {
         let rounds = lanes.iter().map(|lane| self.rounds(&lane.case)).max().unwrap_or(0);
         for round in 0..rounds * self.patience {
             let enough = lanes.iter().all(|lane| lane.steady_quads() >= rounds);
-            if enough || lanes.iter().any(Lane::has_failed) {
+            let nobody = lanes.iter().all(|lane| lane.peers().next().is_none());
+            if enough || nobody || lanes.iter().any(Lane::has_failed) {
                 break;
             }
             if round >= rounds {
