@@ -63,6 +63,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::Service(service) => kubernetes::service(service, spec, &mut findings),
         Spec::EndpointSlice(slice) => kubernetes::endpoint_slice(slice, &mut findings),
         Spec::Endpoints(endpoints) => kubernetes::endpoints(endpoints, &mut findings),
+        Spec::Pod(pod) => kubernetes::pod(pod, &mut findings),
         Spec::Secret(_) | Spec::ConfigMap(_) | Spec::Namespace(_) => {}
     }
     findings.diagnostics

@@ -251,7 +251,7 @@ impl Scope {
                 namespace: Arc::clone(own),
                 service: Arc::clone(service),
             }),
-            Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
+            Facts::Workload { labels } => self.selects_workload(own, labels),
             Facts::Policy { selector } => {
                 (own == to || *own == mesh.root_namespace)
                     && (self.is_sidecar() || entry.key.kind != Kind::PeerAuthentication)
