@@ -25,6 +25,7 @@ mod members;
 mod mesh_tls;
 mod name;
 mod output;
+mod ownership;
 mod policy;
 mod recompile;
 mod restart;
