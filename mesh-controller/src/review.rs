@@ -220,6 +220,16 @@ mod tests {
         assert_eq!(account(status("istio-ca", "kubernetes-admin"), &ours), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_never_answers_is_as_one_that_is_down() {
+        let (answers, start): (Answers<u8, bool>, _) = (Answers::default(), Instant::now());
+        let hangs = async || std::future::pending().await;
+        assert!(answers.of(1, start, async || Ok(true)).await.unwrap());
+        assert!(answers.of(1, start + FRESH * 2, hangs).await.unwrap());
+        assert!(answers.of(2, start, hangs).await.is_err());
+        assert!(start.elapsed() <= ANSWER * 2);
+    }
+
     #[tokio::test]
     async fn an_old_answer_is_good_while_there_is_no_new_one() {
         let (answers, start): (Answers<u8, bool>, _) = (Answers::default(), Instant::now());

@@ -331,3 +331,6 @@ async fn answer<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T,
 fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.5 + fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests;
