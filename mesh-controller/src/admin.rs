@@ -5,7 +5,11 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HOST},
+    uri::Authority,
+};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -84,7 +88,7 @@ type Page = Response<Full<Bytes>>;
 
 impl Admin {
     /// The debug pages show what all tenants wrote, so they are for who can reach the pod's loopback,
-    /// as `kubectl port-forward` does.
+    /// as `kubectl port-forward` does; and not for a web site whose name was made to lead there.
     async fn respond(&self, request: &Request<Incoming>, is_local: bool) -> Page {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
@@ -92,6 +96,9 @@ impl Admin {
         match request.uri().path() {
             path if path.starts_with("/debug/") && !is_local => {
                 text(StatusCode::FORBIDDEN, "only from loopback; use kubectl port-forward\n")
+            }
+            path if path.starts_with("/debug/") && !is_this_machine(request.headers()) => {
+                text(StatusCode::FORBIDDEN, "this host name is not served here; use localhost\n")
             }
             "/metrics" => {
                 if self.is_listed() {
@@ -137,6 +144,15 @@ impl Admin {
             None => text(StatusCode::SERVICE_UNAVAILABLE, "ending\n"),
         }
     }
+}
+
+/// HTTP/1.0 clients send no name, and no browser does.
+fn is_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let authority = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|it| {
+        ["localhost", "127.0.0.1", "[::1]"].iter().any(|own| it.host().eq_ignore_ascii_case(own))
+    })
 }
 
 fn dump(state: &State) -> Value {

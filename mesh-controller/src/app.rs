@@ -3,10 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -17,6 +14,7 @@ use tracing::info;
 
 use crate::{
     admin::{self, Admin},
+    api_server,
     args::Arguments,
     ca,
     discovery::{
@@ -82,7 +80,7 @@ impl Running {
 }
 
 async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
-    let client = client(arguments).await?;
+    let client = api_server::connect(arguments.kubeconfig.as_deref()).await?;
     let metrics = Arc::new(Metrics::new().context("set up metrics")?);
     log::report_panics(metrics.panics.clone());
     let proxies = Arc::new(Proxies::default());
@@ -195,24 +193,4 @@ fn replica(arguments: &Arguments) -> String {
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = arguments.pod_name.clone().or_else(host).unwrap_or_default();
     format!("{}-{:04x}", name.trim(), fastrand::u16(..))
-}
-
-/// How the API server is reached.
-async fn client(arguments: &Arguments) -> anyhow::Result<Client> {
-    let mut config = match &arguments.kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)
-                .with_context(|| format!("read --kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("use --kubeconfig {}", path.display()))?
-        }
-        None => Config::incluster().context(
-            "use the pod's service account; outside of a cluster, name a file with --kubeconfig",
-        )?,
-    };
-    // Whoever asks has a back-off of his own. The client's goes on for minutes in which nobody knows
-    // that something failed.
-    config.default_retry = false;
-    Client::try_from(config).context("set up the Kubernetes client")
 }

@@ -9,6 +9,7 @@
 //! gateway compiles it with the same code that reads a folder.
 
 pub mod admin;
+mod api_server;
 pub mod app;
 pub mod args;
 pub mod ca;

@@ -11,15 +11,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
+/// How long the API server may take. After that older answers do.
+const ANSWER: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(60);
 const STALE: Duration = Duration::from_secs(600);
 /// Answers that are kept; made by who can connect, so there must be an end.
@@ -158,7 +160,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Answers<K, V> {
         {
             return Ok(answer.clone());
         }
-        match (ask().await, known) {
+        let answer = timeout(ANSWER, ask()).await;
+        let answer = answer.unwrap_or_else(|_| Err(anyhow!("the API server does not answer")));
+        match (answer, known) {
             (Ok(answer), _) => {
                 self.keep(key, now, answer.clone());
                 Ok(answer)
@@ -214,6 +218,16 @@ mod tests {
         assert_eq!(found, Some(expected));
         assert_eq!(account(status("api", "system:serviceaccount:a:gw"), &ours), None);
         assert_eq!(account(status("istio-ca", "kubernetes-admin"), &ours), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_never_answers_is_as_one_that_is_down() {
+        let (answers, start): (Answers<u8, bool>, _) = (Answers::default(), Instant::now());
+        let hangs = async || std::future::pending().await;
+        assert!(answers.of(1, start, async || Ok(true)).await.unwrap());
+        assert!(answers.of(1, start + FRESH * 2, hangs).await.unwrap());
+        assert!(answers.of(2, start, hangs).await.is_err());
+        assert!(start.elapsed() <= ANSWER * 2);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
+    fs,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -19,11 +20,15 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
     task::AbortHandle,
 };
+use tokio_rustls::TlsAcceptor;
+
+use crate::certs::Authority;
 
 /// What is served: kind, where its objects are, and what they are called there.
 const KINDS: [(&str, &str, &str); 18] = [
@@ -60,7 +65,11 @@ pub struct ApiServer {
     port: u16,
     state: Arc<Mutex<State>>,
     task: AbortHandle,
+    /// Where kubeconfigs say that its authority is; `None`: it speaks without TLS.
+    authorities: Option<TempDir>,
 }
+
+const AUTHORITIES: &str = "ca.crt";
 
 /// Objects by path of the collection, `namespace/name`.
 type Collections = BTreeMap<String, BTreeMap<String, Value>>;
@@ -88,6 +97,8 @@ struct State {
     secret_readers: BTreeSet<String>,
     requests: Vec<String>,
     gathering: BTreeMap<String, Gathering>,
+    tls: Option<TlsAcceptor>,
+    connections: Vec<AbortHandle>,
 }
 
 /// Requests that wait for each other.
@@ -100,34 +111,88 @@ struct Gathering {
 impl ApiServer {
     /// Without objects, with every kind installed.
     pub async fn start() -> Self {
+        Self::launch(State::default(), None).await
+    }
+
+    /// The same over TLS, with a certificate of `authority`, which kubeconfigs name by its file.
+    pub async fn start_tls(authority: &Authority) -> Self {
+        let folder = tempfile::tempdir().expect("make a folder");
+        let state = State { tls: Some(acceptor(authority)), ..State::default() };
+        let server = Self::launch(state, Some(folder)).await;
+        server.publish(authority);
+        server
+    }
+
+    /// Has a certificate of another authority from now on, and breaks off every connection.
+    ///
+    /// # Panics
+    /// It speaks without TLS.
+    pub fn rotate(&self, authority: &Authority) {
+        let mut state = self.lock();
+        assert!(state.tls.is_some(), "the server speaks TLS");
+        state.tls = Some(acceptor(authority));
+        state.watches.clear();
+        state.connections.drain(..).for_each(|connection| connection.abort());
+    }
+
+    /// Writes the authority into the file that kubeconfigs name.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub fn publish(&self, authority: &Authority) {
+        let folder = self.authorities.as_ref().expect("the server speaks TLS");
+        fs::write(folder.path().join(AUTHORITIES), authority.root()).expect("write a file");
+    }
+
+    async fn launch(state: State, authorities: Option<TempDir>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let port = listener.local_addr().expect("a bound socket has an address").port();
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
+                let accepting = Arc::clone(&shared);
                 let shared = Arc::clone(&shared);
                 let service = service_fn(move |request| {
                     let shared = Arc::clone(&shared);
                     async move { Ok::<_, Infallible>(respond(&shared, request).await) }
                 });
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(socket), service);
-                tokio::spawn(connection);
+                let mut state = accepting.lock().unwrap();
+                let tls = state.tls.clone();
+                let connection = tokio::spawn(async move {
+                    let builder = http1::Builder::new();
+                    // However it ends, the client sees.
+                    let _ = match tls {
+                        None => builder.serve_connection(TokioIo::new(socket), service).await,
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(socket).await else { return };
+                            builder.serve_connection(TokioIo::new(stream), service).await
+                        }
+                    };
+                });
+                state.connections.push(connection.abort_handle());
             }
         });
-        Self { port, state, task: task.abort_handle() }
+        Self { port, state, task: task.abort_handle(), authorities }
     }
 
     /// A kubeconfig that leads here.
     #[must_use]
     pub fn kubeconfig(&self) -> String {
+        let port = self.port;
+        let cluster = match &self.authorities {
+            None => format!("server: 'http://127.0.0.1:{port}'"),
+            Some(folder) => {
+                let path = folder.path().join(AUTHORITIES);
+                let path = path.display();
+                format!("server: 'https://127.0.0.1:{port}', certificate-authority: '{path}'")
+            }
+        };
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
              contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
-             clusters: [{{name: test, cluster: {{server: 'http://127.0.0.1:{}'}}}}]\n\
-             users: [{{name: test, user: {{}}}}]\n",
-            self.port
+             clusters: [{{name: test, cluster: {{{cluster}}}}}]\n\
+             users: [{{name: test, user: {{}}}}]\n"
         )
     }
 
@@ -284,6 +349,12 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn acceptor(authority: &Authority) -> TlsAcceptor {
+    let identity = authority.server(&["127.0.0.1"]);
+    let config = authority.server_config(&identity, &["http/1.1"], false);
+    TlsAcceptor::from(Arc::new(config))
 }
 
 fn collection_of(kind: &str) -> String {

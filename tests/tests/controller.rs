@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use weir_tests::{
     backend::echo::Echo,
+    certs::Authority,
     client::discovery::{Hello, Proxy, Push},
     config::Config,
     controller::Controller,
@@ -413,6 +414,44 @@ async fn a_proxy_that_does_not_answer_keeps_nobody_waiting_and_gets_the_latest()
     assert_eq!(changes(&slow.push().await), (vec![], vec![RULE]));
 }
 
+/// Hardening C02.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_claims_to_have_everything_is_bounded_and_costs_nobody_else_anything() {
+    let (server, controller) = cluster().await;
+    let mut other = gateway(&server, &controller).await;
+    let having = |count: usize| {
+        let names =
+            (0..count).map(|index| (format!("/Service/shop/made-up-{index}"), "1".to_owned()));
+        Hello { known: names.collect(), ..hello(&server) }
+    };
+    // What it has and nobody knows of is taken from it.
+    let mut proxy = connect(&controller, having(50_000)).await.expect("connect");
+    assert_eq!(proxy.push().await.removed.len(), 50_000);
+    let refused = match connect(&controller, having(1_000_000)).await {
+        Ok(mut proxy) => proxy.next().await.map(|_push| ()),
+        Err(status) => Err(status),
+    };
+    assert_eq!(refused.map_err(|status| status.code()), Err(Code::ResourceExhausted));
+    server.apply([slice("10.0.0.2")]);
+    assert_eq!(changes(&other.push().await), (vec![SLICE], vec![]));
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+}
+
+/// Hardening C02.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_keep_no_proxy_out() {
+    let (server, controller) = cluster().await;
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent
+            .push(weir_tests::client::connect(controller.discovery_port()).await.expect("connect"));
+    }
+    let mut proxy = gateway(&server, &controller).await;
+    server.apply([slice("10.0.0.2")]);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
+    drop(silent);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_after_an_expired_watch_is_a_difference() {
     let (server, controller) = cluster().await;
@@ -482,6 +521,24 @@ async fn whatever_the_api_server_answers_instead_nothing_is_taken_from_anybody()
     server.apply([virtual_service("second", "second.example.com")]);
     let second = vec!["networking.istio.io/VirtualService/shop/second"];
     assert_eq!(changes(&proxy.push().await), (second, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_servers_authority_can_be_replaced_while_the_controller_runs() {
+    let [first, second] = ["first", "second"].map(Authority::new);
+    let server = ApiServer::start_tls(&first).await;
+    server.apply(shop());
+    let controller = Controller::start(&server).await;
+    let mut proxy = gateway(&server, &controller).await;
+    server.rotate(&second);
+    server.apply([slice("10.0.0.2")]);
+    eventually("the controller notices", async || {
+        (controller.metrics().await.sum("weir_controller_watch_failures_total", &[]) >= 1.0)
+            .then_some(())
+    })
+    .await;
+    server.publish(&second);
+    assert_eq!(changes(&proxy.push().await), (vec![SLICE], vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -746,4 +803,66 @@ async fn a_gateway_serves_what_is_in_kubernetes_and_finds_versions_by_the_labels
     server.apply([json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "web-v1", "namespace": "shop", "labels": {"version": "v2"}}})]);
     eventually_eq(503, async || gateway.get("shop.example.com", "/").await.status).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_entry_has_the_pods_that_it_selects_while_they_are_ready() {
+    let server = ApiServer::start().await;
+    let echoes = [Echo::start("a").await, Echo::start("b").await];
+    let pod = |name: &str, namespace: &str, echo: &Echo, is_ready: bool| {
+        let ready = if is_ready { "True" } else { "False" };
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"app": "ledger"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "ledger", "containers": [
+                {"name": "app", "ports": [{"name": "http", "containerPort": echo.port()}]}]},
+            "status": {"phase": "Running", "podIP": "127.0.0.1",
+                "conditions": [{"type": "Ready", "status": ready}]}})
+    };
+    let mut config = Config::new();
+    let port = config.port("http");
+    let entry = |app: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "ledger", "namespace": "shop"},
+            "spec": {"hosts": ["ledger.test"], "location": "MESH_INTERNAL", "resolution": "STATIC",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+                "workloadSelector": {"labels": {"app": app}}}})
+    };
+    server.apply([
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+            "metadata": {"name": "public", "namespace": "default"},
+            "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
+                {"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}}),
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": "shop", "namespace": "shop"},
+            "spec": {"hosts": ["shop.example.com"], "gateways": ["default/public"],
+                "http": [{"route": [{"destination": {"host": "ledger.test"}}]}]}}),
+        entry("ledger"),
+        pod("ledger-1", "shop", &echoes[0], true),
+        pod("ledger-1", "elsewhere", &echoes[1], true),
+    ]);
+    let controller = Controller::start(&server).await;
+    let token = server.token("istio-ca", "default", "gateway", None);
+    let mut gateway = Launch::follows(config, &controller, &token).start().await;
+    for _ in 0..10 {
+        assert_eq!(gateway.get("shop.example.com", "/").await.backend(), "a");
+    }
+    server.apply([pod("ledger-2", "shop", &echoes[1], true)]);
+    let answers = |name: &'static str| {
+        move |reply: weir_tests::client::http::Reply| (reply.backend() == name).then_some(())
+    };
+    let second = answers("b");
+    eventually("the second pod answers", async || {
+        second(gateway.get("shop.example.com", "/").await)
+    })
+    .await;
+    server.apply([pod("ledger-1", "shop", &echoes[0], false)]);
+    server.delete("Pod", "shop", "ledger-2");
+    let status = async |gateway: &mut weir_tests::gateway::Gateway| {
+        gateway.get("shop.example.com", "/").await.status
+    };
+    eventually_eq(503, async || status(&mut gateway).await).await;
+    server.apply([pod("ledger-1", "shop", &echoes[0], true)]);
+    eventually_eq(200, async || status(&mut gateway).await).await;
+    server.apply([entry("other")]);
+    eventually_eq(503, async || status(&mut gateway).await).await;
 }

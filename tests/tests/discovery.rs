@@ -27,6 +27,27 @@ async fn gateway() -> Gateway {
     Gateway::start(config).await
 }
 
+#[tokio::test]
+async fn a_listener_that_cannot_be_opened_for_a_bug_costs_no_other_and_is_reported() {
+    let mut config =
+        Config::new().with(HTTP_GATEWAY).file("a.yaml", respond("a", "a.test", "before"));
+    let port = config.port("more");
+    let launch = Launch::new(config).panic_over(&format!("opening 0.0.0.0:{port}"));
+    let mut gateway = launch.start().await;
+    let more = HTTP_GATEWAY.replace("name: gw,", "name: more,").replace("PORT_http", "PORT_more");
+    gateway.config().write("more.yaml", &more);
+    gateway.log_line("Weir failed over this listener").await;
+    assert!(connect(port).await.is_err());
+    let listeners = gateway.admin("/listeners").await;
+    assert!(listeners.text().contains("Weir failed over this listener"), "{}", listeners.text());
+    // What comes after it gets in force, and so does the next listener.
+    gateway.config().write("a.yaml", respond("a", "a.test", "after"));
+    answers(&mut gateway, "a.test", "after").await;
+    gateway.config().write("more.yaml", more.replace("PORT_more", "PORT_moved"));
+    let moved = gateway.port("moved");
+    eventually("another port answers", async || connect(moved).await.ok()).await;
+}
+
 /// Waits until that host is answered so: a 200's body, or the status.
 async fn answers(gateway: &mut Gateway, host: &str, expected: &str) {
     eventually_eq(expected.to_owned(), async || {
@@ -325,6 +346,63 @@ spec: {{address: 127.0.0.1, ports: {{http: 1}}}}
         assert_eq!(gateway.get("a.test", "/").await.backend(), "pod");
         assert_eq!(gateway.get("b.test", "/").await.backend(), "machine");
     }
+}
+
+#[tokio::test]
+async fn pods_and_workload_entries_are_selected_by_label_in_their_own_namespace() {
+    let names = ["pod", "machine", "stranger", "starting", "beside"];
+    let echoes = futures_util::future::join_all(names.map(Echo::start)).await;
+    let [pod, machine, stranger, starting, beside] =
+        <[Echo; 5]>::try_from(echoes).ok().expect("one for each name");
+    let object = |kind: &str, name: &str, body: String| {
+        let version = if kind == "Pod" { "v1" } else { "networking.istio.io/v1" };
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {name}\n{body}\n---\n")
+    };
+    let a_pod = |name: &str, echo: &Echo, ready: &str| {
+        let port = echo.port();
+        let body = format!(
+            "spec: {{containers: [{{name: app, image: a, ports: [{{name: http, containerPort: {port}}}]}}]}}\n\
+             status: {{phase: Running, podIP: 127.0.0.1, conditions: [{{type: Ready, status: '{ready}'}}]}}"
+        );
+        object("Pod", name, body)
+    };
+    let workload = |name: &str, echo: &Echo, app: &str| {
+        let body = format!(
+            "spec: {{address: 127.0.0.1, labels: {{app: {app}}}, ports: {{http: {}}}}}",
+            echo.port()
+        );
+        object("WorkloadEntry", &format!("{{name: {name}}}"), body)
+    };
+    let entry = object(
+        "ServiceEntry",
+        "{name: ledger}",
+        "spec: {hosts: [ledger.test], location: MESH_INTERNAL, resolution: STATIC, \
+         ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: ledger}}}"
+            .to_owned(),
+    );
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: books}\n\
+                   spec: {selector: {app: books}, ports: [{name: http, port: 80}]}\n";
+    let objects = [
+        entry,
+        a_pod("{name: ledger-1, labels: {app: ledger}}", &pod, "True"),
+        a_pod("{name: ledger-2, labels: {app: ledger}}", &starting, "False"),
+        a_pod("{name: ledger-1, namespace: other, labels: {app: ledger}}", &stranger, "True"),
+        workload("machine", &machine, "ledger"),
+        workload("beside", &beside, "books"),
+        service.to_owned(),
+    ];
+    let config = Config::new()
+        .with(HTTP_GATEWAY)
+        .with(objects.concat())
+        .with(forward("a", "a.test", "ledger.test"))
+        .with(forward("b", "b.test", "books"));
+    let mut gateway = Gateway::start(config).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        seen.insert(gateway.get("a.test", "/").await.backend().to_owned());
+    }
+    assert_eq!(seen, ["machine", "pod"].map(str::to_owned).into());
+    assert_eq!(gateway.get("b.test", "/").await.backend(), "beside");
 }
 
 #[tokio::test]

@@ -90,6 +90,7 @@ const CONTROLLER: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "api_server",
             "args",
             "ca",
             "discovery",
@@ -116,6 +117,7 @@ const CONTROLLER: &[(&str, &[&str])] = &[
     ("leader", &["metrics"]),
     ("tls", &["args"]),
     ("review", &[]),
+    ("api_server", &[]),
     ("metrics", &[]),
     ("args", &[]),
     ("log", &[]),
@@ -174,8 +176,18 @@ fn grpc_and_kubernetes_are_known_only_where_they_are_spoken() {
         );
         assert!(
             !source.contains("kube::")
-                || ["app", "ca", "ctl", "leader", "review", "status", "watch", "webhook"]
-                    .contains(&module.as_str()),
+                || [
+                    "api_server",
+                    "app",
+                    "ca",
+                    "ctl",
+                    "leader",
+                    "review",
+                    "status",
+                    "watch",
+                    "webhook"
+                ]
+                .contains(&module.as_str()),
             "{} uses kube",
             path.display()
         );

@@ -146,6 +146,47 @@ async fn registry_only_refuses_what_nobody_knows() {
     .await;
 }
 
+/// Hardening N03.
+#[tokio::test]
+async fn another_namespace_takes_over_no_host_unless_the_mesh_lets_it() {
+    let lan = Lan::new();
+    let (mut client, mut lenient, server) =
+        (lan.pod("client"), lan.pod("lenient"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: thief}
+spec:
+  hosts: [reviews.shop.svc.cluster.local]
+  http: [{directResponse: {status: 418}}]
+---
+";
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "") + rules;
+    let options = |mesh| SidecarOptions {
+        labels: "app=client",
+        config: &config,
+        mesh,
+        ..SidecarOptions::default()
+    };
+    client.start_sidecar(options("{}")).await;
+    lenient.start_sidecar(options("hostTakeover: ALLOW")).await;
+
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    let answer = lenient.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.starts_with("HTTP/1.1 418 "), "{answer}");
+    let said = "VirtualService thief/reviews: spec.hosts: ";
+    for (pod, why) in [(&client, "weir.dev/virtualServicesFrom"), (&lenient, "hostTakeover: ALLOW")]
+    {
+        eventually("the log says so", async || {
+            let log = pod.log();
+            log.lines().any(|line| line.contains(said) && line.contains(why)).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_connection_to_the_sidecars_own_port_is_closed() {
     let lan = Lan::new();

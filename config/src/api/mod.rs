@@ -28,7 +28,7 @@ use istio::{
     AuthorizationPolicy, DestinationRule, EnvoyFilter, Gateway, PeerAuthentication,
     RequestAuthentication, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
 };
-use kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Secret, Service};
+use kubernetes::{ConfigMap, EndpointSlice, Endpoints, Namespace, Pod, Secret, Service};
 
 /// One configuration object: who it is, what it asks for, and where it was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +74,8 @@ pub enum Spec {
     Secret(Secret),
     ConfigMap(ConfigMap),
     Namespace(Namespace),
+    /// With its status, which says where it is.
+    Pod(Pod),
 }
 
 impl Spec {
@@ -95,6 +97,7 @@ impl Spec {
             Self::Secret(_) => Kind::Secret,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
         }
     }
 }
@@ -163,11 +166,12 @@ pub enum Kind {
     Secret,
     ConfigMap,
     Namespace,
+    Pod,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Gateway,
         Self::VirtualService,
         Self::DestinationRule,
@@ -184,6 +188,7 @@ impl Kind {
         Self::Secret,
         Self::ConfigMap,
         Self::Namespace,
+        Self::Pod,
     ];
 
     /// The kind as written in YAML.
@@ -205,6 +210,7 @@ impl Kind {
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
         }
     }
 
@@ -221,9 +227,12 @@ impl Kind {
             Self::PeerAuthentication | Self::RequestAuthentication | Self::AuthorizationPolicy => {
                 "security.istio.io"
             }
-            Self::Service | Self::Endpoints | Self::Secret | Self::ConfigMap | Self::Namespace => {
-                ""
-            }
+            Self::Service
+            | Self::Endpoints
+            | Self::Secret
+            | Self::ConfigMap
+            | Self::Namespace
+            | Self::Pod => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
     }

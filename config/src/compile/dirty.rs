@@ -123,6 +123,11 @@ impl Dirty {
                     self.mark_selecting(compiler, owner, &labels);
                 }
             }
+            Spec::Pod(_) => {
+                for owner in store.linked(&Link::Workloads(Arc::clone(namespace))) {
+                    self.mark_selecting(compiler, owner, &object.metadata.labels);
+                }
+            }
             Spec::EndpointSlice(_) => {
                 let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
                 self.endpoints.extend(service.map(|service| own_host(service)));

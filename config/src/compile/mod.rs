@@ -26,6 +26,7 @@ mod mesh_tls;
 mod mtls;
 mod name;
 mod output;
+mod ownership;
 mod policy;
 mod recompile;
 mod restart;

@@ -166,6 +166,7 @@ fn links(object: &Object, proxy: &Proxy) -> Vec<Link> {
         | Spec::EnvoyFilter(_)
         | Spec::Secret(_)
         | Spec::ConfigMap(_)
+        | Spec::Pod(_)
         | Spec::Namespace(_) => Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum Lookup {
 
 /// Every kind, with the versions of it that are read. All versions of a kind have
 /// the same schema.
-const SERVED: [(Kind, &[&str]); 16] = [
+const SERVED: [(Kind, &[&str]); 17] = [
     (Kind::Gateway, NETWORKING),
     (Kind::VirtualService, NETWORKING),
     (Kind::DestinationRule, NETWORKING),
@@ -31,6 +31,7 @@ const SERVED: [(Kind, &[&str]); 16] = [
     (Kind::Secret, &["v1"]),
     (Kind::ConfigMap, &["v1"]),
     (Kind::Namespace, &["v1"]),
+    (Kind::Pod, &["v1"]),
     (Kind::EndpointSlice, &["v1"]),
 ];
 
@@ -41,10 +42,9 @@ const SECURITY: &[&str] = &["v1", "v1beta1"];
 const APPLICATION_GROUPS: [&str; 5] =
     ["apps", "autoscaling", "batch", "policy", "rbac.authorization.k8s.io"];
 /// Such kinds of groups that have others too.
-const APPLICATION_KINDS: [(&str, &str); 5] = [
+const APPLICATION_KINDS: [(&str, &str); 4] = [
     ("", "LimitRange"),
     ("", "PersistentVolumeClaim"),
-    ("", "Pod"),
     ("", "ServiceAccount"),
     ("networking.k8s.io", "NetworkPolicy"),
 ];

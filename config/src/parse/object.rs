@@ -12,7 +12,11 @@ use super::{
 };
 use crate::api::Object;
 use crate::{
-    api::{Kind, Metadata, ObjectKey, Source, Spec, istio::EnvoyFilter, kubernetes::Namespace},
+    api::{
+        Kind, Metadata, ObjectKey, Source, Spec,
+        istio::EnvoyFilter,
+        kubernetes::{Namespace, Pod},
+    },
     diagnostic::{Diagnostic, FieldPath, Severity},
 };
 
@@ -36,6 +40,7 @@ struct Envelope {
     kind: Value,
     metadata: Value,
     spec: Value,
+    status: Value,
     rest: Vec<(String, Value)>,
 }
 
@@ -48,8 +53,7 @@ impl Envelope {
                 "kind" => envelope.kind = value,
                 "metadata" => envelope.metadata = value,
                 "spec" => envelope.spec = value,
-                // Written by controllers, read by people.
-                "status" => {}
+                "status" => envelope.status = value,
                 _ => envelope.rest.push((key, value)),
             }
         }
@@ -169,6 +173,7 @@ impl Reader<'_> {
             Kind::Endpoints => self.read_body(envelope, key).map(Spec::Endpoints),
             Kind::Secret => self.read_body(envelope, key).map(Spec::Secret),
             Kind::ConfigMap => self.read_body(envelope, key).map(Spec::ConfigMap),
+            Kind::Pod => self.read_pod(envelope, key).map(Spec::Pod),
             // What else these hold is not read at all.
             Kind::EnvoyFilter => Some(Spec::EnvoyFilter(EnvoyFilter {})),
             Kind::Namespace => Some(Spec::Namespace(Namespace {})),
@@ -195,6 +200,16 @@ impl Reader<'_> {
             body.push(("spec".to_owned(), envelope.spec));
         }
         self.read_value(&Value::Mapping(body), FieldPath::ROOT, key)
+    }
+
+    /// The one kind whose status is about traffic; that of others is written by controllers, and read
+    /// by people.
+    fn read_pod(&mut self, mut envelope: Envelope, key: &ObjectKey) -> Option<Pod> {
+        let status = std::mem::take(&mut envelope.status);
+        if status != Value::Null {
+            envelope.rest.push(("status".to_owned(), status));
+        }
+        self.read_body(envelope, key)
     }
 
     fn read_value<T: DeserializeOwned>(
@@ -243,6 +258,8 @@ impl Kind {
         let fields: &[&str] = match self {
             Self::Service => SERVICE_FIELDS_NOT_READ,
             Self::EndpointSlice | Self::Endpoints => ENDPOINT_FIELDS_NOT_READ,
+            // Nearly all of them.
+            Self::Pod => return true,
             _ => return false,
         };
         let name = field.rsplit('.').next().unwrap_or(field);

@@ -8,7 +8,7 @@ use std::{
 use super::{Findings, name};
 use crate::{
     api::kubernetes::{
-        EndpointSlice, Endpoints, Service, endpoint_slice::AddressType, service::ServiceType,
+        EndpointSlice, Endpoints, Pod, Service, endpoint_slice::AddressType, service::ServiceType,
     },
     diagnostic::FieldPath,
 };
@@ -57,6 +57,14 @@ pub(super) fn endpoint_slice(slice: &EndpointSlice, findings: &mut Findings<'_>)
                 findings.error(at.index(index), format!("{address:?} is not {kind}"));
             }
         }
+    }
+}
+
+pub(super) fn pod(pod: &Pod, findings: &mut Findings<'_>) {
+    let address = &pod.status.pod_ip;
+    if !address.is_empty() && !name::is_ip(address) {
+        let at = FieldPath::ROOT.field("status");
+        findings.error(at.field("podIP"), format!("{address:?} is not an IP address"));
     }
 }
 

@@ -6,6 +6,9 @@ use crate::{
     diagnostic::FieldPath,
 };
 
+/// On a Service or ServiceEntry: the namespaces beside its own whose VirtualServices route it for
+/// every client of the mesh; `*` is every one.
+pub const VIRTUAL_SERVICES_FROM_ANNOTATION: &str = "weir.dev/virtualServicesFrom";
 const DRY_RUN: &str = "istio.io/dry-run";
 
 /// The spellings Go's `strconv.ParseBool` takes.
@@ -27,6 +30,9 @@ pub(super) fn validate(object: &Object, findings: &mut Findings<'_>) {
     for (key, value) in &object.metadata.annotations {
         if key == DRY_RUN {
             dry_run(object, value, annotations.key(key), findings);
+        }
+        if key == VIRTUAL_SERVICES_FROM_ANNOTATION {
+            virtual_services_from(object, value, annotations.key(key), findings);
         }
         if key.starts_with("internal.istio.io/") {
             findings.error(
@@ -53,6 +59,22 @@ fn object_name(object: &Object, metadata: FieldPath<'_>, findings: &mut Findings
             metadata.field("name"),
             "not an object name; use lower-case letters, digits, hyphens and dots, at most 253",
         );
+    }
+}
+
+fn virtual_services_from(
+    object: &Object,
+    value: &str,
+    at: FieldPath<'_>,
+    findings: &mut Findings<'_>,
+) {
+    if !matches!(object.kind(), Kind::Service | Kind::ServiceEntry) {
+        findings.warning(at, "this has an effect on a Service or ServiceEntry only");
+    }
+    for name in value.split(',').map(str::trim) {
+        if name != "*" && !name::is_kubernetes_label(name) {
+            findings.error(at, format!("{name:?} is not a namespace name; write shop,bank or *"));
+        }
     }
 }
 

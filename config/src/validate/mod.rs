@@ -29,7 +29,9 @@ mod time;
 mod virtual_service;
 mod workload_entry;
 
-pub use self::service_entry::ALLOWED_RANGES_ANNOTATION;
+pub use self::{
+    metadata::VIRTUAL_SERVICES_FROM_ANNOTATION, service_entry::ALLOWED_RANGES_ANNOTATION,
+};
 
 /// Everything there is to say about `object`. An error means that it must not be applied.
 pub fn validate(object: &Object) -> Vec<Diagnostic> {
@@ -63,6 +65,7 @@ pub fn validate(object: &Object) -> Vec<Diagnostic> {
         Spec::Service(service) => kubernetes::service(service, spec, &mut findings),
         Spec::EndpointSlice(slice) => kubernetes::endpoint_slice(slice, &mut findings),
         Spec::Endpoints(endpoints) => kubernetes::endpoints(endpoints, &mut findings),
+        Spec::Pod(pod) => kubernetes::pod(pod, &mut findings),
         Spec::Secret(_) | Spec::ConfigMap(_) | Spec::Namespace(_) => {}
     }
     findings.diagnostics

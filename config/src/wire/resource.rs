@@ -159,14 +159,17 @@ const METADATA: [&str; 7] =
     ["annotations", "creationTimestamp", "generation", "labels", "name", "namespace", "uid"];
 
 impl Resource {
-    /// The resource of a Kubernetes object, without what proxies do not read: status, most metadata,
-    /// and annotations of other domains than `istio.io` and `weir.dev`.
+    /// The resource of a Kubernetes object, without what proxies do not read: status (but for pods,
+    /// whose status says where they are), most metadata, and annotations of other domains than
+    /// `istio.io` and `weir.dev`.
     ///
     /// # Errors
     /// The object has no apiVersion, kind or name.
     pub fn of_object(mut object: Map<String, Value>) -> Result<Self, NotAnObject> {
         let name = name_of(&object)?;
-        object.remove("status");
+        if name.kind != "Pod" {
+            object.remove("status");
+        }
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
             metadata.retain(|field, _| METADATA.contains(&field.as_str()));
             reduce_annotations(metadata);

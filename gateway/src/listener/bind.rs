@@ -61,6 +61,11 @@ pub enum BindError {
     NotASocket { address: String },
     #[error("bind {address}: listener `{listener}` listens there already")]
     Duplicate { address: String, listener: String },
+    #[error(
+        "open {address}: Weir failed over this listener, which is a bug: its log says where; please \
+         report it"
+    )]
+    Bug { address: String },
     #[error("bind {address}")]
     Other {
         address: String,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     error::Error as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -76,15 +77,18 @@ struct Key {
 
 impl Key {
     fn of(state: &ListenerState) -> Self {
-        match &state.config.address {
-            BindAddress::Ip(address) => Self {
-                address: address.to_string(),
-                any_port_of: (address.port() == 0).then(|| state.config.name.clone()),
-            },
-            BindAddress::Unix(path) => {
-                Self { address: format!("unix://{}", path.display()), any_port_of: None }
-            }
-        }
+        let address = &state.config.address;
+        let is_any_port = matches!(address, BindAddress::Ip(address) if address.port() == 0);
+        let any_port_of = is_any_port.then(|| state.config.name.clone());
+        Self { address: text(address), any_port_of }
+    }
+}
+
+/// The address as people write it.
+fn text(address: &BindAddress) -> String {
+    match address {
+        BindAddress::Ip(address) => address.to_string(),
+        BindAddress::Unix(path) => format!("unix://{}", path.display()),
     }
 }
 
@@ -131,10 +135,12 @@ impl ListenerManager {
         let drain = self.shared.engine.snapshot().settings.drain_duration;
         for (old, next) in state.current.changed(listeners) {
             let next = next.map(|next| &next.chains);
-            old.chains.drained_by(next).for_each(|chain| chain.drain_within(drain));
+            contained(|| {
+                old.chains.drained_by(next).for_each(|chain| chain.drain_within(drain));
+            });
         }
         for (next, old) in listeners.changed(&state.current) {
-            next.chains.tell_unavailable(old.map(|old| &old.chains));
+            contained(|| next.chains.tell_unavailable(old.map(|old| &old.chains)));
         }
         let (wanted, duplicates) = by_address(listeners);
         // First, so that a listener that moves finds its new address free.
@@ -177,10 +183,19 @@ impl ListenerManager {
         BoundListener { binding, socket }
     }
 
+    /// A panic, which is a bug, costs this listener and no other, and is said as what is wrong with it.
     fn listen(&self, binding: &Arc<Binding>) -> Result<SocketState, BindError> {
+        contained(|| self.open(binding)).unwrap_or_else(|| {
+            let config = Arc::clone(&binding.state.load().config);
+            Err(BindError::Bug { address: text(&config.address) })
+        })
+    }
+
+    fn open(&self, binding: &Arc<Binding>) -> Result<SocketState, BindError> {
         // The socket belongs to the reactor of the runtime it is made in.
         let _runtime = self.runtime.enter();
         let config = Arc::clone(&binding.state.load().config);
+        on_purpose::panic_opening(&text(&config.address));
         let socket = ListeningSocket::bind(&config.address, config.kind.is_redirected())?;
         let address = socket.address();
         tracing::info!(listener = %binding.name(), %address, "listening");
@@ -315,6 +330,12 @@ fn by_address(listeners: &Listeners) -> (BTreeMap<Key, Arc<ListenerState>>, Vec<
     (wanted, duplicates)
 }
 
+/// What `run` returns; `None`: it panicked, which the process' hook counts and reports with its place.
+/// What is done for one listener is left undone then, and that of all others goes on.
+fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
+}
+
 /// The error and its causes in one line.
 fn sentence(error: &BindError) -> String {
     match error.source() {
@@ -341,4 +362,20 @@ async fn retry(manager: Weak<ListenerManager>, applied: Arc<Notify>) {
             },
         }
     }
+}
+
+/// No listener is known that panics when it is opened. So that tests can see what becomes of one from the
+/// outside, debug builds panic where `WEIR_PANIC_OVER` is `opening ADDRESS`.
+mod on_purpose {
+    #[cfg(debug_assertions)]
+    pub(super) fn panic_opening(address: &str) {
+        use std::{env, sync::LazyLock};
+
+        static TEXT: LazyLock<Option<String>> = LazyLock::new(|| env::var("WEIR_PANIC_OVER").ok());
+        let Some(text) = &*TEXT else { return };
+        assert!(*text != format!("opening {address}"), "asked to panic {text}");
+    }
+
+    #[cfg(not(debug_assertions))]
+    pub(super) fn panic_opening(_address: &str) {}
 }

@@ -1,22 +1,25 @@
-//! What EndpointSlices do not say themselves: the labels and identities of pods, and where nodes are.
+//! What EndpointSlices do not say themselves: the labels and identities of pods, and where nodes are;
+//! and the pods that ServiceEntries select.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     ops::Bound,
     sync::Arc,
 };
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use weir_config::api::ObjectKey;
 
 use super::{Entry, Facts, Labels};
 
 type PodName = (Arc<str>, Arc<str>);
 
-/// Where a node is. Its zone is in the slices already.
+/// Where a node is. Slices have its zone already.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Locality {
     pub region: Arc<str>,
+    pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
 }
 
@@ -26,6 +29,27 @@ pub struct Pod {
     pub labels: Arc<Labels>,
     /// Whom its certificate in the mesh is for.
     pub service_account: Arc<str>,
+    /// `None` while nothing is to be sent to it.
+    pub place: Option<Place>,
+}
+
+/// Where a pod that is ready is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub address: IpAddr,
+    pub node: Arc<str>,
+    /// Its TCP ports that have names.
+    pub ports: Box<[(Arc<str>, u16)]>,
+}
+
+/// What has to be done again after a pod changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    Nothing,
+    /// It can be sent to elsewhere, or not any more.
+    Place,
+    /// What its slices say of it.
+    Description,
 }
 
 #[derive(Debug, Default)]
@@ -40,24 +64,73 @@ impl Endpoints {
         self.pods.get(&(Arc::clone(namespace), Arc::clone(name)))
     }
 
-    /// Returns whether slices of the pod have to be completed again. Not when it is gone: then the
-    /// slices are about to be.
+    /// The pods of a namespace.
+    pub(super) fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<str>> {
+        let first: PodName = (Arc::clone(namespace), Arc::default());
+        self.pods
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |((other, _), _)| other == namespace)
+            .map(|((_, name), _)| name)
+    }
+
+    /// The pods on a node.
+    pub(super) fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a PodName> {
+        let is_there = move |pod: &Pod| pod.place.as_ref().is_some_and(|it| *it.node == *node);
+        self.pods.iter().filter(move |(_, pod)| is_there(pod)).map(|(name, _)| name)
+    }
+
+    /// A gone pod has no description to complete slices with: they are about to be gone as well.
     pub(super) fn set_pod(
         &mut self,
         namespace: &Arc<str>,
         name: &Arc<str>,
         pod: Option<Pod>,
-    ) -> bool {
+    ) -> Moved {
         let name = (Arc::clone(namespace), Arc::clone(name));
         let Some(pod) = pod else {
             self.pods.remove(&name);
-            return false;
+            return Moved::Place;
         };
-        if self.pods.get(&name) == Some(&pod) {
-            return false;
-        }
+        let moved = match self.pods.get(&name) {
+            Some(old) if *old == pod => return Moved::Nothing,
+            Some(old) if old.labels == pod.labels && old.service_account == pod.service_account => {
+                Moved::Place
+            }
+            _ => Moved::Description,
+        };
         self.pods.insert(name, pod);
-        true
+        moved
+    }
+
+    /// A pod as proxies get it; `None` while nothing is to be sent to it.
+    pub(super) fn pod_object(
+        &self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+    ) -> Option<Map<String, Value>> {
+        let Pod { labels, service_account, place } = self.pod(namespace, name)?;
+        let Place { address, node, ports } = place.as_ref()?;
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|(name, number)| json!({"name": **name, "containerPort": number}))
+            .collect();
+        let locality = self.nodes.get(node);
+        let locality = locality.filter(|it| **it != Locality::default()).map(|it| {
+            let Locality { region, zone, sub_zone } = it;
+            format!("{region}/{zone}/{sub_zone}")
+        });
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": **name, "namespace": **namespace, "labels": **labels},
+            "spec": {"serviceAccountName": **service_account, "containers": [{"ports": ports}]},
+            "status": {"podIP": address.to_string()},
+            "locality": locality.unwrap_or_default(),
+        });
+        match object {
+            Value::Object(object) => Some(object),
+            _ => None,
+        }
     }
 
     /// Returns whether slices have to be completed again.
@@ -117,7 +190,7 @@ impl Endpoints {
                 value.as_str().map(Into::into)
             };
             let pod = name(endpoint, &["targetRef", "name"]);
-            if let Some(Pod { labels, service_account }) =
+            if let Some(Pod { labels, service_account, place: _ }) =
                 pod.and_then(|pod| self.pod(&namespace, &pod))
             {
                 let labels = labels.iter().map(|(key, value)| (key.clone(), value.clone().into()));

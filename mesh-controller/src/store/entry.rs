@@ -17,7 +17,7 @@ use weir_config::{
     },
 };
 
-use super::{Facts, Written};
+use super::{Facts, Labels, Written};
 
 /// A resource in the form it is sent in. Encoded once, shared by every proxy that gets it.
 #[derive(Debug)]
@@ -95,6 +95,15 @@ impl Entry {
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// The labels of the pods that are its endpoints; `None` if it selects none.
+    #[must_use]
+    pub fn pod_selector(&self) -> Option<&Labels> {
+        match &self.facts {
+            Facts::ServiceEntry { selector, .. } => selector.as_deref(),
+            _ => None,
+        }
     }
 
     /// Whether the proxies that have `other` need this one.

@@ -62,7 +62,8 @@ pub enum Facts {
         export_to: Box<[String]>,
         selector: Option<Arc<Labels>>,
     },
-    WorkloadEntry {
+    /// WorkloadEntries, and pods: what is selected by its labels.
+    Workload {
         labels: Labels,
     },
     EndpointSlice {
@@ -156,7 +157,7 @@ impl Facts {
             | Self::Policy { selector }
             | Self::Sidecar { selector, .. } => selector.as_ref(),
             Self::VirtualService { .. }
-            | Self::WorkloadEntry { .. }
+            | Self::Workload { .. }
             | Self::EndpointSlice { .. }
             | Self::Material
             | Self::Unused => None,
@@ -200,8 +201,9 @@ impl Facts {
             Spec::WorkloadEntry(spec) => {
                 let mut labels = spec.labels.clone();
                 labels.extend(object.metadata.labels.clone());
-                Self::WorkloadEntry { labels }
+                Self::Workload { labels }
             }
+            Spec::Pod(_) => Self::Workload { labels: object.metadata.labels.clone() },
             Spec::EndpointSlice(spec) => endpoint_slice(object, spec),
             Spec::RequestAuthentication(spec) => Self::Policy {
                 selector: spec.selector.clone().map(|selector| selector.match_labels),

@@ -25,7 +25,7 @@ pub enum Link {
     Rules { host: Arc<str>, namespace: Arc<str> },
     /// EndpointSlices of this Service.
     Endpoints { namespace: Arc<str>, service: Arc<str> },
-    /// WorkloadEntries of this namespace with these labels.
+    /// WorkloadEntries and pods of this namespace with these labels.
     Workloads { namespace: Arc<str>, labels: Arc<Labels> },
     /// PeerAuthentications of this namespace.
     Peers(Arc<str>),
@@ -58,7 +58,7 @@ impl Entry {
             }
             Facts::VirtualService { is_root: false, .. }
             | Facts::Gateway { .. }
-            | Facts::WorkloadEntry { .. }
+            | Facts::Workload { .. }
             | Facts::Policy { .. }
             | Facts::Sidecar { .. }
             | Facts::Material
@@ -116,7 +116,7 @@ impl Entry {
             Facts::Sidecar { imports, .. } => {
                 imports.proxy.iter().cloned().map(Link::Host).collect()
             }
-            Facts::WorkloadEntry { .. }
+            Facts::Workload { .. }
             | Facts::EndpointSlice { .. }
             | Facts::Policy { .. }
             | Facts::Material

@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::{Map, Value};
 use tracing::{debug, error, warn};
-use weir_config::api::{Kind, ObjectKey};
+use weir_config::{
+    api::{Kind, ObjectKey},
+    compile::reference::contains,
+};
 
 mod endpoints;
 mod entry;
@@ -20,9 +23,13 @@ mod mesh;
 mod position;
 mod written;
 
-use self::{endpoints::Endpoints, mesh::MeshConfigMaps, position::Reaches};
+use self::{
+    endpoints::{Endpoints, Moved},
+    mesh::MeshConfigMaps,
+    position::Reaches,
+};
 pub use self::{
-    endpoints::{Locality, Pod},
+    endpoints::{Locality, Place, Pod},
     entry::{Encoded, Entry, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels, Passes},
     imports::Imports,
@@ -227,7 +234,8 @@ impl Store {
             Link::Material(key) => vec![key.clone()],
             Link::Workloads { namespace, .. } => {
                 let entries = self.in_namespace(Kind::WorkloadEntry, namespace);
-                entries.map(|entry| entry.key.clone()).collect()
+                let pods = self.in_namespace(Kind::Pod, namespace);
+                entries.chain(pods).map(|entry| entry.key.clone()).collect()
             }
             Link::Passes(_) => {
                 let entries = self.of_kind(Kind::Service).chain(self.of_kind(Kind::ServiceEntry));
@@ -276,17 +284,20 @@ impl Store {
             }
             Change::Remove(key) => {
                 self.unreadable.remove(&key);
-                if let Some(old) = self.entries.remove(&key) {
-                    self.unlink(&old);
-                    dirty.object(&key, Some(&old), None);
+                if let Some(old) = self.remove(&key, dirty) {
+                    self.select_anew(Some(&*old), None, dirty);
                 } else if self.mesh_config_maps.remove(&key) {
                     self.refresh_mesh(dirty);
                 }
             }
             Change::Pod { namespace, name, pod } => {
-                if self.endpoints.set_pod(&namespace, &name, pod) {
+                let moved = self.endpoints.set_pod(&namespace, &name, pod);
+                if moved == Moved::Description {
                     let slices = self.endpoints.slices_of(&namespace, &name);
                     self.complete(slices, dirty);
+                }
+                if moved != Moved::Nothing {
+                    self.select_pod(&namespace, &name, dirty);
                 }
             }
             Change::Node { name, locality } => {
@@ -294,6 +305,10 @@ impl Store {
                     let slices = self.of_kind(Kind::EndpointSlice);
                     let slices = slices.map(|entry| entry.key.clone()).collect();
                     self.complete(slices, dirty);
+                    let pods: Vec<_> = self.endpoints.pods_on(&name).cloned().collect();
+                    for (namespace, name) in pods {
+                        self.select_pod(&namespace, &name, dirty);
+                    }
                 }
             }
             Change::Namespace { name, labels, uid } => {
@@ -331,6 +346,47 @@ impl Store {
         }
         self.endpoints.link(&entry);
         dirty.object(&entry.key, old.as_deref(), Some(&entry));
+        self.select_anew(old.as_deref(), Some(&*entry), dirty);
+    }
+
+    fn remove(&mut self, key: &ObjectKey, dirty: &mut Dirty) -> Option<Arc<Entry>> {
+        let old = self.entries.remove(key)?;
+        self.unlink(&old);
+        dirty.object(key, Some(&old), None);
+        Some(old)
+    }
+
+    /// Follows a ServiceEntry that selects other pods than before.
+    fn select_anew(&mut self, old: Option<&Entry>, new: Option<&Entry>, dirty: &mut Dirty) {
+        let Some(entry) = old.or(new) else { return };
+        if old.and_then(Entry::pod_selector) == new.and_then(Entry::pod_selector) {
+            return;
+        }
+        let namespace = Arc::clone(&entry.key.namespace);
+        let pods: Vec<_> = self.endpoints.pods_of(&namespace).cloned().collect();
+        for name in pods {
+            self.select_pod(&namespace, &name, dirty);
+        }
+    }
+
+    /// Has a pod among the objects while it is ready and a ServiceEntry of its namespace selects it:
+    /// of others nothing is kept but what slices need.
+    fn select_pod(&mut self, namespace: &Arc<str>, name: &Arc<str>, dirty: &mut Dirty) {
+        let key =
+            ObjectKey { kind: Kind::Pod, namespace: Arc::clone(namespace), name: Arc::clone(name) };
+        let selects = |labels: &Labels| {
+            let entries = self.in_namespace(Kind::ServiceEntry, namespace);
+            entries.filter_map(|entry| entry.pod_selector()).any(|it| contains(labels, it))
+        };
+        let is_selected = self.pod_labels(namespace, name).is_some_and(|labels| selects(labels));
+        let object = self.endpoints.pod_object(namespace, name).filter(|_| is_selected);
+        match object.map(|object| Entry::read(object, &self.domain)) {
+            Some(Ok(entry)) => self.upsert(entry, dirty),
+            Some(Err(error)) => debug!("{key} is left out: {error}"),
+            None => {
+                self.remove(&key, dirty);
+            }
+        }
     }
 
     fn unlink(&mut self, old: &Entry) {

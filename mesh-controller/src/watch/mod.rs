@@ -30,7 +30,7 @@ pub struct Watched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WatchedKind {
     Object(Kind),
-    /// Its labels and its service account.
+    /// Its labels, its service account, and where it is.
     Pod,
     /// Where it is.
     Node,

@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Map, Value};
-use weir_config::api::{Kind, ObjectKey};
+use weir_config::api::{Kind, ObjectKey, kubernetes};
 
 use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality, Pod, Refused, Unusable, Written, generation};
+use crate::store::{Change, Entry, Locality, Place, Pod, Refused, Unusable, Written, generation};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const SUB_ZONE_LABEL: &str = "topology.istio.io/subzone";
 
 /// The fields of a Service that have to do with traffic.
@@ -47,6 +48,7 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
             let label = |name| labels.get(name).map(|value| value.as_str().into());
             let locality = Locality {
                 region: label(REGION_LABEL).unwrap_or_default(),
+                zone: label(ZONE_LABEL).unwrap_or_default(),
                 sub_zone: label(SUB_ZONE_LABEL).unwrap_or_default(),
             };
             return Change::Node { name, locality: Some(locality) };
@@ -156,7 +158,33 @@ fn pod(object: &Document) -> Pod {
     Pod {
         labels: Arc::new(labels(object)),
         service_account: account.and_then(Value::as_str).unwrap_or_default().into(),
+        place: place(object),
     }
+}
+
+/// Where a pod is that can be sent to: it is ready and not about to end.
+fn place(object: &Document) -> Option<Place> {
+    let is_leaving = object.get("metadata").is_some_and(|it| it.get("deletionTimestamp").is_some());
+    if is_leaving {
+        return None;
+    }
+    let read = |field: &str| object.get(field).cloned().unwrap_or_default();
+    let (status, spec) = (read("status"), read("spec"));
+    let pod = kubernetes::Pod {
+        spec: serde_json::from_value(spec.clone()).ok()?,
+        status: serde_json::from_value(status).ok()?,
+        locality: String::new(),
+    };
+    // The kubelet says of every pod whether it is ready, before there is anything to connect to.
+    let is_said = pod.status.conditions.iter().any(|condition| condition.r#type == "Ready");
+    let node = spec.get("nodeName").and_then(Value::as_str).unwrap_or_default();
+    let ports = pod.named_ports().into_iter().map(|(name, number)| (name.into(), number));
+    (is_said && pod.is_ready()).then_some(())?;
+    Some(Place {
+        address: pod.status.pod_ip.parse().ok()?,
+        node: node.into(),
+        ports: ports.collect(),
+    })
 }
 
 fn labels(object: &Document) -> BTreeMap<String, String> {

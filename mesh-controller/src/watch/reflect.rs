@@ -29,7 +29,10 @@ use super::{
 use crate::{metrics::Metrics, store::Change};
 
 /// How long the API server may take to begin an answer.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a watch may be silent. The API server says every minute that nothing happened, so after
+/// this one the connection is dead, or the server is: asking anew tells.
+const SILENCE: Duration = Duration::from_secs(75);
 /// How long a watch goes on, at least; some more each time, so that they do not all end at once.
 const WATCH_SECONDS: u32 = 300;
 
@@ -237,23 +240,23 @@ impl Reflector {
     async fn watch(&self, state: &mut State, position: String) -> Result<(), Error> {
         let now = Instant::now();
         let seconds = WATCH_SECONDS + fastrand::u32(..WATCH_SECONDS);
-        let silence = Duration::from_secs(u64::from(seconds) + 30);
         let version = self.watched.versions[state.served];
-        let list_at = state.list_at.unwrap_or(now + silence);
+        let end = now + Duration::from_secs(u64::from(seconds) + 30);
+        let list_at = state.list_at.unwrap_or(end);
         let events = request::watch(&self.client, self.watched, version, &position, seconds);
         let mut events = answer(events).await?;
         self.succeeded(state);
         loop {
             let event = tokio::select! {
-                event = timeout(silence, events.next()) => event,
+                event = timeout(SILENCE, events.next()) => event,
                 () = tokio::time::sleep_until(list_at) => {
                     state.position = None;
                     return Ok(());
                 }
             };
-            let event =
-                event.unwrap_or_else(|_| Err(anyhow::anyhow!("the watch is silent").into()))?;
-            let Some(event) = event else { return Ok(()) };
+            // Silent: it is continued where it stopped, on another connection.
+            let Ok(event) = event else { return Ok(()) };
+            let Some(event) = event? else { return Ok(()) };
             let changes = self.follow(state, event);
             state.after_failure = false;
             self.send(changes).await;
@@ -339,3 +342,6 @@ async fn answer<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T,
 fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(0.5 + fastrand::f64())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub mod config_map;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod namespace;
+pub mod pod;
 pub mod secret;
 pub mod service;
 
@@ -11,6 +12,7 @@ pub use config_map::ConfigMap;
 pub use endpoint_slice::EndpointSlice;
 pub use endpoints::Endpoints;
 pub use namespace::Namespace;
+pub use pod::Pod;
 pub use secret::Secret;
 pub use service::Service;
 

@@ -12,10 +12,12 @@ use crate::api::istio::{
 };
 
 pub mod extension_provider;
+mod host_takeover;
 mod outbound_mode;
 pub mod proxy_config;
 
 pub use extension_provider::ExtensionProvider;
+pub use host_takeover::HostTakeover;
 pub use outbound_mode::OutboundTrafficPolicyMode;
 pub use proxy_config::ProxyConfig;
 
@@ -42,6 +44,8 @@ pub struct MeshConfig {
     pub default_service_export_to: Vec<String>,
     pub default_virtual_service_export_to: Vec<String>,
     pub default_destination_rule_export_to: Vec<String>,
+    /// Not of Istio: whether namespaces may claim each other's hosts.
+    pub host_takeover: HostTakeover,
     /// Namespaces that are read at all; every one when empty.
     pub discovery_selectors: Vec<LabelSelector>,
     pub ingress_class: String,

@@ -1,4 +1,4 @@
-//! EndpointSlice, Endpoints, WorkloadEntry and the endpoints of ServiceEntries -> ClusterEndpoints.
+//! EndpointSlice, Endpoints, WorkloadEntry, Pod and the endpoints of ServiceEntries -> ClusterEndpoints.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,8 @@ use crate::{
             service_entry::{Resolution, ServiceEntry},
         },
         kubernetes::{
-            self, EndpointPort, EndpointSlice, Endpoints, ObjectReference, service::ServiceType,
+            self, EndpointPort, EndpointSlice, Endpoints, ObjectReference, Pod,
+            service::ServiceType,
         },
     },
     compile::{
@@ -78,7 +79,9 @@ fn members(view: &View, service: &Service, port: &Port, findings: &mut Findings)
         Spec::Service(spec) => {
             let mut members = kubernetes_members(view, service, spec, port);
             if !spec.selector.is_empty() {
-                members.extend(selected(view, owner, &spec.selector, port, findings));
+                // Of the pods it selects there are slices.
+                let from = Selected { view, owner, labels: &spec.selector, resolves: false };
+                members.extend(from.workload_entries(port, findings));
             }
             members
         }
@@ -217,7 +220,10 @@ fn entry_members(
         Resolution::Dns | Resolution::DnsRoundRobin => true,
     };
     if let Some(selector) = &entry.workload_selector {
-        return selected(view, owner, &selector.labels, port, findings);
+        let from = Selected { view, owner, labels: &selector.labels, resolves };
+        let mut members = from.workload_entries(port, findings);
+        members.extend(from.pods(port));
+        return members;
     }
     if entry.endpoints.is_empty() && resolves {
         let address = address(&service.host, port.target);
@@ -231,7 +237,8 @@ fn entry_members(
         match member {
             Some(mut member) => {
                 member.labels.clone_from(&endpoint.labels);
-                member.endpoint.workload = workload(view, owner, endpoint, &member.labels);
+                member.endpoint.workload =
+                    workload(view, owner, &endpoint.service_account, &member.labels);
                 members.push(member);
             }
             None => findings.warn(
@@ -248,36 +255,86 @@ fn entry_members(
     members
 }
 
-/// The WorkloadEntries of the owner's namespace that have `labels`.
-fn selected(
-    view: &View,
-    owner: &Object,
-    labels: &BTreeMap<String, String>,
-    port: &Port,
-    findings: &mut Findings,
-) -> Vec<Member> {
-    let mut members = Vec::new();
-    for object in view.store.in_namespace(Kind::WorkloadEntry, &owner.metadata.namespace) {
-        let Spec::WorkloadEntry(entry) = &object.spec else { continue };
-        let own_labels = workload_labels(object, entry);
-        if !contains(&own_labels, labels) {
-            continue;
+/// The workloads of the owner's namespace, and of no other, that have these labels.
+struct Selected<'a> {
+    view: &'a View,
+    owner: &'a Object,
+    labels: &'a BTreeMap<String, String>,
+    /// Names are looked up.
+    resolves: bool,
+}
+
+impl Selected<'_> {
+    fn workload_entries(&self, port: &Port, findings: &mut Findings) -> Vec<Member> {
+        let mut members = Vec::new();
+        for object in self.of_kind(Kind::WorkloadEntry) {
+            let Spec::WorkloadEntry(entry) = &object.spec else { continue };
+            let own_labels = workload_labels(object, entry);
+            if !contains(&own_labels, self.labels) {
+                continue;
+            }
+            let member = workload_member(entry, port).filter(|member| {
+                self.resolves || !matches!(member.endpoint.address, EndpointAddress::Dns { .. })
+            });
+            let Some(mut member) = member else {
+                let (field, why) = self.unusable(entry, port);
+                let message =
+                    format!("this workload is not reachable from {}: {why}", self.owner.key());
+                findings.warn(object, field, message);
+                continue;
+            };
+            member.endpoint.workload =
+                workload(self.view, object, &entry.service_account, &own_labels);
+            member.endpoint.workload.name = Arc::clone(&object.metadata.name);
+            member.labels = own_labels;
+            members.push(member);
         }
-        let Some(mut member) = workload_member(entry, port) else {
-            let message = format!(
-                "this workload is not reachable from {}: {:?} is not an address",
-                owner.key(),
-                entry.address
-            );
-            findings.warn(object, "spec.address", message);
-            continue;
-        };
-        member.endpoint.workload = workload(view, object, entry, &own_labels);
-        member.endpoint.workload.name = Arc::clone(&object.metadata.name);
-        member.labels = own_labels;
-        members.push(member);
+        members
     }
-    members
+
+    /// Where a workload falls short, and how.
+    fn unusable(&self, entry: &WorkloadEntry, port: &Port) -> (&'static str, String) {
+        let address = &entry.address;
+        match &port.target_name {
+            Some(name) if !entry.ports.contains_key(&**name) => {
+                ("spec.ports", format!("it has no port {name}, which targetPort names"))
+            }
+            _ if !self.resolves && ip_address(address, 0).is_none() && !address.is_empty() => {
+                ("spec.address", format!("{address:?} would have to be looked up"))
+            }
+            _ => ("spec.address", format!("{address:?} is not an address")),
+        }
+    }
+
+    fn pods(&self, port: &Port) -> Vec<Member> {
+        let members = self.of_kind(Kind::Pod).filter_map(|object| match &object.spec {
+            Spec::Pod(pod) if contains(&object.metadata.labels, self.labels) => {
+                self.pod_member(object, pod, port)
+            }
+            _ => None,
+        });
+        members.collect()
+    }
+
+    /// A pod is one while it is ready; its port is the one of the same name, else the target port.
+    fn pod_member(&self, object: &Object, pod: &Pod, port: &Port) -> Option<Member> {
+        if !pod.is_ready() {
+            return None;
+        }
+        let named = pod.named_ports().get(&*port.name).copied();
+        let address = ip_address(&pod.status.pod_ip, named.unwrap_or(port.target))?;
+        let mut member = Member::at(address);
+        member.endpoint.locality = locality(&pod.locality);
+        member.labels.clone_from(&object.metadata.labels);
+        let account = &pod.spec.service_account_name;
+        member.endpoint.workload = workload(self.view, object, account, &member.labels);
+        member.endpoint.workload.name = Arc::clone(&object.metadata.name);
+        Some(member)
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
+        self.view.store.in_namespace(kind, &self.owner.metadata.namespace)
+    }
 }
 
 /// The labels of a WorkloadEntry; those of its metadata win.
@@ -290,25 +347,33 @@ pub(in crate::compile) fn workload_labels(
     labels
 }
 
-/// An endpoint of an Istio object, without its labels; `None` when it has no usable address.
+/// An endpoint of an Istio object, without its labels; `None` when it has no usable address, or not the
+/// port that a Service's `targetPort` names.
 fn workload_member(entry: &WorkloadEntry, port: &Port) -> Option<Member> {
-    let number = entry.ports.get(&*port.name).copied().unwrap_or(port.target);
+    let number = match &port.target_name {
+        Some(name) => *entry.ports.get(&**name)?,
+        None => entry.ports.get(&*port.name).copied().unwrap_or(port.target),
+    };
     let mut member = Member::at(address(&entry.address, number)?);
     member.endpoint.weight = entry.weight.unwrap_or(1).max(1);
-    let mut parts = entry.locality.splitn(3, '/').map(Arc::from);
-    let mut next = || parts.next().unwrap_or_default();
-    member.endpoint.locality = Locality { region: next(), zone: next(), subzone: next() };
+    member.endpoint.locality = locality(&entry.locality);
     Some(member)
+}
+
+/// `region/zone/subzone`.
+fn locality(text: &str) -> Locality {
+    let mut parts = text.splitn(3, '/').map(Arc::from);
+    let mut next = || parts.next().unwrap_or_default();
+    Locality { region: next(), zone: next(), subzone: next() }
 }
 
 fn workload(
     view: &View,
     owner: &Object,
-    entry: &WorkloadEntry,
+    account: &str,
     labels: &BTreeMap<String, String>,
 ) -> Workload {
     let namespace = &owner.metadata.namespace;
-    let account = &entry.service_account;
     Workload {
         namespace: Arc::clone(namespace),
         principal: principal(view, namespace, account),

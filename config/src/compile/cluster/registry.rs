@@ -13,11 +13,13 @@ use crate::{
         IntOrString, Kind, Object, ObjectKey, Protocol, Spec,
         istio::{destination_rule, service_entry},
         kubernetes::{TransportProtocol, service},
+        mesh_config::HostTakeover,
     },
     compile::{
         View,
         finding::Findings,
         name::{Age, is_exported},
+        ownership::{self, Claim},
         store::Link,
     },
 };
@@ -140,11 +142,42 @@ impl Service {
 
 /// The service called `host`, as far as the proxy may know it as a client.
 pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> Option<Service> {
-    let mut service = merge(view, host, |object| is_visible(view, object), findings)?;
+    let counts =
+        |object: &Object| is_visible(view, object) && claim(view, object, host) != Claim::Refused;
+    let service = merge(view, host, counts, findings);
+    for object in view.store.linked(&Link::Host(Arc::clone(host))) {
+        if is_visible(view, object) {
+            warn_claim(object, claim(view, object, host), findings);
+        }
+    }
+    let mut service = service?;
     let scope = &view.scope;
     service.ports.retain(|port| scope.admits(&service.namespace, host, port.number));
     // Of a service without ports nothing is to be known but that it exists.
     (!service.ports.is_empty() || scope.is_everything()).then_some(service)
+}
+
+/// Whether an object may define a host.
+fn claim(view: &View, object: &Object, host: &str) -> Claim {
+    match object.kind() {
+        Kind::ServiceEntry => ownership::of_definition(view, object, host),
+        _ => Claim::Rightful,
+    }
+}
+
+fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
+    let message = match claim {
+        Claim::Rightful => return,
+        Claim::Tolerated => {
+            "it defines a name of the cluster that is another namespace's, which hostTakeover: ALLOW \
+             in the mesh configuration permits"
+        }
+        Claim::Refused => {
+            "a name of the cluster that is another namespace's does not count; define it in that \
+             namespace or in the root namespace"
+        }
+    };
+    findings.warn(object, "spec.hosts", message);
 }
 
 /// The service called `host` that objects of the proxy's namespace define: the proxy's workload can be
@@ -155,8 +188,10 @@ pub(in crate::compile) fn own(view: &View, host: &Arc<str>) -> Option<Service> {
     merge(view, host, is_own, &mut Findings::default())
 }
 
-/// The service of the objects that `count`: of the proxy's own namespace first, then Kubernetes', then
-/// the oldest (istio-compat 1.6). Further ServiceEntries of the same namespace add ports.
+/// The service of the objects that `count`: Kubernetes' first, which nothing else may stand in for,
+/// then of the proxy's own namespace, then the oldest (istio-compat 1.6, where the first two are the
+/// other way round; so they are with `hostTakeover: ALLOW`). Further ServiceEntries of the same
+/// namespace add ports.
 fn merge(
     view: &View,
     host: &Arc<str>,
@@ -167,7 +202,12 @@ fn merge(
         view.store.linked(&Link::Host(Arc::clone(host))).filter(|object| count(object)).collect();
     objects.sort_by_cached_key(|object| {
         let is_foreign = object.metadata.namespace != view.proxy.namespace;
-        (is_foreign, object.kind() != Kind::Service, Age::of(object))
+        let is_entry = object.kind() != Kind::Service;
+        let (first, second) = match view.mesh.host_takeover {
+            HostTakeover::Deny => (is_entry, is_foreign),
+            HostTakeover::Allow => (is_foreign, is_entry),
+        };
+        (first, second, Age::of(object))
     });
     let (first, rest) = objects.split_first()?;
     let mut service = Service {

@@ -20,6 +20,7 @@ use crate::{
         cluster::{Port, Service},
         finding::Findings,
         name::{Age, is_exported, service_host},
+        ownership::{self, Claim},
         route::{Lookup, mesh},
         store::Link,
     },
@@ -48,8 +49,9 @@ pub(in crate::compile) fn compile(
     findings: &mut Findings,
 ) -> Outbound {
     let mut outbound = Outbound::default();
-    let rules = rules(lookup.view, host, findings);
-    let Some(service) = lookup.registry.find(host) else {
+    let service = lookup.registry.find(host);
+    let rules = rules(lookup.view, host, service, findings);
+    let Some(service) = service else {
         if let Some(rules) = rules.filter(|(object, spec)| is_for(lookup.view, object, spec, host))
         {
             outbound.serviceless(lookup, host, rules, findings);
@@ -65,10 +67,11 @@ pub(in crate::compile) fn compile(
 }
 
 /// The VirtualService for a host: the most specific one, of several the oldest. Sidecars merge none
-/// (istio-compat trap 4).
+/// (istio-compat trap 4). One that is not entitled to the host does not count.
 fn rules<'a>(
     view: &'a View,
     host: &str,
+    service: Option<&Service>,
     findings: &mut Findings,
 ) -> Option<(&'a Object, &'a VirtualService)> {
     let default = &view.mesh.default_virtual_service_export_to;
@@ -86,6 +89,11 @@ fn rules<'a>(
                 is_exported(&spec.export_to, default, namespace, to)
                     && view.scope.admits_rules(namespace, host)
             })
+            .filter(|(object, _)| {
+                let claim = ownership::of_rules(view, object, host, service);
+                warn_claim(object, claim, findings);
+                claim != Claim::Refused
+            })
             .collect();
         found.sort_by_cached_key(|(object, _)| Age::of(object));
         let mut found = found.into_iter();
@@ -97,6 +105,21 @@ fn rules<'a>(
         return Some(first);
     }
     None
+}
+
+fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
+    let message = match claim {
+        Claim::Rightful => return,
+        Claim::Tolerated => {
+            "it routes hosts of other namespaces for all clients of the mesh, which hostTakeover: \
+             ALLOW in the mesh configuration permits"
+        }
+        Claim::Refused => {
+            "for clients of other namespaces it does not count where a host is another namespace's; \
+             the host's Service can grant it with the annotation weir.dev/virtualServicesFrom"
+        }
+    };
+    findings.warn(object, "spec.hosts", message);
 }
 
 /// Whether the VirtualService has just this host, and not only covers it.

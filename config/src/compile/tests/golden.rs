@@ -38,6 +38,7 @@ golden! {
     service_entries
     tcp
     tls
+    workload_selectors
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::{
 
 mod golden;
 mod incremental;
+mod isolation;
 mod mutation;
 mod rules;
 mod sidecar;

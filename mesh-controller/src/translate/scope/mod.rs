@@ -262,7 +262,7 @@ impl Scope {
                 namespace: Arc::clone(own),
                 service: Arc::clone(service),
             }),
-            Facts::WorkloadEntry { labels } => self.selects_workload(own, labels),
+            Facts::Workload { labels } => self.selects_workload(own, labels),
             Facts::Policy { .. }
                 if entry.key.kind == Kind::PeerAuthentication
                     && self.wants.contains_key(&Link::Peers(Arc::clone(own))) =>
