@@ -1,6 +1,9 @@
 //! What is known of a downstream connection before its first request.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use weir_config::model::{ListenerName, cluster::Workload};
 
@@ -33,6 +36,9 @@ pub struct ConnectionInfo {
     pub server_name: Option<Arc<str>>,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<TlsInfo>,
+    /// Of an inbound connection: the client's address, where it came without a change of that (TPROXY)
+    /// and the workload is to see it.
+    pub transparent_source: Option<IpAddr>,
     /// Of an inbound connection: what metrics call the client, as far as its certificate says.
     pub peer_workload: Option<Arc<Workload>>,
 }

@@ -799,3 +799,76 @@ async fn both_families_are_captured_in_both_directions() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn with_tproxy_the_application_sees_its_clients_addresses() {
+    let lan = Lan::new();
+    let (mut server, one, two) = (lan.pod("server"), lan.pod("one"), lan.pod("two"));
+    server.serve_http(8080, "reviews");
+    server.serve(9000, |mut stream| {
+        let peer = stream.peer_addr().unwrap().ip().to_canonical();
+        let _ = stream.write_all(peer.to_string().as_bytes());
+    });
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "")
+        + &service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions {
+        labels: "app=reviews",
+        config: &config,
+        is_transparent: true,
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+
+    // Twice: connections that are kept are those of one client.
+    for client in [&one, &two, &one] {
+        for (to, peer) in [
+            (IpAddr::from(server.ip), IpAddr::from(client.ip)),
+            (server.ipv6.into(), client.ipv6.into()),
+        ] {
+            let answer = client.http((to, 8080), "GET /", "reviews");
+            assert!(answer.contains(&format!("name=reviews\npeer={peer}\n")), "{answer}");
+            // Only what reads requests adds this.
+            assert!(answer.contains("x-request-id: "), "{answer}");
+            let seen = client.exchange((to, 9000), b"").unwrap();
+            assert_eq!(seen, peer.to_string());
+        }
+    }
+    // A call of its own service went out through the sidecar, and comes in through it.
+    let answer = server.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\npeer=127.0.0.6\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn with_tproxy_many_connections_of_one_client_do_not_meet() {
+    const CONNECTIONS: usize = 300;
+    let lan = Lan::new();
+    let (mut server, client) = (lan.pod("server"), lan.pod("client"));
+    server.serve_echo(9000, "");
+    let config = service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions {
+        labels: "app=db",
+        config: &config,
+        is_transparent: true,
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+    let mut connections = client.connect_many((server.ip, 9000), CONNECTIONS);
+    for (number, stream) in connections.iter_mut().enumerate() {
+        stream.write_all(&number.to_be_bytes()).unwrap();
+    }
+    for (number, stream) in connections.iter_mut().enumerate() {
+        let mut echoed = number.to_be_bytes();
+        stream.read_exact(&mut echoed).unwrap();
+        assert_eq!(usize::from_be_bytes(echoed), number);
+    }
+}
+
+#[test]
+fn tproxy_without_the_right_is_refused_at_the_start() {
+    let lan = Lan::new();
+    let pod = lan.pod("server");
+    let ended = pod.run_sidecar(&["--interception-mode", "TPROXY"]);
+    let error = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{error}");
+    assert!(error.contains("it needs the capability NET_ADMIN"), "{error}");
+}

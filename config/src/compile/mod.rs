@@ -94,6 +94,8 @@ pub struct Proxy {
     pub named_ports: BTreeMap<String, u16>,
     /// The workload's DNS queries are redirected to the proxy.
     pub captures_dns: bool,
+    /// Connections to the workload come to the proxy with the addresses they had (TPROXY).
+    pub is_transparent: bool,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -109,6 +111,7 @@ impl Default for Proxy {
             has_identity: false,
             named_ports: BTreeMap::new(),
             captures_dns: false,
+            is_transparent: false,
             stands_alone: false,
         }
     }

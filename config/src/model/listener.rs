@@ -20,6 +20,9 @@ pub struct Listener {
     pub port: u16,
     /// How the chain of a connection is found.
     pub kind: ListenerKind,
+    /// Connections come to it with the addresses they had (TPROXY).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_transparent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

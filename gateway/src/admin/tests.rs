@@ -98,6 +98,7 @@ impl Fixture {
             application: crate::application::Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: crate::bootstrap::Interception::default(),
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

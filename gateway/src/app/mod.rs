@@ -17,7 +17,7 @@ mod source;
 use self::{ending::Ending, readiness::Readiness, source::Source};
 use crate::{
     admin::{self, AdminState},
-    bootstrap::{Bootstrap, ConfigSource},
+    bootstrap::{Bootstrap, ConfigSource, Interception},
     cluster::{self, Resolver},
     discovery::apply::Applier,
     dns::{self, DnsServer},
@@ -25,6 +25,7 @@ use crate::{
     limits::Limits,
     listener::{ListenerManager, raise_open_file_limit},
     telemetry::{Telemetry, labels::Reporter, log},
+    upstream,
 };
 
 /// For the access log's last lines.
@@ -57,6 +58,10 @@ fn data_plane(workers: usize) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<ExitCode> {
+    let is_transparent = bootstrap.interception == Interception::Tproxy;
+    if is_transparent {
+        upstream::may_be_transparent()?;
+    }
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     // Supervisors send it on log rotation and terminals when they close; neither is meant.
@@ -79,6 +84,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         kind: bootstrap.kind.clone(),
         has_identity: bootstrap.has_identity(),
         captures_dns: !bootstrap.dns.is_empty(),
+        is_transparent,
         named_ports: bootstrap.application.settings.ports.clone(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()

@@ -15,7 +15,7 @@ mod sidecar;
 use self::discovery::{DiscoveryArguments, pod_labels};
 pub use self::{
     discovery::{Discovery, Environment},
-    sidecar::{SidecarArguments, SidecarCommand},
+    sidecar::{Interception, SidecarArguments, SidecarCommand},
 };
 use crate::application::Application;
 
@@ -227,6 +227,8 @@ pub struct Bootstrap {
     pub drain_delay: Duration,
     /// Where the workload's DNS queries come to; empty: they are not captured.
     pub dns: Vec<SocketAddr>,
+    /// How a sidecar's inbound connections are taken.
+    pub interception: Interception,
 }
 
 impl Arguments {
@@ -343,6 +345,7 @@ impl Bootstrap {
             application: Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: Interception::default(),
         }
     }
 }
@@ -460,6 +463,7 @@ mod tests {
             application: Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: Interception::default(),
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

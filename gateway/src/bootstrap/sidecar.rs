@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 use weir_config::compile::ProxyKind;
 
 use super::{Bootstrap, ConfigSource, Environment, GatewayArguments, duration};
@@ -84,9 +84,28 @@ pub struct SidecarArguments {
     /// [::1]:15053 where Istio's ISTIO_META_DNS_CAPTURE is true]
     #[arg(long, value_name = "ADDR,...", env = "WEIR_DNS", value_delimiter = ',')]
     dns: Vec<SocketAddr>,
+
+    /// How connections to the workload come here, as weir-init was told. TPROXY lets the workload see
+    /// its clients' addresses, and needs user 0 with group 1337 and NET_ADMIN [default: REDIRECT;
+    /// Istio: ISTIO_META_INTERCEPTION_MODE, INTERCEPTION_MODE]
+    #[arg(long, value_name = "MODE", env = "WEIR_INTERCEPTION_MODE", ignore_case = true)]
+    interception_mode: Option<Interception>,
 }
 
 const AGENT: &str = "0.0.0.0:15020";
+
+/// How a sidecar's inbound connections are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum Interception {
+    /// Their destination is changed to the proxy.
+    #[default]
+    Redirect,
+    /// Both addresses stay: the proxy takes the place of either side towards the other.
+    Tproxy,
+    /// They are not.
+    None,
+}
 
 /// What is said to a sidecar that runs, by the hooks of its container.
 #[derive(Debug, Subcommand)]
@@ -124,6 +143,10 @@ impl SidecarArguments {
             true => DNS_ADDRESSES.into(),
             false => self.dns,
         };
+        let interception = match self.interception_mode {
+            Some(mode) => mode,
+            None => interception(environment).map_err(wrong)?,
+        };
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
             bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
@@ -149,6 +172,7 @@ impl SidecarArguments {
             drain_time,
             identity_files: Some(identity_files),
             dns,
+            interception,
             ..bootstrap
         })
     }
@@ -193,6 +217,16 @@ fn termination_drain(environment: &Environment) -> Result<Duration, String> {
 
 fn is_dns_captured(environment: &Environment) -> bool {
     environment.find("ISTIO_META_DNS_CAPTURE") == Some("true")
+}
+
+/// As Istio's injector, or its proxy configuration, says.
+fn interception(environment: &Environment) -> Result<Interception, String> {
+    for name in ["ISTIO_META_INTERCEPTION_MODE", "INTERCEPTION_MODE"] {
+        let Some(text) = environment.find(name).filter(|text| !text.is_empty()) else { continue };
+        return Interception::from_str(text, true)
+            .map_err(|_unknown| format!("{name}: {text:?} is none of REDIRECT, TPROXY and NONE"));
+    }
+    Ok(Interception::default())
 }
 
 /// As Istio's injector tells them.
@@ -259,6 +293,25 @@ mod tests {
         assert_eq!(bootstrap(&[], &captured).dns, DNS_ADDRESSES);
         let said = bootstrap(&["--dns", "127.0.0.1:53"], &captured).dns;
         assert_eq!(said, ["127.0.0.1:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_interception_mode_is_the_injectors() {
+        let told = |name: &'static str, value: &'static str| {
+            bootstrap(&[], &Environment::from([(name, value)])).interception
+        };
+        assert_eq!(bootstrap(&[], &Environment::default()).interception, Interception::Redirect);
+        assert_eq!(told("ISTIO_META_INTERCEPTION_MODE", "TPROXY"), Interception::Tproxy);
+        assert_eq!(told("INTERCEPTION_MODE", "NONE"), Interception::None);
+        let said = bootstrap(
+            &["--interception-mode", "redirect"],
+            &Environment::from([("ISTIO_META_INTERCEPTION_MODE", "TPROXY")]),
+        );
+        assert_eq!(said.interception, Interception::Redirect);
+        let wrong = Environment::from([("INTERCEPTION_MODE", "MAGIC")]);
+        let parsed = SidecarArguments::try_parse_from(["weir-sidecar", "--config", "conf"]);
+        let error = parsed.unwrap().into_bootstrap(&wrong).unwrap_err().to_string();
+        assert!(error.contains("INTERCEPTION_MODE: \"MAGIC\" is none of"), "{error}");
     }
 
     #[test]

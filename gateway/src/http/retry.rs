@@ -22,7 +22,7 @@ use crate::{
     head::{RequestHeader, ResponseHeader},
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo},
-    upstream::{Checkout, ConnectError, Reuse},
+    upstream::{Caller, Checkout, ConnectError, Reuse},
 };
 
 /// What all attempts of one exchange share.
@@ -159,7 +159,9 @@ async fn attempt(
 
     let host = attempts.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let reuse = if earlier.died_idle { Reuse::Never } else { Reuse::Allowed };
-    let acquired = within(deadlines, endpoint.pool(info.protocol).acquire(host, reuse)).await;
+    let caller = Caller { host, source: info.connection.transparent_source };
+    let acquiring = endpoint.pool(info.protocol).acquire_for(caller, reuse);
+    let acquired = within(deadlines, acquiring).await;
     let report = |outcome| attempts.cluster.report(&endpoint, outcome);
     let mut upstream = match acquired {
         Ok(Ok(upstream)) => upstream,

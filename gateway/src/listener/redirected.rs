@@ -4,7 +4,11 @@
 //! nothing for [`SILENCE`] may be one that waits for the server to speak, so the server is connected to
 //! then, and whoever speaks first decides. An HTTP client that was only slow is served as such.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
@@ -38,6 +42,8 @@ struct Redirected<'a> {
     state: Arc<ListenerState>,
     peer_addr: SocketAddr,
     original_dst: SocketAddr,
+    /// Whose name the connection goes on in.
+    transparent_source: Option<IpAddr>,
 }
 
 /// The chain of a connection and what it takes to serve it there; `None`: it is closed.
@@ -45,11 +51,14 @@ pub(super) async fn establish(binding: &Binding, accepted: Accepted) -> Option<E
     let Accepted { io, peer_addr, local_addr } = accepted;
     let state = binding.state.load_full();
     let found = original_dst(&io, local_addr, state.config.port);
-    let Some(original_dst) = found.filter(|address| !is_our_own(binding, address.port())) else {
+    let Some(found) = found.filter(|found| !is_our_own(binding, found.address.port())) else {
         binding.refused(1, "not redirected");
         return None;
     };
-    let redirected = Redirected { binding, state, peer_addr, original_dst };
+    let original_dst = found.address;
+    // A call of the workload's own service was redirected, and is seen to come from us.
+    let transparent_source = found.is_untouched.then(|| peer_addr.ip());
+    let redirected = Redirected { binding, state, peer_addr, original_dst, transparent_source };
     let chains = Arc::clone(redirected.state.chains.destination(original_dst));
     if let Some(chain) = chains.only() {
         return Some(redirected.established(io, Arc::clone(chain), Vec::new()));
@@ -189,9 +198,10 @@ impl Redirected<'_> {
         let peers = &self.binding.shared.engine.telemetry.peers;
         let peer_workload = peer.and_then(|peer| peers.workload(peer));
         let info = self.state.info(self.peer_addr, self.original_dst, server_name, tls);
-        match (peer_workload, Arc::try_unwrap(info)) {
-            (peer_workload, Ok(info)) => Arc::new(ConnectionInfo { peer_workload, ..info }),
-            (_, Err(info)) => info,
+        let transparent_source = self.transparent_source;
+        match Arc::try_unwrap(info) {
+            Ok(info) => Arc::new(ConnectionInfo { peer_workload, transparent_source, ..info }),
+            Err(info) => info,
         }
     }
 }

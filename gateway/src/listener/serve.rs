@@ -237,6 +237,7 @@ impl ListenerState {
             },
             server_name,
             tls,
+            transparent_source: None,
             peer_workload: None,
         })
     }
@@ -266,6 +267,7 @@ mod tests {
             address: BindAddress::Ip((Ipv4Addr::LOCALHOST, 0).into()),
             port: 443,
             kind: ListenerKind::Tls,
+            is_transparent: false,
         });
         let chains = FilterChains::default();
         let binding = Arc::new(Binding {

@@ -21,7 +21,7 @@ use crate::{
     engine::Engine,
     io::Io,
     telemetry::{Protocol, ResponseFlag, StreamInfo},
-    upstream::{self, Slot},
+    upstream::{self, Caller, Slot},
 };
 
 mod copy;
@@ -245,7 +245,8 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
         info.upstream.remote_addr = endpoint.address().socket_addr();
 
         let in_flight = endpoint.begin();
-        match upstream::dial(endpoint.target(), server_name).await {
+        let caller = Caller { host: server_name, source: info.connection.transparent_source };
+        match upstream::dial(endpoint.target(), caller).await {
             Ok(io) => {
                 cluster.report(&endpoint, Outcome::Response(200));
                 info.upstream.local_addr =

@@ -3,7 +3,12 @@
 //! A pool belongs to one endpoint and one TLS context, so that a connection can never be used for a
 //! destination it was not made for. Nothing here knows of clusters or routes.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use weir_config::model::cluster::{SourceAddress, TcpKeepalive};
@@ -14,6 +19,7 @@ pub mod count;
 mod dial;
 mod error;
 pub mod pool;
+mod source;
 mod tls;
 mod verify;
 
@@ -22,6 +28,7 @@ pub use self::{
     dial::{dial, dial_application},
     error::{ConnectError, TlsFailure},
     pool::{Checkout, Pool, Reuse},
+    source::{TransparentError, may_be_transparent},
     tls::TlsContext,
 };
 
@@ -33,6 +40,16 @@ pub struct Target {
     /// `trust-domain/ns/namespace/sa/account` its certificate has to be of; `None`: whatever the
     /// transport's TLS accepts.
     pub identity: Option<Arc<str>>,
+}
+
+/// Whom a connection is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// The request's host, for TLS that has no configured server name.
+    pub host: Option<&'a str>,
+    /// The client, where the workload is to see its address; only where connections come from us as
+    /// inbound ones do.
+    pub source: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]

@@ -303,7 +303,13 @@ impl<'a> Merge<'a> {
             });
         }
         Some(Layout {
-            listener: Listener { name: listener, address, port: first.port, kind: first.kind },
+            listener: Listener {
+                name: listener,
+                address,
+                port: first.port,
+                kind: first.kind,
+                is_transparent: false,
+            },
             chains: self.chains,
             tables: self.tables,
             secrets: self.secrets,

@@ -133,6 +133,7 @@ pub(super) fn listener(name: &str, port: u16, kind: ListenerKind) -> Listener {
         address: BindAddress::Ip(SocketAddr::new(everywhere.into(), port)),
         port,
         kind,
+        is_transparent: false,
     }
 }
 

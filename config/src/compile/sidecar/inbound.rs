@@ -29,8 +29,8 @@ use crate::{
         store::contains,
     },
     model::{
-        Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, ListenerName,
-        RouteTableName, VirtualHost, VirtualHostName,
+        Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, Listener,
+        ListenerName, RouteTableName, VirtualHost, VirtualHostName,
         cluster::{
             Destination, Discovery, Endpoint, EndpointAddress, Locality, SourceAddress,
             UpstreamProtocol, Workload,
@@ -59,7 +59,8 @@ pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made 
     let number = view.mesh.proxy_inbound_listen_port.filter(|&port| port != 0);
     let mut inbound = Inbound { view, modes: Modes::of(view), made: Made::default() };
     let listener = listener(INBOUND, number.unwrap_or(INBOUND_PORT), ListenerKind::Inbound);
-    inbound.made.listeners.push(listener);
+    let is_transparent = view.proxy.is_transparent;
+    inbound.made.listeners.push(Listener { is_transparent, ..listener });
     let ports = ports(view, findings);
     for port in ports.values() {
         inbound.add_port(port);

@@ -185,7 +185,8 @@ fn listener(name: &str, kind: ListenerKind) -> Change {
 }
 
 fn listener_at(name: &str, kind: ListenerKind, address: BindAddress) -> Change {
-    Change::Listener(Listener { name: ListenerName::new(name), address, port: 443, kind })
+    let name = ListenerName::new(name);
+    Change::Listener(Listener { name, address, port: 443, kind, is_transparent: false })
 }
 
 /// A chain of listener `tls`, or of the one named before a `/`, that proxies to `cluster`.
