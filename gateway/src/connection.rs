@@ -74,7 +74,7 @@ impl ConnectionInfo {
 }
 
 /// Facts of a finished handshake.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TlsInfo {
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,

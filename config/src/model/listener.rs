@@ -1,6 +1,11 @@
 //! Where and how connections are accepted.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -46,6 +51,8 @@ pub enum ListenerKind {
     Inbound,
     /// The same of connections the workload makes.
     Outbound,
+    /// Connections to the workload inside CONNECT streams (HBONE); one chain.
+    Tunnel,
 }
 
 impl ListenerKind {
@@ -113,6 +120,13 @@ pub enum NetworkFilter {
     TcpProxy {
         clusters: Arc<[WeightedCluster]>,
         idle_timeout: Option<Duration>,
+    },
+    /// CONNECT streams; what is inside goes on as a connection that was redirected to `listener`, if it
+    /// is for one of these addresses, or the one that was connected to, and for none of these ports.
+    Connect {
+        listener: ListenerName,
+        addresses: Arc<[IpAddr]>,
+        closed_ports: Arc<[u16]>,
     },
 }
 

@@ -99,6 +99,7 @@ impl Fixture {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: crate::bootstrap::Interception::default(),
+            hbone: None,
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

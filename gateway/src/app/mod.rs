@@ -85,6 +85,8 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &Runtime) -> anyhow::Result<Ex
         has_identity: bootstrap.has_identity(),
         captures_dns: !bootstrap.dns.is_empty(),
         is_transparent,
+        hbone: bootstrap.hbone.as_deref().map(Into::into),
+        own_ports: bootstrap.own_ports(),
         named_ports: bootstrap.application.settings.ports.clone(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()

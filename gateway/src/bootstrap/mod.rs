@@ -229,6 +229,8 @@ pub struct Bootstrap {
     pub dns: Vec<SocketAddr>,
     /// How a sidecar's inbound connections are taken.
     pub interception: Interception,
+    /// A sidecar speaks HBONE, and tells this of its workload (`baggage`).
+    pub hbone: Option<String>,
 }
 
 impl Arguments {
@@ -346,6 +348,7 @@ impl Bootstrap {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: Interception::default(),
+            hbone: None,
         }
     }
 }
@@ -464,6 +467,7 @@ mod tests {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: Interception::default(),
+            hbone: None,
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

@@ -90,6 +90,11 @@ pub struct SidecarArguments {
     /// Istio: ISTIO_META_INTERCEPTION_MODE, INTERCEPTION_MODE]
     #[arg(long, value_name = "MODE", env = "WEIR_INTERCEPTION_MODE", ignore_case = true)]
     interception_mode: Option<Interception>,
+
+    /// Takes HBONE on 15008, and speaks it with workloads labelled networking.istio.io/tunnel: http
+    /// [Istio: ISTIO_META_ENABLE_HBONE]
+    #[arg(long, env = "WEIR_HBONE")]
+    hbone: bool,
 }
 
 const AGENT: &str = "0.0.0.0:15020";
@@ -147,6 +152,8 @@ impl SidecarArguments {
             Some(mode) => mode,
             None => interception(environment).map_err(wrong)?,
         };
+        let speaks_hbone =
+            self.hbone || environment.find("ISTIO_META_ENABLE_HBONE") == Some("true");
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
             bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
@@ -173,6 +180,7 @@ impl SidecarArguments {
             identity_files: Some(identity_files),
             dns,
             interception,
+            hbone: speaks_hbone.then(|| baggage(&bootstrap, environment)),
             ..bootstrap
         })
     }
@@ -186,6 +194,14 @@ impl Bootstrap {
             (ProxyKind::Sidecar { .. }, ConfigSource::Discovery(it)) => Some(it.identity()),
             _ => None,
         }
+    }
+
+    /// Where the proxy listens for itself.
+    #[must_use]
+    pub fn own_ports(&self) -> Vec<u16> {
+        let single = [self.admin, self.status].into_iter().chain(self.agent);
+        let all = single.chain(self.metrics.iter().copied()).chain(self.dns.iter().copied());
+        all.map(|address| address.port()).collect()
     }
 
     /// Whether there is a certificate of the mesh, or will be.
@@ -217,6 +233,26 @@ fn termination_drain(environment: &Environment) -> Result<Duration, String> {
 
 fn is_dns_captured(environment: &Environment) -> bool {
     environment.find("ISTIO_META_DNS_CAPTURE") == Some("true")
+}
+
+/// Who the workload is, as ztunnel says it.
+fn baggage(bootstrap: &Bootstrap, environment: &Environment) -> String {
+    let told = |name: &str| environment.find(name).filter(|value| !value.is_empty());
+    let label = |names: &[&str]| {
+        let found = names.iter().find_map(|name| bootstrap.labels.get(*name));
+        found.map(String::as_str).unwrap_or_default()
+    };
+    let cluster = told("ISTIO_META_CLUSTER_ID").unwrap_or("Kubernetes");
+    let name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let workload = told("ISTIO_META_WORKLOAD_NAME").unwrap_or(name);
+    let version =
+        label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let version = if version.is_empty() { "latest" } else { version };
+    let namespace = &bootstrap.namespace;
+    format!(
+        "k8s.cluster.name={cluster},k8s.namespace.name={namespace},k8s.deployment.name={workload},\
+         service.name={name},service.version={version}"
+    )
 }
 
 /// As Istio's injector, or its proxy configuration, says.
@@ -312,6 +348,24 @@ mod tests {
         let parsed = SidecarArguments::try_parse_from(["weir-sidecar", "--config", "conf"]);
         let error = parsed.unwrap().into_bootstrap(&wrong).unwrap_err().to_string();
         assert!(error.contains("INTERCEPTION_MODE: \"MAGIC\" is none of"), "{error}");
+    }
+
+    #[test]
+    fn hbone_is_spoken_where_it_is_asked_for_and_says_who_the_workload_is() {
+        assert_eq!(bootstrap(&[], &Environment::default()).hbone, None);
+        let told = Environment::from([
+            ("ISTIO_META_ENABLE_HBONE", "true"),
+            ("ISTIO_META_WORKLOAD_NAME", "reviews-v1"),
+        ]);
+        let arguments = ["--namespace", "shop", "--labels", "app=reviews,version=v1"];
+        assert_eq!(
+            bootstrap(&arguments, &told).hbone.as_deref(),
+            Some(
+                "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,\
+                 k8s.deployment.name=reviews-v1,service.name=reviews,service.version=v1"
+            )
+        );
+        assert!(bootstrap(&["--hbone"], &Environment::default()).hbone.is_some());
     }
 
     #[test]

@@ -150,7 +150,7 @@ async fn attempt(
     info.upstream.attempts += 1;
     info.upstream.remote_addr = endpoint.address().socket_addr();
     info.upstream.workload = Some(Arc::clone(endpoint.workload()));
-    info.upstream.tls = endpoint.target().transport.tls.is_some();
+    info.upstream.tls = endpoint.target().transport.is_secure();
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {
         let count = field::number(info.upstream.attempts.into());

@@ -182,7 +182,7 @@ impl ListenerManager {
         let _runtime = self.runtime.enter();
         let config = Arc::clone(&binding.state.load().config);
         let options = BindOptions {
-            both_families: config.kind.is_redirected(),
+            both_families: config.kind.is_redirected() || config.kind == ListenerKind::Tunnel,
             is_transparent: config.is_transparent,
         };
         let socket = ListeningSocket::bind(&config.address, options)?;

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use socket2::SockRef;
-
 use super::bind::canonical;
 use crate::io::Io;
 
@@ -24,7 +22,7 @@ pub(super) fn original_dst(io: &Io, local: SocketAddr, own_port: u16) -> Option<
     if local.port() != own_port {
         return Some(OriginalDst { address: local, is_untouched: true });
     }
-    let socket = SockRef::from(io);
+    let socket = io.socket()?;
     // What was IPv4 on the wire is asked for as such, on sockets of both families.
     let found = match local {
         SocketAddr::V4(_) => socket.original_dst_v4(),

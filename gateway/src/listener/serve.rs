@@ -16,6 +16,7 @@ use super::{
     overload::{OpenConnection, Overload},
     proxy_protocol, redirected,
     tls::{self, HandshakeError, Hello},
+    tunnelled,
 };
 use crate::{
     connection::{ConnectionInfo, Direction, TlsInfo},
@@ -100,6 +101,12 @@ async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection)
         ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
         // Boxed, because its state is large and gone before the connection's long life begins.
         ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await,
+        ListenerKind::Tunnel => {
+            if let Some(established) = Box::pin(secure_in_time(&binding, accepted)).await {
+                Box::pin(tunnelled::serve(&binding, established)).await;
+            }
+            return;
+        }
     };
     if let Some(established) = established {
         established.serve(&binding.shared.engine).await;
@@ -182,7 +189,7 @@ async fn secure(
 }
 
 impl Established {
-    async fn serve(self, engine: &Arc<Engine>) {
+    pub(super) async fn serve(self, engine: &Arc<Engine>) {
         let Self { io, info, chain, hello, early } = self;
         let drain = chain.drain_signal();
         let network = chain.config.network.clone();
@@ -201,6 +208,8 @@ impl Established {
                     None => Box::pin(tcp::serve(engine, io, info, proxy, drain)).await,
                 }
             }
+            // Its connections are not served as a whole.
+            NetworkFilter::Connect { .. } => {}
         }
     }
 }
@@ -222,7 +231,7 @@ impl ListenerState {
         tls: Option<TlsInfo>,
     ) -> Arc<ConnectionInfo> {
         let direction = match self.config.kind {
-            ListenerKind::Inbound => Direction::Inbound,
+            ListenerKind::Inbound | ListenerKind::Tunnel => Direction::Inbound,
             ListenerKind::Outbound => Direction::Outbound,
             ListenerKind::Http | ListenerKind::Tls | ListenerKind::Tcp => Direction::Gateway,
         };

@@ -4,7 +4,6 @@
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
@@ -249,9 +248,9 @@ async fn dial(cluster: &Cluster, info: &mut StreamInfo) -> Result<(Io, InFlight)
         match upstream::dial(endpoint.target(), caller).await {
             Ok(io) => {
                 cluster.report(&endpoint, Outcome::Response(200));
-                info.upstream.local_addr =
-                    SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
-                info.upstream.tls = matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_));
+                let local = io.socket().and_then(|socket| socket.local_addr().ok());
+                info.upstream.local_addr = local.and_then(|local| local.as_socket());
+                info.upstream.tls = endpoint.target().transport.is_secure();
                 info.upstream.failure = None;
                 return Ok((io, in_flight));
             }
@@ -313,8 +312,8 @@ async fn copy(
 
 /// The other side broke off: what this side got is not the whole, and must not look like it.
 fn reset(io: &Io) {
-    // A socket that is gone already needs no reset.
-    let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+    // A socket that is gone already needs no reset, and a tunnel is reset by being dropped.
+    let _ = io.socket().map(|socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
 #[cfg(test)]

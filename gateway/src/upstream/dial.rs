@@ -67,6 +67,11 @@ async fn connect(target: &Target, caller: Caller<'_>) -> Result<Io, ConnectError
         Address::Logical(current) => (**current.load()).ok_or(ConnectError::NoAddress)?,
         Address::Unix(path) => return connect_unix(path, target, host).await,
     };
+    if let Some(tunnels) = &target.transport.tunnels {
+        let opening = tunnels.open(address, target.identity.as_ref(), &target.transport);
+        // Boxed, so that others do not hold the room for it.
+        return Ok(Io::Tunnel(Box::new(Box::pin(opening).await?)));
+    }
     let Transport { keepalive, source_address, .. } = *target.transport;
     let io = connect_tcp(address, keepalive, source_address, source)
         .await
@@ -99,7 +104,7 @@ async fn connect_unix(
     }
 }
 
-async fn connect_tcp(
+pub(super) async fn connect_tcp(
     address: SocketAddr,
     keepalive: Option<cluster::TcpKeepalive>,
     source: SourceAddress,
@@ -134,7 +139,7 @@ fn socket_keepalive(keepalive: cluster::TcpKeepalive) -> TcpKeepalive {
 
 /// Both ends of a connection; `None` for Unix sockets.
 pub(super) fn socket_addresses(io: &Io) -> (Option<SocketAddr>, Option<SocketAddr>) {
-    let socket = SockRef::from(io);
+    let Some(socket) = io.socket() else { return (None, None) };
     let local = socket.local_addr().ok().and_then(|address| address.as_socket());
     let remote = socket.peer_addr().ok().and_then(|address| address.as_socket());
     (local, remote)

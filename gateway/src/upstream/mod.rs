@@ -21,6 +21,7 @@ mod error;
 pub mod pool;
 mod source;
 mod tls;
+mod tunnels;
 mod verify;
 
 pub use self::{
@@ -30,6 +31,7 @@ pub use self::{
     pool::{Checkout, Pool, Reuse},
     source::{TransparentError, may_be_transparent},
     tls::TlsContext,
+    tunnels::Tunnels,
 };
 
 /// One endpoint and how to talk to it.
@@ -77,6 +79,8 @@ impl Address {
 pub struct Transport {
     pub protocol: Protocol,
     pub tls: Option<Arc<TlsContext>>,
+    /// What is spoken goes through these (HBONE).
+    pub tunnels: Option<Arc<Tunnels>>,
     /// TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
     /// An unused connection is closed after this; `None`: never.
@@ -97,12 +101,21 @@ pub struct Transport {
     pub codec: codec::Options,
 }
 
+impl Transport {
+    /// Whether what is spoken can be read on the way.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some() || self.tunnels.is_some()
+    }
+}
+
 impl PartialEq for Transport {
     /// Whether connections made with the one may be used in place of the other's.
     fn eq(&self, other: &Self) -> bool {
         let Self {
             protocol,
             tls,
+            tunnels,
             connect_timeout,
             idle_timeout,
             max_connection_duration,
@@ -114,12 +127,8 @@ impl PartialEq for Transport {
             max_pending_requests,
             codec: _,
         } = self;
-        let same_tls = match (tls, &other.tls) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        same_tls
+        is_same(tls.as_ref(), other.tls.as_ref())
+            && is_same(tunnels.as_ref(), other.tunnels.as_ref())
             && *protocol == other.protocol
             && *connect_timeout == other.connect_timeout
             && *idle_timeout == other.idle_timeout
@@ -130,6 +139,14 @@ impl PartialEq for Transport {
             && *max_concurrent_streams == other.max_concurrent_streams
             && *max_connections == other.max_connections
             && *max_pending_requests == other.max_pending_requests
+    }
+}
+
+fn is_same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

@@ -331,10 +331,14 @@ fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
 /// On a workload: it takes the mesh's TLS.
 const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
+/// On a workload: it takes the mesh's tunnels.
+const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
+
 impl Member {
     fn endpoint(&self) -> Endpoint {
         let mesh_tls = self.labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio");
-        Endpoint { mesh_tls, ..self.endpoint.clone() }
+        let hbone = self.labels.get(TUNNEL_LABEL).is_some_and(|protocol| protocol == "http");
+        Endpoint { mesh_tls, hbone, ..self.endpoint.clone() }
     }
 
     fn at(address: EndpointAddress) -> Self {
@@ -343,6 +347,7 @@ impl Member {
             weight: 1,
             locality: Locality::default(),
             mesh_tls: false,
+            hbone: false,
             workload: Workload::default(),
         };
         Self { endpoint, labels: BTreeMap::new() }

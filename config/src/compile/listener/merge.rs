@@ -333,6 +333,7 @@ fn describe(kind: ListenerKind) -> &'static str {
         ListenerKind::Tls => "TLS",
         ListenerKind::Tcp => "TCP",
         ListenerKind::Inbound | ListenerKind::Outbound => "redirected connections",
+        ListenerKind::Tunnel => "HBONE",
     }
 }
 

@@ -172,6 +172,7 @@ pub(super) fn plain(
         outlier_detection: None,
         tls,
         auto_mtls: false,
+        tunnel: None,
         source_address: SourceAddress::Any,
         destination,
     }

@@ -231,6 +231,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         weight: 1,
         locality: Locality::default(),
         mesh_tls: false,
+        hbone: false,
         workload: Workload::default(),
     };
     let name = ClusterName::new(name);
@@ -254,6 +255,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         max_concurrent_streams: 100,
         circuit_breakers: CircuitBreakers::default(),
         auto_mtls: false,
+        tunnel: None,
         source_address: SourceAddress::Any,
         outlier_detection: None,
         tls: None,
