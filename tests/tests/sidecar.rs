@@ -801,6 +801,46 @@ async fn both_families_are_captured_in_both_directions() {
     .await;
 }
 
+/// More connections than there are ports to come from, one after another.
+#[tokio::test]
+async fn short_inbound_connections_use_no_port_up_that_others_need() {
+    const PORTS: (u16, u16) = (40_000, 43_999);
+    const CONNECTIONS: usize = 9_000;
+    const CLIENTS: usize = 4;
+    let lan = Lan::new();
+    let (mut server, client) = (lan.pod("server"), lan.pod("client"));
+    let range = format!("{} {}", PORTS.0, PORTS.1);
+    server.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).unwrap();
+    server.serve_echo(9000, "");
+    client.serve_echo(9001, "");
+    let config = service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions { labels: "app=db", config: &config, ..Default::default() };
+    server.start_sidecar(options).await;
+
+    let echoed = |pod: &Pod, to: (Ipv4Addr, u16), count: usize| {
+        pod.enter(move || {
+            let errors = (0..count).map(|_| echo_once(to)).filter_map(Result::err);
+            errors.map(|error| error.to_string()).collect::<Vec<_>>()
+        })
+    };
+    let errors: Vec<String> = std::thread::scope(|scope| {
+        let each = || echoed(&client, (server.ip, 9000), CONNECTIONS / CLIENTS);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(each)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(errors, Vec::<String>::new());
+    // The application's own.
+    assert_eq!(echoed(&server, (client.ip, 9001), 200), Vec::<String>::new());
+}
+
+/// A connection that says a byte, hears it, and ends.
+fn echo_once(to: (Ipv4Addr, u16)) -> std::io::Result<()> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(weir_tests::eventually::DEADLINE))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
 #[tokio::test]
 async fn with_tproxy_the_application_sees_its_clients_addresses() {
     let lan = Lan::new();
