@@ -198,11 +198,13 @@ impl Established {
         match network {
             NetworkFilter::Http { route_table } => {
                 let io = io.after(hello);
-                http::serve_connection(Arc::clone(engine), io, info, route_table, drain).await;
+                let engine = Arc::clone(engine);
+                // Boxed, so that connections that carry bytes do not hold the room for it.
+                Box::pin(http::serve_connection(engine, io, info, route_table, drain)).await;
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
-                // Boxed, so that HTTP connections do not hold the room for it.
+                // Boxed, so that HTTP connections do not hold the room for it either.
                 match early {
                     Some(early) => Box::pin(early.serve(engine, io, proxy, drain)).await,
                     None => Box::pin(tcp::serve(engine, io, info, proxy, drain)).await,

@@ -1,7 +1,14 @@
 //! The L4 line: authorize -> cluster -> admit -> pick -> dial -> copy -> record. Also for TLS that is passed
 //! through, the ClientHello of which goes first.
 
-use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 use tokio::{
@@ -25,7 +32,7 @@ use crate::{
 
 mod copy;
 
-use copy::{End, Moved};
+use copy::{BothWays, End, Moved};
 
 /// Connect attempts, each at another endpoint while there is one.
 const MAX_ATTEMPTS: u32 = 3;
@@ -278,23 +285,26 @@ async fn copy(
     let max_duration = cluster.config().max_connection_duration;
     drop(cluster);
 
-    let mut moved = Moved::default();
-    let copying = copy::both_ways(&mut downstream, &mut io, proxy.hello, idle_timeout, &mut moved);
-    let copying = async {
-        tokio::select! {
-            end = copying => Some(end),
-            () = sleep(max_duration.unwrap_or_default()), if max_duration.is_some() => {
-                info.flags.set(ResponseFlag::DurationTimeout);
-                None
-            }
+    let mut copying = BothWays::new(proxy.hello, idle_timeout);
+    // Boxed, because few have it.
+    let mut age = max_duration.map(|max| Box::pin(sleep(max)));
+    let mut is_too_old = false;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(end) = copying.poll(cx, &mut downstream, &mut io) {
+            return Poll::Ready(Some(end));
         }
-    };
-    let end = drain.until_cut(pin!(copying)).await.flatten();
-    info.bytes_received = moved.to_upstream;
-    info.bytes_sent = moved.to_downstream;
+        is_too_old = age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready());
+        if is_too_old { Poll::Ready(None) } else { Poll::Pending }
+    });
+    let end = drain.until_cut(pin!(ended)).await.flatten();
+    let Moved { to_upstream, to_downstream } = copying.moved();
+    (info.bytes_received, info.bytes_sent) = (to_upstream, to_downstream);
+    if is_too_old {
+        info.flags.set(ResponseFlag::DurationTimeout);
+    }
     match end {
         Some(End::Complete) => {}
-        None if info.flags.contains(ResponseFlag::DurationTimeout) => {}
+        None if is_too_old => {}
         None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
         Some(End::Idle) => info.termination_details = Cow::Borrowed("tcp_session_idle_timeout"),
         Some(End::Downstream(error)) => {
