@@ -1,7 +1,7 @@
 //! What is known of a downstream connection before its first request.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
@@ -36,6 +36,9 @@ pub struct ConnectionInfo {
     pub server_name: Option<Arc<str>>,
     /// `None`: the connection is not TLS, or its TLS is passed through.
     pub tls: Option<TlsInfo>,
+    /// Of an inbound connection: the client's address, where it came without a change of that (TPROXY)
+    /// and the workload is to see it.
+    pub transparent_source: Option<IpAddr>,
     pub peer: Peer,
 }
 
@@ -94,7 +97,7 @@ impl ConnectionInfo {
 }
 
 /// Facts of a finished handshake.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct TlsInfo {
     /// `TLSv1.3` or `TLSv1.2`.
     pub version: &'static str,

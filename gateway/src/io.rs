@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -13,10 +13,13 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+use crate::tunnel::Tunnel;
 
 mod exchanged;
 
@@ -32,6 +35,8 @@ pub enum Io {
     UnixServerTls(Box<tokio_rustls::server::TlsStream<UnixStream>>),
     ClientTls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     UnixClientTls(Box<tokio_rustls::client::TlsStream<UnixStream>>),
+    /// Inside a stream of another connection. Boxed: few are.
+    Tunnel(Box<Tunnel>),
     /// Of which something was read to find out what it is. Boxed: few connections are looked at.
     Replayed(Box<Replayed>),
     /// TLS between sidecars that say who they are before the first byte.
@@ -55,6 +60,7 @@ macro_rules! each {
             Io::UnixServerTls($io) => $body,
             Io::ClientTls($io) => $body,
             Io::UnixClientTls($io) => $body,
+            Io::Tunnel($io) => $body,
             Io::Replayed($io) => $body,
             Io::Exchanged($io) => $body,
         }
@@ -73,17 +79,35 @@ impl Io {
             | Self::Unix(_)
             | Self::ServerTls(_)
             | Self::UnixServerTls(_)
+            | Self::Tunnel(_)
             | Self::Replayed(_) => None,
         }
     }
 
-    /// The same stream before `bytes` were read from it. Only sockets are looked into.
+    /// The socket under any TLS; `None`: it is shared with others.
+    #[must_use]
+    pub fn socket(&self) -> Option<SockRef<'_>> {
+        Some(match self {
+            Self::Tcp(io) => SockRef::from(io),
+            Self::Unix(io) => SockRef::from(io),
+            Self::ServerTls(io) => SockRef::from(io.get_ref().0),
+            Self::UnixServerTls(io) => SockRef::from(io.get_ref().0),
+            Self::ClientTls(io) => SockRef::from(io.get_ref().0),
+            Self::UnixClientTls(io) => SockRef::from(io.get_ref().0),
+            Self::Replayed(replayed) => SockRef::from(&replayed.io),
+            Self::Exchanged(exchanged) => return exchanged.io.socket(),
+            Self::Tunnel(_) => return None,
+        })
+    }
+
+    /// The same stream before `bytes` were read from it. Only what carries no TLS of ours is looked into.
     #[must_use]
     pub fn after(self, bytes: Vec<u8>) -> Self {
         match self {
             Self::Tcp(io) if !bytes.is_empty() => {
                 Self::Replayed(Box::new(Replayed { bytes, read: 0, io }))
             }
+            Self::Tunnel(io) => Self::Tunnel(Box::new(io.after(bytes))),
             other => other,
         }
     }
@@ -181,22 +205,6 @@ impl AsyncWrite for Io {
     }
 }
 
-impl AsFd for Io {
-    /// The socket under any TLS.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(io) => io.as_fd(),
-            Self::Unix(io) => io.as_fd(),
-            Self::ServerTls(io) => io.get_ref().0.as_fd(),
-            Self::UnixServerTls(io) => io.get_ref().0.as_fd(),
-            Self::ClientTls(io) => io.get_ref().0.as_fd(),
-            Self::UnixClientTls(io) => io.get_ref().0.as_fd(),
-            Self::Replayed(replayed) => replayed.io.as_fd(),
-            Self::Exchanged(exchanged) => exchanged.io.as_fd(),
-        }
-    }
-}
-
 // What Pingora asks of a stream its HTTP/2 sessions run on. Addresses and TLS facts are carried by
 // `ConnectionInfo`, so the digests stay empty.
 #[async_trait]
@@ -209,7 +217,8 @@ impl Shutdown for Io {
 
 impl UniqueID for Io {
     fn id(&self) -> UniqueIDType {
-        self.as_fd().as_raw_fd()
+        // Nobody asks for it.
+        self.socket().map_or(-1, |socket| socket.as_raw_fd())
     }
 }
 

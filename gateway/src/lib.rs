@@ -53,4 +53,5 @@ pub mod route;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;

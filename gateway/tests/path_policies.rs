@@ -93,6 +93,7 @@ async fn through(
     let settings = Settings { path_normalization: mode, ..Settings::default() };
     let connection = ConnectionInfo {
         direction: Direction::Gateway,
+        transparent_source: None,
         peer_workload: None,
         peer_addr: "192.0.2.7:4711".parse().unwrap(),
         local_addr: "10.0.0.1:8080".parse().unwrap(),

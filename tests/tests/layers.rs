@@ -20,6 +20,7 @@ const GATEWAY_LEAVES: &[&str] = &[
     "local_reply",
     "sharded_map",
     "telemetry",
+    "tunnel",
 ];
 
 /// For each module of `gateway/`, what it uses besides the leaves. Top-down: callers above callees.

@@ -10,6 +10,7 @@ use std::{
 
 use weir_tests::{
     certs::Authority,
+    client::hbone::Hbone,
     eventually::eventually,
     mesh::{Agent, Lan, Pod, Program, SidecarOptions, Zone},
 };
@@ -1170,4 +1171,292 @@ async fn both_families_are_captured_in_both_directions() {
         client.log().contains(&line).then_some(())
     })
     .await;
+}
+
+/// More connections than there are ports to come from, one after another.
+#[tokio::test]
+async fn short_inbound_connections_use_no_port_up_that_others_need() {
+    const PORTS: (u16, u16) = (40_000, 43_999);
+    const CONNECTIONS: usize = 9_000;
+    const CLIENTS: usize = 4;
+    let lan = Lan::new();
+    let (mut server, client) = (lan.pod("server"), lan.pod("client"));
+    let range = format!("{} {}", PORTS.0, PORTS.1);
+    server.enter(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).unwrap();
+    server.serve_echo(9000, "");
+    client.serve_echo(9001, "");
+    let config = service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions { labels: "app=db", config: &config, ..Default::default() };
+    server.start_sidecar(options).await;
+
+    let echoed = |pod: &Pod, to: (Ipv4Addr, u16), count: usize| {
+        pod.enter(move || {
+            let errors = (0..count).map(|_| echo_once(to)).filter_map(Result::err);
+            errors.map(|error| error.to_string()).collect::<Vec<_>>()
+        })
+    };
+    let errors: Vec<String> = std::thread::scope(|scope| {
+        let each = || echoed(&client, (server.ip, 9000), CONNECTIONS / CLIENTS);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(each)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    assert_eq!(errors, Vec::<String>::new());
+    // The application's own.
+    assert_eq!(echoed(&server, (client.ip, 9001), 200), Vec::<String>::new());
+}
+
+/// A connection that says a byte, hears it, and ends.
+fn echo_once(to: (Ipv4Addr, u16)) -> std::io::Result<()> {
+    let mut stream = std::net::TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(weir_tests::eventually::DEADLINE))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+#[tokio::test]
+async fn with_tproxy_the_application_sees_its_clients_addresses() {
+    let lan = Lan::new();
+    let (mut server, one, two) = (lan.pod("server"), lan.pod("one"), lan.pod("two"));
+    server.serve_http(8080, "reviews");
+    server.serve(9000, |mut stream| {
+        let peer = stream.peer_addr().unwrap().ip().to_canonical();
+        let _ = stream.write_all(peer.to_string().as_bytes());
+    });
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "")
+        + &service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions {
+        labels: "app=reviews",
+        config: &config,
+        is_transparent: true,
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+
+    // Twice: connections that are kept are those of one client.
+    for client in [&one, &two, &one] {
+        for (to, peer) in [
+            (IpAddr::from(server.ip), IpAddr::from(client.ip)),
+            (server.ipv6.into(), client.ipv6.into()),
+        ] {
+            let answer = client.http((to, 8080), "GET /", "reviews");
+            assert!(answer.contains(&format!("name=reviews\npeer={peer}\n")), "{answer}");
+            // Only what reads requests adds this.
+            assert!(answer.contains("x-request-id: "), "{answer}");
+            let seen = client.exchange((to, 9000), b"").unwrap();
+            assert_eq!(seen, peer.to_string());
+        }
+    }
+    // A call of its own service went out through the sidecar, and comes in through it.
+    let answer = server.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\npeer=127.0.0.6\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn with_tproxy_many_connections_of_one_client_do_not_meet() {
+    const CONNECTIONS: usize = 300;
+    let lan = Lan::new();
+    let (mut server, client) = (lan.pod("server"), lan.pod("client"));
+    server.serve_echo(9000, "");
+    let config = service("db", RATINGS, "tcp 9000", (server.ip, 9000), "");
+    let options = SidecarOptions {
+        labels: "app=db",
+        config: &config,
+        is_transparent: true,
+        ..SidecarOptions::default()
+    };
+    server.start_sidecar(options).await;
+    let mut connections = client.connect_many((server.ip, 9000), CONNECTIONS);
+    for (number, stream) in connections.iter_mut().enumerate() {
+        stream.write_all(&number.to_be_bytes()).unwrap();
+    }
+    for (number, stream) in connections.iter_mut().enumerate() {
+        let mut echoed = number.to_be_bytes();
+        stream.read_exact(&mut echoed).unwrap();
+        assert_eq!(usize::from_be_bytes(echoed), number);
+    }
+}
+
+#[test]
+fn tproxy_without_the_right_is_refused_at_the_start() {
+    let lan = Lan::new();
+    let pod = lan.pod("server");
+    let ended = pod.run_sidecar(&["--interception-mode", "TPROXY"]);
+    let error = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{error}");
+    assert!(error.contains("it needs the capability NET_ADMIN"), "{error}");
+}
+
+/// What an endpoint says that takes HBONE.
+const TUNNELLED: &str = "serviceAccount: reviews, labels: {security.istio.io/tlsMode: istio, \
+                         networking.istio.io/tunnel: http}";
+
+/// A policy that lets only the client in, to a service by its label.
+fn only_the_client(app: &str) -> String {
+    format!(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {app}, namespace: shop}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  rules: [{{from: [{{source: {{principals: [cluster.local/ns/shop/sa/client]}}}}]}}]
+---
+"
+    )
+}
+
+/// A pod with a sidecar that speaks HBONE.
+async fn tunnelled(pod: &mut Pod, app: &str, config: &str, authority: &Authority, uri: &str) {
+    let identity = authority.workload(uri);
+    let labels = format!("app={app}");
+    pod.start_sidecar(SidecarOptions {
+        labels: &labels,
+        config,
+        identity: Some((&identity, authority)),
+        environment: &[("ISTIO_META_ENABLE_HBONE", "true")],
+        ..SidecarOptions::default()
+    })
+    .await;
+}
+
+/// A tunnel of a client with this identity.
+async fn hbone(from: &Pod, to: &Pod, authority: &Authority, uri: &str) -> Hbone {
+    let stream = from.connect((to.ip, 15008)).unwrap();
+    let identity = authority.workload(uri);
+    Hbone::new(stream, authority, Some(&identity)).await.unwrap()
+}
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn hbone_takes_workloads_of_the_mesh_to_this_pod_and_to_no_other() {
+    let lan = Lan::new();
+    let (mut server, client) = (lan.pod("server"), lan.pod("client"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(9000, "welcome\n");
+    client.serve_http(8080, "client");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), TUNNELLED)
+        + &service("db", RATINGS, "tcp 9000", (server.ip, 9000), TUNNELLED)
+        + &peer_authentication("STRICT")
+        + &only_the_client("reviews");
+    let authority = Authority::new("mesh");
+    tunnelled(&mut server, "reviews", &config, &authority, SERVER).await;
+
+    let tunnels = hbone(&client, &server, &authority, CLIENT).await;
+    let here = |port: u16| format!("{}:{port}", server.ip);
+    for to in [here(8080), format!("[{}]:8080", server.ipv6)] {
+        let tunnel = tunnels.open(&to).await.unwrap();
+        assert_eq!(tunnel.status, 200);
+        let answer = tunnel.exchange(GET).await.unwrap();
+        assert!(answer.contains("name=reviews\n"), "{answer}");
+        assert!(answer.contains(&format!("By={SERVER};Hash=")), "{answer}");
+        assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+    }
+    // Bytes, and what is nobody's port.
+    let tunnel = tunnels.open(&here(9000)).await.unwrap();
+    assert_eq!(tunnel.exchange(b"hello").await.as_deref(), Some("welcome\nhello"));
+    for (to, status) in [
+        (format!("{}:8080", client.ip), 400),
+        ("127.0.0.1:8080".to_owned(), 400),
+        ("reviews.shop.svc.cluster.local:80".to_owned(), 400),
+        (here(15006), 400),
+        (here(15008), 400),
+        // The sidecar's pages, which do what containers of the pod ask for.
+        (here(15020), 400),
+        (here(15000), 400),
+    ] {
+        assert_eq!(tunnels.open(&to).await.unwrap().status, status, "{to}");
+    }
+    let uri = format!("https://{}/", here(8080));
+    assert_eq!(tunnels.ask(http::Method::GET, &uri).await.unwrap().status, 400);
+
+    // Whom the policy does not know.
+    let other = "spiffe://cluster.local/ns/shop/sa/other";
+    let tunnels = hbone(&client, &server, &authority, other).await;
+    let answer = tunnels.open(&here(8080)).await.unwrap().exchange(GET).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(tunnels.open(&here(9000)).await.unwrap().exchange(b"hello").await, None);
+
+    // Whom nobody vouches for.
+    let foreign = Authority::new("foreign");
+    let identity = foreign.workload(CLIENT);
+    for identity in [Some(&identity), None] {
+        let stream = client.connect((server.ip, 15008)).unwrap();
+        let is_in = match Hbone::new(stream, &foreign, identity).await {
+            Ok(tunnels) => tunnels.open(&here(8080)).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(!is_in);
+    }
+    counted(
+        &client,
+        &server,
+        &[
+            "reporter=\"destination\"",
+            "source_principal=\"spiffe://cluster.local/ns/shop/sa/client\"",
+            "connection_security_policy=\"mutual_tls\"",
+            "response_code=\"200\"",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn two_sidecars_speak_hbone_and_share_connections_for_requests_and_for_bytes() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    server.serve_echo(9000, "welcome\n");
+    let db = service("db", RATINGS, "tcp 9000", (server.ip, 9000), TUNNELLED);
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), TUNNELLED)
+        + &db
+        + &peer_authentication("STRICT")
+        + &only_the_client("reviews");
+    let authority = Authority::new("mesh");
+    tunnelled(&mut server, "reviews", &config, &authority, SERVER).await;
+    tunnelled(&mut client, "client", &config, &authority, CLIENT).await;
+
+    for _ in 0..3 {
+        let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+        assert!(answer.contains("name=reviews\npeer=127.0.0.6\n"), "{answer}");
+        assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
+    }
+    // Side by side, each to its own end.
+    let mut streams: Vec<_> = (0..20).map(|_| client.connect((RATINGS, 9000)).unwrap()).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(&[b'a'; 100_000]).unwrap();
+        stream.write_all(number.to_string().as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+    for (number, mut stream) in streams.into_iter().enumerate() {
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        assert!(all.starts_with("welcome\naaa"), "{number}");
+        assert!(all.ends_with(&format!("a{number}")), "{number}");
+        assert_eq!(all.len(), 8 + 100_000 + number.to_string().len());
+    }
+    let metrics = client.http((server.ip, 15090), "GET /stats/prometheus", "a");
+    let accepted = |listener: &str| {
+        let line = format!("weir_listener_connections_total{{listener=\"{listener}\"}} ");
+        let mut lines = metrics.lines().filter_map(|metric| metric.strip_prefix(&*line));
+        lines.next().unwrap_or("0").to_owned()
+    };
+    // One for the requests' cluster and one for the other.
+    assert_eq!(accepted("connect_terminate"), "2", "{metrics}");
+    assert_eq!(accepted("virtualInbound"), "0");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_was_not_told_to_does_not_speak_hbone() {
+    let lan = Lan::new();
+    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), TUNNELLED);
+    let authority = Authority::new("mesh");
+    meshed(&mut server, "reviews", &config, &authority, SERVER).await;
+    meshed(&mut client, "client", &config, &authority, CLIENT).await;
+    assert!(client.connect((server.ip, 15008)).is_err());
+    let answer = client.http((REVIEWS, 80), "GET /", "reviews");
+    assert!(answer.contains("name=reviews\n"), "{answer}");
+    assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");
 }

@@ -96,6 +96,13 @@ pub struct Proxy {
     pub named_ports: BTreeMap<String, u16>,
     /// The workload's DNS queries are redirected to the proxy.
     pub captures_dns: bool,
+    /// Connections to the workload come to the proxy with the addresses they had (TPROXY).
+    pub is_transparent: bool,
+    /// HBONE is spoken, and this is what the other side is told of the workload (`baggage`).
+    pub hbone: Option<Arc<str>>,
+    /// Ports of the proxy itself, beside those of its listeners: nobody's connections are let through
+    /// to them.
+    pub own_ports: Vec<u16>,
     /// The objects are for this proxy and no other, so that one which is not is worth a warning.
     pub stands_alone: bool,
 }
@@ -111,6 +118,9 @@ impl Default for Proxy {
             has_identity: false,
             named_ports: BTreeMap::new(),
             captures_dns: false,
+            is_transparent: false,
+            hbone: None,
+            own_ports: Vec::new(),
             stands_alone: false,
         }
     }

@@ -37,6 +37,9 @@ pub struct Cluster {
     /// Only endpoints that offer the mesh's TLS are talked to with `tls`, the others in clear text.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub auto_mtls: bool,
+    /// How endpoints that speak HBONE are talked to; `None`: as the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     #[serde(skip_serializing_if = "SourceAddress::is_any")]
     pub source_address: SourceAddress,
     /// What the standard metrics call this destination.
@@ -215,6 +218,15 @@ pub enum UpstreamTrust {
     Insecure,
 }
 
+/// HBONE towards the upstream.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tunnel {
+    pub tls: UpstreamTls,
+    /// What the other side is told of this workload.
+    pub baggage: Arc<str>,
+}
+
 /// Labels of Istio's standard metrics that a cluster decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -247,6 +259,9 @@ pub struct Endpoint {
     /// It takes the mesh's TLS (`security.istio.io/tlsMode: istio`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mesh_tls: bool,
+    /// It takes the mesh's tunnels (`networking.istio.io/tunnel: http`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hbone: bool,
     /// What the standard metrics call the workload; empty where not known.
     pub workload: Workload,
 }

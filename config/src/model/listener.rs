@@ -1,6 +1,11 @@
 //! Where and how connections are accepted.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -20,6 +25,9 @@ pub struct Listener {
     pub port: u16,
     /// How the chain of a connection is found.
     pub kind: ListenerKind,
+    /// Connections come to it with the addresses they had (TPROXY).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_transparent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -43,6 +51,8 @@ pub enum ListenerKind {
     Inbound,
     /// The same of connections the workload makes.
     Outbound,
+    /// Connections to the workload inside CONNECT streams (HBONE); one chain.
+    Tunnel,
 }
 
 impl ListenerKind {
@@ -113,6 +123,13 @@ pub enum NetworkFilter {
     TcpProxy {
         clusters: Arc<[WeightedCluster]>,
         idle_timeout: Option<Duration>,
+    },
+    /// CONNECT streams; what is inside goes on as a connection that was redirected to `listener`, if it
+    /// is for one of these addresses, or the one that was connected to, and for none of these ports.
+    Connect {
+        listener: ListenerName,
+        addresses: Arc<[IpAddr]>,
+        closed_ports: Arc<[u16]>,
     },
 }
 

@@ -98,6 +98,8 @@ impl Fixture {
             application: crate::application::Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: crate::bootstrap::Interception::default(),
+            hbone: None,
         };
         let state = AdminState {
             engine: Arc::clone(&engine),

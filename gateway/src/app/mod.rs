@@ -18,7 +18,7 @@ mod source;
 use self::{data_plane::DataPlane, ending::Ending, readiness::Readiness, source::Source};
 use crate::{
     admin::{self, AdminState},
-    bootstrap::{Bootstrap, ConfigSource},
+    bootstrap::{Bootstrap, ConfigSource, Interception},
     cluster::{self, Resolver},
     discovery::apply::Applier,
     dns::{self, DnsServer},
@@ -26,6 +26,7 @@ use crate::{
     limits::Limits,
     listener::{ListenerManager, raise_open_file_limit},
     telemetry::{Telemetry, labels::Reporter, log},
+    upstream,
 };
 
 /// For the access log's last lines.
@@ -49,6 +50,10 @@ pub fn run(bootstrap: Bootstrap) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<ExitCode> {
+    let is_transparent = bootstrap.interception == Interception::Tproxy;
+    if is_transparent {
+        upstream::may_be_transparent()?;
+    }
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     // Supervisors send it on log rotation and terminals when they close; neither is meant.
@@ -74,6 +79,9 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
         kind: bootstrap.kind.clone(),
         has_identity: bootstrap.has_identity(),
         captures_dns: !bootstrap.dns.is_empty(),
+        is_transparent,
+        hbone: bootstrap.hbone.as_deref().map(Into::into),
+        own_ports: bootstrap.own_ports(),
         named_ports: bootstrap.application.settings.ports.clone(),
         stands_alone: matches!(bootstrap.source, ConfigSource::Files { .. }),
         ..Proxy::default()

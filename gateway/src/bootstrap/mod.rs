@@ -15,7 +15,7 @@ mod sidecar;
 use self::discovery::{DiscoveryArguments, pod_labels};
 pub use self::{
     discovery::{Discovery, Environment},
-    sidecar::{SidecarArguments, SidecarCommand},
+    sidecar::{Interception, SidecarArguments, SidecarCommand},
 };
 use crate::application::Application;
 
@@ -233,6 +233,10 @@ pub struct Bootstrap {
     pub drain_delay: Duration,
     /// Where the workload's DNS queries come to; empty: they are not captured.
     pub dns: Vec<SocketAddr>,
+    /// How a sidecar's inbound connections are taken.
+    pub interception: Interception,
+    /// A sidecar speaks HBONE, and tells this of its workload (`baggage`).
+    pub hbone: Option<String>,
 }
 
 impl Arguments {
@@ -361,6 +365,8 @@ impl Bootstrap {
             application: Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: Interception::default(),
+            hbone: None,
         }
     }
 }
@@ -478,6 +484,8 @@ mod tests {
             application: Application::default(),
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
+            interception: Interception::default(),
+            hbone: None,
         };
         assert_eq!(bootstrap, expected);
         assert!(bootstrap.workers >= 1);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 use weir_config::compile::ProxyKind;
 
 use super::{Bootstrap, ConfigSource, Environment, GatewayArguments, duration};
@@ -85,9 +85,33 @@ pub struct SidecarArguments {
     /// [::1]:15053 where Istio's ISTIO_META_DNS_CAPTURE is true]
     #[arg(long, value_name = "ADDR,...", env = "WEIR_DNS", value_delimiter = ',')]
     dns: Vec<SocketAddr>,
+
+    /// How connections to the workload come here, as weir-init was told. TPROXY lets the workload see
+    /// its clients' addresses, and needs user 0 with group 1337 and NET_ADMIN [default: REDIRECT;
+    /// Istio: ISTIO_META_INTERCEPTION_MODE, INTERCEPTION_MODE]
+    #[arg(long, value_name = "MODE", env = "WEIR_INTERCEPTION_MODE", ignore_case = true)]
+    interception_mode: Option<Interception>,
+
+    /// Takes HBONE on 15008, and speaks it with workloads labelled networking.istio.io/tunnel: http
+    /// [Istio: ISTIO_META_ENABLE_HBONE]
+    #[arg(long, env = "WEIR_HBONE")]
+    hbone: bool,
 }
 
 const AGENT: &str = "0.0.0.0:15020";
+
+/// How a sidecar's inbound connections are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum Interception {
+    /// Their destination is changed to the proxy.
+    #[default]
+    Redirect,
+    /// Both addresses stay: the proxy takes the place of either side towards the other.
+    Tproxy,
+    /// They are not.
+    None,
+}
 
 /// What is said to a sidecar that runs, by the hooks of its container.
 #[derive(Debug, Subcommand)]
@@ -125,6 +149,12 @@ impl SidecarArguments {
             true => DNS_ADDRESSES.into(),
             false => self.dns,
         };
+        let interception = match self.interception_mode {
+            Some(mode) => mode,
+            None => interception(environment).map_err(wrong)?,
+        };
+        let speaks_hbone =
+            self.hbone || environment.find("ISTIO_META_ENABLE_HBONE") == Some("true");
         let mut bootstrap = self.proxy.into_bootstrap(environment)?;
         if bootstrap.metrics.is_empty() {
             bootstrap.metrics = vec![([0, 0, 0, 0], METRICS_PORT).into()];
@@ -150,6 +180,8 @@ impl SidecarArguments {
             drain_time,
             identity_files: Some(identity_files),
             dns,
+            interception,
+            hbone: speaks_hbone.then(|| baggage(&bootstrap, environment)),
             ..bootstrap
         })
     }
@@ -169,6 +201,14 @@ impl Bootstrap {
     #[must_use]
     pub fn agent_of_identities(&self) -> Option<PathBuf> {
         self.identity_socket.clone().filter(|socket| identity::is_provided(socket))
+    }
+
+    /// Where the proxy listens for itself.
+    #[must_use]
+    pub fn own_ports(&self) -> Vec<u16> {
+        let single = [self.admin, self.status].into_iter().chain(self.agent);
+        let all = single.chain(self.metrics.iter().copied()).chain(self.dns.iter().copied());
+        all.map(|address| address.port()).collect()
     }
 
     /// Whether there is a certificate of the mesh, or will be.
@@ -203,6 +243,36 @@ fn termination_drain(environment: &Environment) -> Result<Duration, String> {
 
 fn is_dns_captured(environment: &Environment) -> bool {
     environment.find("ISTIO_META_DNS_CAPTURE") == Some("true")
+}
+
+/// Who the workload is, as ztunnel says it.
+fn baggage(bootstrap: &Bootstrap, environment: &Environment) -> String {
+    let told = |name: &str| environment.find(name).filter(|value| !value.is_empty());
+    let label = |names: &[&str]| {
+        let found = names.iter().find_map(|name| bootstrap.labels.get(*name));
+        found.map(String::as_str).unwrap_or_default()
+    };
+    let cluster = told("ISTIO_META_CLUSTER_ID").unwrap_or("Kubernetes");
+    let name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+    let workload = told("ISTIO_META_WORKLOAD_NAME").unwrap_or(name);
+    let version =
+        label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+    let version = if version.is_empty() { "latest" } else { version };
+    let namespace = &bootstrap.namespace;
+    format!(
+        "k8s.cluster.name={cluster},k8s.namespace.name={namespace},k8s.deployment.name={workload},\
+         service.name={name},service.version={version}"
+    )
+}
+
+/// As Istio's injector, or its proxy configuration, says.
+fn interception(environment: &Environment) -> Result<Interception, String> {
+    for name in ["ISTIO_META_INTERCEPTION_MODE", "INTERCEPTION_MODE"] {
+        let Some(text) = environment.find(name).filter(|text| !text.is_empty()) else { continue };
+        return Interception::from_str(text, true)
+            .map_err(|_unknown| format!("{name}: {text:?} is none of REDIRECT, TPROXY and NONE"));
+    }
+    Ok(Interception::default())
 }
 
 /// As Istio's injector tells them.
@@ -269,6 +339,43 @@ mod tests {
         assert_eq!(bootstrap(&[], &captured).dns, DNS_ADDRESSES);
         let said = bootstrap(&["--dns", "127.0.0.1:53"], &captured).dns;
         assert_eq!(said, ["127.0.0.1:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_interception_mode_is_the_injectors() {
+        let told = |name: &'static str, value: &'static str| {
+            bootstrap(&[], &Environment::from([(name, value)])).interception
+        };
+        assert_eq!(bootstrap(&[], &Environment::default()).interception, Interception::Redirect);
+        assert_eq!(told("ISTIO_META_INTERCEPTION_MODE", "TPROXY"), Interception::Tproxy);
+        assert_eq!(told("INTERCEPTION_MODE", "NONE"), Interception::None);
+        let said = bootstrap(
+            &["--interception-mode", "redirect"],
+            &Environment::from([("ISTIO_META_INTERCEPTION_MODE", "TPROXY")]),
+        );
+        assert_eq!(said.interception, Interception::Redirect);
+        let wrong = Environment::from([("INTERCEPTION_MODE", "MAGIC")]);
+        let parsed = SidecarArguments::try_parse_from(["weir-sidecar", "--config", "conf"]);
+        let error = parsed.unwrap().into_bootstrap(&wrong).unwrap_err().to_string();
+        assert!(error.contains("INTERCEPTION_MODE: \"MAGIC\" is none of"), "{error}");
+    }
+
+    #[test]
+    fn hbone_is_spoken_where_it_is_asked_for_and_says_who_the_workload_is() {
+        assert_eq!(bootstrap(&[], &Environment::default()).hbone, None);
+        let told = Environment::from([
+            ("ISTIO_META_ENABLE_HBONE", "true"),
+            ("ISTIO_META_WORKLOAD_NAME", "reviews-v1"),
+        ]);
+        let arguments = ["--namespace", "shop", "--labels", "app=reviews,version=v1"];
+        assert_eq!(
+            bootstrap(&arguments, &told).hbone.as_deref(),
+            Some(
+                "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,\
+                 k8s.deployment.name=reviews-v1,service.name=reviews,service.version=v1"
+            )
+        );
+        assert!(bootstrap(&["--hbone"], &Environment::default()).hbone.is_some());
     }
 
     #[test]

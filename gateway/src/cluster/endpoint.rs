@@ -14,7 +14,7 @@ use weir_config::model::cluster::{EndpointAddress, Workload};
 
 use super::{
     outlier::Monitor,
-    transport::{Transports, Ways},
+    transport::{Takes, Transports, Ways},
 };
 use crate::{
     telemetry::{Protocol, clusters::ClusterGauges},
@@ -45,7 +45,7 @@ pub struct Endpoint {
     key: Key,
     address: Address,
     weight: u32,
-    mesh_tls: bool,
+    takes: Takes,
     workload: Arc<Workload>,
     pools: Pools,
     state: Arc<State>,
@@ -64,7 +64,7 @@ pub(super) struct Member {
     pub key: Key,
     pub address: Address,
     pub weight: u32,
-    pub mesh_tls: bool,
+    pub takes: Takes,
     pub workload: Arc<Workload>,
 }
 
@@ -75,7 +75,7 @@ impl Member {
             key: Key::Address(EndpointAddress::Ip(address)),
             address: Address::Ip(address),
             weight: 1,
-            mesh_tls: false,
+            takes: Takes::default(),
             workload: Arc::clone(workload),
         }
     }
@@ -116,14 +116,14 @@ impl Endpoint {
         transports: &Transports,
         gauges: &Arc<ClusterGauges>,
     ) -> Arc<Self> {
-        let Member { key, address, weight, mesh_tls, workload } = member;
-        let ways = transports.ways(mesh_tls);
+        let Member { key, address, weight, takes, workload } = member;
+        let ways = transports.ways(takes);
         let principal = Some(&workload.principal).filter(|name| !name.is_empty());
-        let identity = principal.filter(|_| transports.checks_identity(mesh_tls)).cloned();
+        let identity = principal.filter(|_| transports.checks_identity(takes)).cloned();
         let reusable = prev.filter(|prev| prev.pools.are_for(ways, identity.as_ref()));
         if let Some(prev) = reusable
             && prev.weight == weight
-            && prev.mesh_tls == mesh_tls
+            && prev.takes == takes
             && prev.workload == workload
         {
             return Arc::clone(prev);
@@ -138,7 +138,7 @@ impl Endpoint {
             key,
             address,
             weight,
-            mesh_tls,
+            takes,
             workload,
         })
     }
@@ -149,7 +149,7 @@ impl Endpoint {
             key: self.key.clone(),
             address: self.address.clone(),
             weight: self.weight,
-            mesh_tls: self.mesh_tls,
+            takes: self.takes,
             workload: Arc::clone(&self.workload),
         }
     }

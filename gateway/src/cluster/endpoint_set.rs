@@ -16,7 +16,7 @@ use super::{
     endpoint::{Endpoint, EndpointId, Key, Member},
     hash_table::Place,
     outlier::Detector,
-    transport::Transports,
+    transport::{Takes, Transports},
     warmup,
 };
 use crate::{telemetry::clusters::ClusterGauges, upstream::Address};
@@ -214,8 +214,8 @@ impl Membership {
                 Some(prev) if **prev.workload() == config.workload => Arc::clone(prev.workload()),
                 _ => Arc::new(config.workload.clone()),
             };
-            let (weight, mesh_tls) = (config.weight, config.mesh_tls);
-            let member = Member { key, address, weight, mesh_tls, workload };
+            let takes = Takes { mesh_tls: config.mesh_tls, hbone: config.hbone };
+            let member = Member { key, address, weight: config.weight, takes, workload };
             let next = Endpoint::next(prev.as_ref(), member, transports, gauges);
             if let Some(prev) = prev {
                 prev.retire(Some(&next));

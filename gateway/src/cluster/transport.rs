@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use weir_config::model::{
     self, ClusterName,
-    cluster::{UpstreamProtocol, UpstreamTls},
+    cluster::{Tunnel, UpstreamProtocol, UpstreamTls},
 };
 
 use crate::{
     codec,
     limits::Limits,
     tls::Secrets,
-    upstream::{Protocol, TlsContext, Transport},
+    upstream::{Protocol, TlsContext, Transport, Tunnels},
 };
 
 /// How the endpoints of a cluster are talked to.
@@ -22,6 +22,21 @@ pub(super) struct Transports {
     /// Automatic mTLS: for endpoints that do not take the mesh's TLS. The others have to be who they
     /// are said to be.
     clear: Option<Ways>,
+    /// For endpoints that take HBONE.
+    tunnelled: Option<Tunnelled>,
+}
+
+/// What an endpoint takes of the mesh's ways to talk to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Takes {
+    pub(super) mesh_tls: bool,
+    pub(super) hbone: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Tunnelled {
+    tunnels: Arc<Tunnels>,
+    ways: Ways,
 }
 
 /// One way, or one for each protocol a client may speak.
@@ -50,6 +65,18 @@ impl Transports {
             },
         };
         let clear = |protocol| Arc::new(transport(config, protocol, None, limits));
+        let tunnelled = config.tunnel.as_ref().map(|tunnel| {
+            let known = prev.filter(|(prev, _)| prev.tunnel.as_ref() == Some(tunnel));
+            let known = known.and_then(|(_, prev)| prev.tunnelled.as_ref());
+            let known = known.filter(|known| known.tunnels.tls().is_current(secrets));
+            let new = || Arc::new(tunnels(&config.name, tunnel, secrets));
+            let tunnels = known.map_or_else(new, |known| Arc::clone(&known.tunnels));
+            let inside = |protocol| {
+                let transport = transport(config, protocol, None, limits);
+                Arc::new(Transport { tunnels: Some(Arc::clone(&tunnels)), ..transport })
+            };
+            Tunnelled { ways: ways(&inside), tunnels }
+        });
         let configured = |protocol| {
             let kept = reusable
                 .and_then(|prev| prev.tls_context(protocol))
@@ -60,23 +87,28 @@ impl Transports {
             });
             Arc::new(transport(config, protocol, tls, limits))
         };
-        Self { configured: ways(&configured), clear: config.auto_mtls.then(|| ways(&clear)) }
+        let clear = config.auto_mtls.then(|| ways(&clear));
+        Self { configured: ways(&configured), clear, tunnelled }
     }
 
-    /// For an endpoint that takes the mesh's TLS, or does not.
-    pub(super) fn ways(&self, mesh_tls: bool) -> &Ways {
-        self.clear.as_ref().filter(|_| !mesh_tls).unwrap_or(&self.configured)
+    /// For an endpoint that takes these.
+    pub(super) fn ways(&self, takes: Takes) -> &Ways {
+        let tunnelled = self.tunnelled.as_ref().filter(|_| takes.hbone);
+        let clear = self.clear.as_ref().filter(|_| !takes.mesh_tls);
+        tunnelled.map(|tunnelled| &tunnelled.ways).or(clear).unwrap_or(&self.configured)
     }
 
     /// Whether an endpoint has to be the workload it is said to be.
-    pub(super) fn checks_identity(&self, mesh_tls: bool) -> bool {
-        self.clear.is_some() && mesh_tls
+    pub(super) fn checks_identity(&self, takes: Takes) -> bool {
+        let is_tunnelled = self.tunnelled.is_some() && takes.hbone;
+        self.clear.is_some() && (takes.mesh_tls || is_tunnelled)
     }
 
     /// Whether the secrets they were built from are still the ones in force.
     pub(super) fn are_current(&self, secrets: &Secrets) -> bool {
         self.iter()
             .filter_map(|transport| transport.tls.as_ref())
+            .chain(self.tunnelled.iter().map(|tunnelled| tunnelled.tunnels.tls()))
             .all(|context| context.is_current(secrets))
     }
 
@@ -97,6 +129,11 @@ impl Ways {
         };
         std::iter::once(first).chain(second)
     }
+}
+
+fn tunnels(cluster: &ClusterName, tunnel: &Tunnel, secrets: &Secrets) -> Tunnels {
+    let tls = tls_context(cluster, &tunnel.tls, Protocol::Http2, secrets);
+    Tunnels::new(tls, &tunnel.baggage)
 }
 
 fn tls_context(
@@ -122,6 +159,7 @@ fn transport(
     Transport {
         protocol,
         tls,
+        tunnels: None,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
         max_connection_duration: config.max_connection_duration,

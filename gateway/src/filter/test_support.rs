@@ -16,6 +16,7 @@ pub(crate) fn connection(peer: &str) -> ConnectionInfo {
         peer_addr: peer.parse().unwrap(),
         local_addr: "10.0.0.1:8080".parse().unwrap(),
         direction: crate::connection::Direction::Gateway,
+        transparent_source: None,
         peer: crate::connection::Peer::default(),
         listener: ListenerName::new("0.0.0.0_8080"),
         port: 80,

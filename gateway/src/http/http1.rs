@@ -251,6 +251,6 @@ async fn end(session: &mut ServerSession, how: End, mut deadline: Pin<&mut Sleep
 fn reset(session: &mut ServerSession) {
     if let Some(h1) = session.as_h1() {
         // If it fails the connection is gone already.
-        let _ = socket2::SockRef::from(&*h1.io()).set_linger(Some(Duration::ZERO));
+        let _ = h1.io().socket().map(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     head::{RequestHeader, ResponseHeader},
     local_reply::LocalReply,
     telemetry::{ResponseFlag, StreamInfo, peer_metadata::OwnMetadata},
-    upstream::{Checkout, ConnectError, Reuse, TlsContext},
+    upstream::{Caller, Checkout, ConnectError, Reuse},
 };
 
 /// What all attempts of one exchange share.
@@ -153,10 +153,9 @@ async fn attempt(
     info.upstream.attempts += 1;
     info.upstream.remote_addr = endpoint.address().socket_addr();
     info.upstream.workload = Some(Arc::clone(endpoint.workload()));
-    let tls = endpoint.target().transport.tls.as_deref();
-    info.upstream.tls = tls.is_some();
-    let is_of_mesh = tls.is_some_and(TlsContext::is_mesh);
-    peer::introduce(attempts.own, attempts.request, is_of_mesh, info.upstream.attempts);
+    let transport = &endpoint.target().transport;
+    info.upstream.tls = transport.is_secure();
+    peer::introduce(attempts.own, attempts.request, transport.is_mesh(), info.upstream.attempts);
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {
         let count = field::number(info.upstream.attempts.into());
@@ -165,7 +164,9 @@ async fn attempt(
 
     let host = attempts.request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let reuse = if earlier.died_idle { Reuse::Never } else { Reuse::Allowed };
-    let acquired = within(deadlines, endpoint.pool(info.protocol).acquire(host, reuse)).await;
+    let caller = Caller { host, source: info.connection.transparent_source };
+    let acquiring = endpoint.pool(info.protocol).acquire_for(caller, reuse);
+    let acquired = within(deadlines, acquiring).await;
     let report = |outcome| attempts.cluster.report(&endpoint, outcome);
     let mut upstream = match acquired {
         Ok(Ok(upstream)) => upstream,

@@ -63,6 +63,7 @@ fn connection_info(alpn: Option<&[u8]>, is_tls: bool) -> Arc<ConnectionInfo> {
         peer_addr: addr,
         local_addr: addr,
         direction: crate::connection::Direction::Gateway,
+        transparent_source: None,
         peer: crate::connection::Peer::default(),
         listener: ListenerName::new("test"),
         port: 80,

@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use weir_config::model::listener::BindAddress;
@@ -85,6 +86,15 @@ impl BindError {
     }
 }
 
+/// What sockets of redirected connections need.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BindOptions {
+    /// `[::]` is for IPv4 as well.
+    pub(super) both_families: bool,
+    /// Connections come with the addresses they had.
+    pub(super) is_transparent: bool,
+}
+
 /// A socket that accepts.
 #[derive(Debug)]
 pub(super) enum ListeningSocket {
@@ -93,14 +103,13 @@ pub(super) enum ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Binds and listens. Has to be called in the runtime that will accept. `both_families`: `[::]` is
-    /// for IPv4 as well.
+    /// Binds and listens. Has to be called in the runtime that will accept.
     ///
     /// # Errors
     /// One sentence for the user.
-    pub(super) fn bind(address: &BindAddress, both_families: bool) -> Result<Self, BindError> {
+    pub(super) fn bind(address: &BindAddress, options: BindOptions) -> Result<Self, BindError> {
         match address {
-            BindAddress::Ip(address) => bind_families(*address, both_families)
+            BindAddress::Ip(address) => bind_families(*address, options)
                 .map_err(|error| BindError::new(address.to_string(), error)),
             BindAddress::Unix(path) => bind_unix(path),
         }
@@ -148,20 +157,24 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn bind_families(address: SocketAddr, both: bool) -> io::Result<ListeningSocket> {
-    match bind_tcp(address, !both) {
+fn bind_families(address: SocketAddr, options: BindOptions) -> io::Result<ListeningSocket> {
+    match bind_tcp(address, options) {
         // A kernel without IPv6.
-        Err(error) if both && error.raw_os_error() == Some(EAFNOSUPPORT) => {
-            bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), true)
+        Err(error) if options.both_families && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            bind_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()), options)
         }
         bound => bound,
     }
 }
 
-fn bind_tcp(address: SocketAddr, only_v6: bool) -> io::Result<ListeningSocket> {
+fn bind_tcp(address: SocketAddr, options: BindOptions) -> io::Result<ListeningSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(only_v6)?;
+        socket.set_only_v6(!options.both_families)?;
+    }
+    if options.is_transparent {
+        // Of a socket of both families: for both.
+        setsockopt(&socket, sockopt::IpTransparent, &true)?;
     }
     // A restart must not wait for the connections of the one before.
     socket.set_reuse_address(true)?;

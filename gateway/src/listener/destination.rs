@@ -189,6 +189,21 @@ impl DestinationChains {
         self.http.as_ref().or(self.any.as_ref())
     }
 
+    /// For a request of a client who has shown who he is: what mutual TLS is for, whatever else is.
+    pub(super) fn known_http(&self) -> Option<&Arc<Chain>> {
+        self.mesh_http.as_ref().or_else(|| self.secured()).or_else(|| self.http())
+    }
+
+    /// For anything else of such a client.
+    pub(super) fn known_any(&self) -> Option<&Arc<Chain>> {
+        self.secured().or(self.any.as_ref())
+    }
+
+    fn secured(&self) -> Option<&Arc<Chain>> {
+        let strict = || self.tls.as_ref().and_then(|names| names.select(None));
+        self.mesh_tls.as_ref().or_else(strict)
+    }
+
     /// For a ClientHello.
     pub(super) fn tls(&self, offer: MeshOffer, server_name: Option<&str>) -> Option<&Arc<Chain>> {
         let of_mesh = match offer {

@@ -120,7 +120,8 @@ fn still_serves(old: &FilterChain, new: &FilterChain) -> bool {
         (NetworkFilter::Http { route_table: old }, NetworkFilter::Http { route_table: new }) => {
             old == new
         }
-        (NetworkFilter::TcpProxy { .. }, NetworkFilter::TcpProxy { .. }) => true,
+        (NetworkFilter::TcpProxy { .. }, NetworkFilter::TcpProxy { .. })
+        | (NetworkFilter::Connect { .. }, NetworkFilter::Connect { .. }) => true,
         _ => false,
     };
     same_auth && same_filter

@@ -33,6 +33,11 @@ pub(super) fn classify(bytes: &[u8]) -> Option<FirstBytes> {
     request_line(bytes)
 }
 
+/// Whether HTTP/2 begins so.
+pub(super) fn is_h2(bytes: &[u8]) -> bool {
+    bytes.starts_with(PREFACE)
+}
+
 /// `token SP target SP HTTP/1.x CRLF`, as far as it is there.
 fn request_line(bytes: &[u8]) -> Option<FirstBytes> {
     let method = bytes.iter().position(|byte| !is_token(*byte)).unwrap_or(bytes.len());

@@ -22,7 +22,7 @@ use weir_config::model::{
 
 use super::{
     ListenerState, Listeners, accept,
-    bind::{BindError, BoundAddress, ListeningSocket},
+    bind::{BindError, BindOptions, BoundAddress, ListeningSocket},
     overload::Overload,
     serve::{Binding, Shared},
 };
@@ -196,7 +196,11 @@ impl ListenerManager {
         let _runtime = self.runtime.enter();
         let config = Arc::clone(&binding.state.load().config);
         on_purpose::panic_opening(&text(&config.address));
-        let socket = ListeningSocket::bind(&config.address, config.kind.is_redirected())?;
+        let options = BindOptions {
+            both_families: config.kind.is_redirected() || config.kind == ListenerKind::Tunnel,
+            is_transparent: config.is_transparent,
+        };
+        let socket = ListeningSocket::bind(&config.address, options)?;
         let address = socket.address();
         tracing::info!(listener = %binding.name(), %address, "listening");
         let accept = self.runtime.spawn(accept::run(socket, Arc::clone(binding)));

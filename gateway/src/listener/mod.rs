@@ -25,6 +25,7 @@ mod redirected;
 mod serve;
 mod server_names;
 mod tls;
+mod tunnelled;
 
 pub use self::{
     bind::{BindError, BoundAddress},

@@ -4,7 +4,11 @@
 //! nothing for [`SILENCE`] may be one that waits for the server to speak, so the server is connected to
 //! then, and whoever speaks first decides. An HTTP client that was only slow is served as such.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
@@ -16,7 +20,7 @@ use super::{
     ListenerState,
     destination::DestinationChains,
     filter_chain::{Chain, ChainTls},
-    first_bytes::{FirstBytes, classify},
+    first_bytes::{FirstBytes, classify, is_h2},
     original_dst::original_dst,
     serve::{Accepted, Binding, Established, record_no_chain},
     tls::{self, HandshakeError, Hello},
@@ -30,6 +34,8 @@ use crate::{
 
 /// After this without a word of the client, the server is asked whether it speaks first.
 const SILENCE: Duration = Duration::from_millis(200);
+/// What ALPN calls HTTP/2.
+const H2: &[u8; 2] = b"h2";
 /// Read at once.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -39,6 +45,44 @@ struct Redirected<'a> {
     state: Arc<ListenerState>,
     peer_addr: SocketAddr,
     original_dst: SocketAddr,
+    /// Whose name the connection goes on in.
+    transparent_source: Option<IpAddr>,
+    /// Who the client has shown to be before, where it came through a tunnel (HBONE).
+    known: Option<TlsInfo>,
+}
+
+/// A connection that came through a tunnel.
+pub(super) struct Inner {
+    pub(super) io: Io,
+    pub(super) peer_addr: SocketAddr,
+    pub(super) destination: SocketAddr,
+    /// Of the tunnel.
+    pub(super) tls: TlsInfo,
+}
+
+/// The same as [`establish`], for a connection that came through a tunnel, and of which is known who
+/// makes it: mutual TLS is behind it.
+pub(super) async fn establish_inner(
+    binding: &Binding,
+    state: Arc<ListenerState>,
+    inner: Inner,
+) -> Option<Established> {
+    let Inner { io, peer_addr, destination, tls } = inner;
+    let chains = Arc::clone(state.chains.destination(destination));
+    let transparent_source = state.config.is_transparent.then(|| peer_addr.ip());
+    // What the tunnel speaks is nothing its inside has agreed on.
+    let known = Some(TlsInfo { alpn: None, ..tls });
+    let original_dst = destination;
+    let redirected =
+        Redirected { binding, state, peer_addr, original_dst, transparent_source, known };
+    let is_http = |chain: Option<&Arc<Chain>>| {
+        chain.is_some_and(|chain| matches!(chain.config.network, NetworkFilter::Http { .. }))
+    };
+    if is_http(chains.known_any()) || is_http(chains.known_http()) {
+        return redirected.detect(io, &chains).await;
+    }
+    let chain = redirected.chain(chains.known_any())?;
+    Some(redirected.established(io, chain, Vec::new()))
 }
 
 /// The chain of a connection and what it takes to serve it there; `None`: it is closed.
@@ -46,11 +90,16 @@ pub(super) async fn establish(binding: &Binding, accepted: Accepted) -> Option<E
     let Accepted { io, peer_addr, local_addr } = accepted;
     let state = binding.state.load_full();
     let found = original_dst(&io, local_addr, state.config.port);
-    let Some(original_dst) = found.filter(|address| !is_our_own(binding, address.port())) else {
+    let Some(found) = found.filter(|found| !is_our_own(binding, found.address.port())) else {
         binding.refused(1, "not redirected");
         return None;
     };
-    let redirected = Redirected { binding, state, peer_addr, original_dst };
+    let original_dst = found.address;
+    // A call of the workload's own service was redirected, and is seen to come from us.
+    let transparent_source = found.is_untouched.then(|| peer_addr.ip());
+    let known = None;
+    let redirected =
+        Redirected { binding, state, peer_addr, original_dst, transparent_source, known };
     let chains = Arc::clone(redirected.state.chains.destination(original_dst));
     if let Some(chain) = chains.only() {
         return Some(redirected.established(io, Arc::clone(chain), Vec::new()));
@@ -97,13 +146,14 @@ impl Redirected<'_> {
             }
         };
         match first {
-            FirstBytes::Tls => self.secure(io, chains, bytes).await,
+            // Inside a tunnel it is the application's.
+            FirstBytes::Tls if self.known.is_none() => self.secure(io, chains, bytes).await,
             FirstBytes::Http => {
-                let chain = self.chain(chains.http())?;
+                let chain = self.chain(self.http(chains))?;
                 Some(self.established(io, chain, bytes))
             }
-            FirstBytes::Other => {
-                let chain = self.chain(chains.any())?;
+            FirstBytes::Tls | FirstBytes::Other => {
+                let chain = self.chain(self.any(chains))?;
                 let established = self.established(io, chain, bytes);
                 Some(Established { early, ..established })
             }
@@ -113,14 +163,14 @@ impl Redirected<'_> {
     /// Where to connect to see whether the server speaks first: only where clear text is served, and
     /// where what is known of the client is enough to let it in.
     fn may_speak_first(&self, chains: &DestinationChains) -> Option<(TcpProxy, Arc<Chain>)> {
-        let chain = chains.any()?;
+        let chain = self.any(chains)?;
         let NetworkFilter::TcpProxy { clusters, idle_timeout } = &chain.config.network else {
             return None;
         };
-        let info = self.info(None, None);
+        let info = self.info(None, self.known.clone());
         let snapshot = self.binding.shared.engine.snapshot();
         let filters = snapshot.filters_for(info.direction);
-        let is_clear = matches!(chain.tls, ChainTls::None);
+        let is_clear = self.known.is_some() || matches!(chain.tls, ChainTls::None);
         let is_let_in = is_clear && filters.on_connection(&info).is_ok();
         let (clusters, idle_timeout) = (Arc::clone(clusters), *idle_timeout);
         let proxy = TcpProxy { clusters, idle_timeout, hello: Vec::new() };
@@ -129,7 +179,8 @@ impl Redirected<'_> {
 
     async fn open_early(&self, proxy: TcpProxy, chain: &Chain) -> Option<Early> {
         let engine = &self.binding.shared.engine;
-        Early::open(engine, self.info(None, None), &proxy, &chain.drain_signal()).await
+        Early::open(engine, self.info(None, self.known.clone()), &proxy, &chain.drain_signal())
+            .await
     }
 
     /// ClientHello, chain, and the handshake where that is ours to do.
@@ -176,15 +227,35 @@ impl Redirected<'_> {
         }
     }
 
+    /// For a request.
+    fn http<'a>(&self, chains: &'a DestinationChains) -> Option<&'a Arc<Chain>> {
+        match &self.known {
+            Some(_) => chains.known_http(),
+            None => chains.http(),
+        }
+    }
+
+    /// For what is neither a request nor TLS.
+    fn any<'a>(&self, chains: &'a DestinationChains) -> Option<&'a Arc<Chain>> {
+        match &self.known {
+            Some(_) => chains.known_any(),
+            None => chains.any(),
+        }
+    }
+
     fn chain(&self, selected: Option<&Arc<Chain>>) -> Option<Arc<Chain>> {
         if selected.is_none() {
-            record_no_chain(&self.binding.shared.engine, self.info(None, None));
+            record_no_chain(&self.binding.shared.engine, self.info(None, self.known.clone()));
         }
         selected.cloned()
     }
 
     fn established(&self, io: Io, chain: Arc<Chain>, hello: Vec<u8>) -> Established {
-        Established { io, info: self.info(None, None), chain, hello, early: None }
+        let mut known = self.known.clone();
+        if let Some(tls) = known.as_mut().filter(|_| is_h2(&hello)) {
+            tls.alpn = Some(H2.as_slice().into());
+        }
+        Established { io, info: self.info(None, known), chain, hello, early: None }
     }
 
     /// What a client says of itself that was promised to be told the same.
@@ -212,6 +283,7 @@ impl Redirected<'_> {
         let mut info = self.state.info(self.peer_addr, self.original_dst, server_name, tls);
         if let Some(info) = Arc::get_mut(&mut info) {
             info.peer.identified = identified;
+            info.transparent_source = self.transparent_source;
         }
         info
     }

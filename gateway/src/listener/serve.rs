@@ -16,6 +16,7 @@ use super::{
     overload::{OpenConnection, Overload},
     proxy_protocol, redirected,
     tls::{self, HandshakeError, Hello},
+    tunnelled,
 };
 use crate::{
     connection::{ConnectionInfo, Direction, TlsInfo},
@@ -100,6 +101,12 @@ async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection)
         ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
         // Boxed, because its state is large and gone before the connection's long life begins.
         ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await,
+        ListenerKind::Tunnel => {
+            if let Some(established) = Box::pin(secure_in_time(&binding, accepted)).await {
+                Box::pin(tunnelled::serve(&binding, established)).await;
+            }
+            return;
+        }
     };
     if let Some(established) = established {
         established.serve(&binding.shared.engine).await;
@@ -185,7 +192,7 @@ async fn secure(
 }
 
 impl Established {
-    async fn serve(self, engine: &Arc<Engine>) {
+    pub(super) async fn serve(self, engine: &Arc<Engine>) {
         let Self { io, info, chain, hello, early } = self;
         let drain = chain.drain_signal();
         let network = chain.config.network.clone();
@@ -194,16 +201,20 @@ impl Established {
         match network {
             NetworkFilter::Http { route_table } => {
                 let io = io.after(hello);
-                http::serve_connection(Arc::clone(engine), io, info, route_table, drain).await;
+                let engine = Arc::clone(engine);
+                // Boxed, so that connections that carry bytes do not hold the room for it.
+                Box::pin(http::serve_connection(engine, io, info, route_table, drain)).await;
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
-                // Boxed, so that HTTP connections do not hold the room for it.
+                // Boxed, so that HTTP connections do not hold the room for it either.
                 match early {
                     Some(early) => Box::pin(early.serve(engine, io, proxy, drain)).await,
                     None => Box::pin(tcp::serve(engine, io, info, proxy, drain)).await,
                 }
             }
+            // Its connections are not served as a whole.
+            NetworkFilter::Connect { .. } => {}
         }
     }
 }
@@ -225,7 +236,7 @@ impl ListenerState {
         tls: Option<TlsInfo>,
     ) -> Arc<ConnectionInfo> {
         let direction = match self.config.kind {
-            ListenerKind::Inbound => Direction::Inbound,
+            ListenerKind::Inbound | ListenerKind::Tunnel => Direction::Inbound,
             ListenerKind::Outbound => Direction::Outbound,
             ListenerKind::Http | ListenerKind::Tls | ListenerKind::Tcp => Direction::Gateway,
         };
@@ -240,6 +251,7 @@ impl ListenerState {
             },
             server_name,
             tls,
+            transparent_source: None,
             peer: crate::connection::Peer::default(),
         })
     }
@@ -269,6 +281,7 @@ mod tests {
             address: BindAddress::Ip((Ipv4Addr::LOCALHOST, 0).into()),
             port: 443,
             kind: ListenerKind::Tls,
+            is_transparent: false,
         });
         let chains = FilterChains::default();
         let binding = Arc::new(Binding {

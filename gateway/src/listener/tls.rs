@@ -208,6 +208,7 @@ pub(super) async fn terminate(
         | Io::UnixServerTls(_)
         | Io::ClientTls(_)
         | Io::UnixClientTls(_)
+        | Io::Tunnel(_)
         | Io::Replayed(_)
         | Io::Exchanged(_) => Err(HandshakeError::Closed),
     }

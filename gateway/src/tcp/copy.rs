@@ -2,16 +2,15 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
 
 /// Bytes read before they are written. With nothing to write, a direction has no buffer.
@@ -37,24 +36,54 @@ pub enum End {
     Upstream(io::Error),
 }
 
-/// Copies until both directions have ended, one failed, or nothing moved for `idle_timeout`. `first`
-/// was read from downstream already. May be dropped at any time; `moved` is right then, too.
-pub async fn both_ways<D, U>(
-    downstream: &mut D,
-    upstream: &mut U,
-    first: Vec<u8>,
-    idle_timeout: Option<Duration>,
-    moved: &mut Moved,
-) -> End
-where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut up = Direction { buffer: Buffer::holding(first), ..Direction::default() };
-    let mut down = Direction::default();
-    let mut last_move = Instant::now();
-    let mut idle = pin!(idle_timeout.map(|timeout| sleep_until(last_move + timeout)));
-    poll_fn(|cx| {
+/// A copy under way. No `async fn`, which would keep its arguments and what it makes of them side by
+/// side: ten thousand idle connections are ten thousand of these.
+pub struct BothWays {
+    up: Direction,
+    down: Direction,
+    moved: Moved,
+    last_move: Instant,
+    idle: Option<Idle>,
+}
+
+/// The limit on silence.
+struct Idle {
+    timeout: Duration,
+    /// Only moved when it fires: once per timeout, not once per packet.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl BothWays {
+    /// `first` was read from downstream already.
+    pub fn new(first: Vec<u8>, idle_timeout: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let idle = |timeout| Idle { timeout, timer: Box::pin(sleep_until(now + timeout)) };
+        Self {
+            up: Direction { buffer: Buffer::holding(first), ..Direction::default() },
+            down: Direction::default(),
+            moved: Moved::default(),
+            last_move: now,
+            idle: idle_timeout.map(idle),
+        }
+    }
+
+    pub fn moved(&self) -> Moved {
+        self.moved
+    }
+
+    /// Copies; ready when both directions have ended, one failed, or nothing moved for the time
+    /// allowed.
+    pub fn poll<D, U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        downstream: &mut D,
+        upstream: &mut U,
+    ) -> Poll<End>
+    where
+        D: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { up, down, moved, last_move, idle } = self;
         let before = *moved;
         let to_upstream = up.poll(cx, downstream, upstream, &mut moved.to_upstream);
         if let Poll::Ready(Err(failure)) = to_upstream {
@@ -68,20 +97,18 @@ where
             return Poll::Ready(End::Complete);
         }
         if *moved != before {
-            last_move = Instant::now();
+            *last_move = Instant::now();
         }
-        // The timer is only moved when it fires: once per timeout, not once per packet.
-        while let Some(mut sleep) = idle.as_mut().as_pin_mut() {
-            ready!(sleep.as_mut().poll(cx));
-            let at = last_move + idle_timeout.unwrap_or_default();
+        while let Some(Idle { timeout, timer }) = idle {
+            ready!(timer.as_mut().poll(cx));
+            let at = *last_move + *timeout;
             if at <= Instant::now() {
                 return Poll::Ready(End::Idle);
             }
-            sleep.reset(at);
+            timer.as_mut().reset(at);
         }
         Poll::Pending
-    })
-    .await
+    }
 }
 
 /// Which side of a direction failed.
@@ -228,6 +255,8 @@ mod spare {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -241,10 +270,9 @@ mod tests {
         let (server, mut upstream) = duplex(1024);
         let first = first.to_vec();
         let copying = tokio::spawn(async move {
-            let mut moved = Moved::default();
-            let end =
-                both_ways(&mut downstream, &mut upstream, first, idle_timeout, &mut moved).await;
-            (end, moved)
+            let mut copying = BothWays::new(first, idle_timeout);
+            let end = poll_fn(|cx| copying.poll(cx, &mut downstream, &mut upstream)).await;
+            (end, copying.moved())
         });
         (client, server, copying)
     }

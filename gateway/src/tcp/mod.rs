@@ -1,10 +1,16 @@
 //! The L4 line: authorize -> cluster -> admit -> pick -> dial -> copy -> record. Also for TLS that is passed
 //! through, the ClientHello of which goes first.
 
-use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use smallvec::SmallVec;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
@@ -24,13 +30,13 @@ use crate::{
         Protocol, ResponseFlag, StreamInfo,
         peer_metadata::{OwnMetadata, PEER_EXCHANGE},
     },
-    upstream::{self, ConnectError, Slot},
+    upstream::{self, Caller, ConnectError, Slot},
 };
 
 mod copy;
 pub mod peer_exchange;
 
-use copy::{End, Moved};
+use copy::{BothWays, End, Moved};
 
 /// Connect attempts, each at another endpoint while there is one.
 const MAX_ATTEMPTS: u32 = 3;
@@ -255,14 +261,14 @@ async fn dial(
         info.upstream.remote_addr = endpoint.address().socket_addr();
 
         let in_flight = endpoint.begin();
-        let dialled = upstream::dial(endpoint.target(), server_name).await;
+        let caller = Caller { host: server_name, source: info.connection.transparent_source };
+        let dialled = upstream::dial(endpoint.target(), caller).await;
         match introduced(dialled, own).await {
             Ok(io) => {
                 cluster.report(&endpoint, Outcome::Response(200));
-                info.upstream.local_addr =
-                    SockRef::from(&io).local_addr().ok().and_then(|local| local.as_socket());
-                info.upstream.tls =
-                    matches!(io, Io::ClientTls(_) | Io::UnixClientTls(_) | Io::Exchanged(_));
+                let local = io.socket().and_then(|socket| socket.local_addr().ok());
+                info.upstream.local_addr = local.and_then(|local| local.as_socket());
+                info.upstream.tls = endpoint.target().transport.is_secure();
                 info.upstream.failure = None;
                 return Ok((io, in_flight));
             }
@@ -304,23 +310,26 @@ async fn copy(
     let max_duration = cluster.config().max_connection_duration;
     drop(cluster);
 
-    let mut moved = Moved::default();
-    let copying = copy::both_ways(&mut downstream, &mut io, proxy.hello, idle_timeout, &mut moved);
-    let copying = async {
-        tokio::select! {
-            end = copying => Some(end),
-            () = sleep(max_duration.unwrap_or_default()), if max_duration.is_some() => {
-                info.flags.set(ResponseFlag::DurationTimeout);
-                None
-            }
+    let mut copying = BothWays::new(proxy.hello, idle_timeout);
+    // Boxed, because few have it.
+    let mut age = max_duration.map(|max| Box::pin(sleep(max)));
+    let mut is_too_old = false;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(end) = copying.poll(cx, &mut downstream, &mut io) {
+            return Poll::Ready(Some(end));
         }
-    };
-    let end = drain.until_cut(pin!(copying)).await.flatten();
-    info.bytes_received = moved.to_upstream;
-    info.bytes_sent = moved.to_downstream;
+        is_too_old = age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready());
+        if is_too_old { Poll::Ready(None) } else { Poll::Pending }
+    });
+    let end = drain.until_cut(pin!(ended)).await.flatten();
+    let Moved { to_upstream, to_downstream } = copying.moved();
+    (info.bytes_received, info.bytes_sent) = (to_upstream, to_downstream);
+    if is_too_old {
+        info.flags.set(ResponseFlag::DurationTimeout);
+    }
     match end {
         Some(End::Complete) => {}
-        None if info.flags.contains(ResponseFlag::DurationTimeout) => {}
+        None if is_too_old => {}
         None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
         Some(End::Idle) => info.termination_details = Cow::Borrowed("tcp_session_idle_timeout"),
         Some(End::Downstream(error)) => {
@@ -338,8 +347,8 @@ async fn copy(
 
 /// The other side broke off: what this side got is not the whole, and must not look like it.
 fn reset(io: &Io) {
-    // A socket that is gone already needs no reset.
-    let _ = SockRef::from(io).set_linger(Some(Duration::ZERO));
+    // A socket that is gone already needs no reset, and a tunnel is reset by being dropped.
+    let _ = io.socket().map(|socket| socket.set_linger(Some(Duration::ZERO)));
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ mod tests {
             peer_addr: ([192, 0, 2, 1], 4000).into(),
             local_addr: ([192, 0, 2, 2], 80).into(),
             direction: Direction::Gateway,
+            transparent_source: None,
             peer: Peer::default(),
             listener: weir_config::model::ListenerName::new("0.0.0.0_80"),
             port: 80,

@@ -2,32 +2,31 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpSocket, TcpStream, UnixStream},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use weir_config::model::cluster::{self, SourceAddress, UpstreamTls, UpstreamTrust};
 
-use super::{Address, Protocol, Target, TlsContext, Transport, error::ConnectError, verify};
+use super::{
+    Address, Caller, Protocol, Target, TlsContext, Transport,
+    error::ConnectError,
+    source::{connect_as, connect_inbound},
+    verify,
+};
 use crate::{io::Io, tls::Secrets};
 
-/// What inbound connections go on from (sidecar reference 1.3).
-const INBOUND_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-const INBOUND_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
-
-/// Connects to `target`, handshake included, within its connect timeout. `host` is the request's; TLS
-/// without a configured server name uses it.
+/// Connects to `target`, handshake included, within its connect timeout.
 ///
 /// # Errors
 /// Says what went wrong; nothing was sent that belongs to a request.
-pub async fn dial(target: &Target, host: Option<&str>) -> Result<Io, ConnectError> {
-    timeout(target.transport.connect_timeout, connect(target, host))
+pub async fn dial(target: &Target, caller: Caller<'_>) -> Result<Io, ConnectError> {
+    timeout(target.transport.connect_timeout, connect(target, caller))
         .await
         .unwrap_or(Err(ConnectError::Timeout))
 }
@@ -46,7 +45,7 @@ pub async fn dial_application(
         true => SourceAddress::Any,
         false => SourceAddress::Inbound,
     };
-    let io = connect_tcp(address, None, source).await;
+    let io = connect_tcp(address, None, source, None).await;
     let io = io.map_err(|error| ConnectError::from_connect(&error))?;
     let Some(alpn) = alpn else { return Ok(Io::Tcp(io)) };
     let tls = UpstreamTls {
@@ -61,14 +60,20 @@ pub async fn dial_application(
     Ok(Io::ClientTls(Box::new(io)))
 }
 
-async fn connect(target: &Target, host: Option<&str>) -> Result<Io, ConnectError> {
+async fn connect(target: &Target, caller: Caller<'_>) -> Result<Io, ConnectError> {
+    let Caller { host, source } = caller;
     let address = match &target.address {
         Address::Ip(address) => *address,
         Address::Logical(current) => (**current.load()).ok_or(ConnectError::NoAddress)?,
         Address::Unix(path) => return connect_unix(path, target, host).await,
     };
+    if let Some(tunnels) = &target.transport.tunnels {
+        let opening = tunnels.open(address, target.identity.as_ref(), &target.transport);
+        // Boxed, so that others do not hold the room for it.
+        return Ok(Io::Tunnel(Box::new(Box::pin(opening).await?)));
+    }
     let Transport { keepalive, source_address, .. } = *target.transport;
-    let io = connect_tcp(address, keepalive, source_address)
+    let io = connect_tcp(address, keepalive, source_address, source)
         .await
         .map_err(|error| ConnectError::from_connect(&error))?;
     match &target.transport.tls {
@@ -99,33 +104,22 @@ async fn connect_unix(
     }
 }
 
-async fn connect_tcp(
+pub(super) async fn connect_tcp(
     address: SocketAddr,
     keepalive: Option<cluster::TcpKeepalive>,
     source: SourceAddress,
+    client: Option<IpAddr>,
 ) -> io::Result<TcpStream> {
-    let io = match source {
-        SourceAddress::Any => TcpStream::connect(address).await?,
-        SourceAddress::Inbound => connect_inbound(address).await?,
+    let io = match (source, client) {
+        (SourceAddress::Any, _) => TcpStream::connect(address).await?,
+        (SourceAddress::Inbound, None) => connect_inbound(address).await?,
+        (SourceAddress::Inbound, Some(client)) => connect_as(client, address).await?,
     };
     io.set_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         SockRef::from(&io).set_tcp_keepalive(&socket_keepalive(keepalive))?;
     }
     Ok(io)
-}
-
-/// From the address that says that a connection was taken in already. Its port is chosen when it is
-/// known where the connection goes: else every one of the few ports there are would be taken for all
-/// destinations, also those of the application.
-async fn connect_inbound(address: SocketAddr) -> io::Result<TcpStream> {
-    let (socket, source): (_, IpAddr) = match address {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, INBOUND_V4.into()),
-        SocketAddr::V6(_) => (TcpSocket::new_v6()?, INBOUND_V6.into()),
-    };
-    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-    socket.bind(SocketAddr::new(source, 0))?;
-    socket.connect(address).await
 }
 
 fn socket_keepalive(keepalive: cluster::TcpKeepalive) -> TcpKeepalive {
@@ -145,7 +139,7 @@ fn socket_keepalive(keepalive: cluster::TcpKeepalive) -> TcpKeepalive {
 
 /// Both ends of a connection; `None` for Unix sockets.
 pub(super) fn socket_addresses(io: &Io) -> (Option<SocketAddr>, Option<SocketAddr>) {
-    let socket = SockRef::from(io);
+    let Some(socket) = io.socket() else { return (None, None) };
     let local = socket.local_addr().ok().and_then(|address| address.as_socket());
     let remote = socket.peer_addr().ok().and_then(|address| address.as_socket());
     (local, remote)

@@ -17,6 +17,10 @@ pub enum ConnectError {
     Tls(TlsFailure),
     #[error("HTTP/2 with the upstream: the connection ended in its handshake")]
     Http2,
+    #[error("HBONE: the other side does not let this workload in")]
+    TunnelDenied,
+    #[error("HBONE: the other side cannot connect to the workload")]
+    TunnelRefused,
     /// A name that never resolved.
     #[error("connect to the upstream: its address is not known")]
     NoAddress,
@@ -30,9 +34,13 @@ impl ConnectError {
     #[must_use]
     pub fn flag(self) -> ResponseFlag {
         match self {
-            Self::Connect { .. } | Self::Timeout | Self::Tls(_) | Self::Http2 | Self::NoAddress => {
-                ResponseFlag::UpstreamConnectionFailure
-            }
+            Self::Connect { .. }
+            | Self::Timeout
+            | Self::Tls(_)
+            | Self::Http2
+            | Self::TunnelDenied
+            | Self::TunnelRefused
+            | Self::NoAddress => ResponseFlag::UpstreamConnectionFailure,
             Self::PendingOverflow | Self::ConnectionOverflow => ResponseFlag::UpstreamOverflow,
         }
     }
@@ -51,6 +59,8 @@ impl ConnectError {
             Self::Timeout => Cow::Borrowed("connection timeout"),
             Self::Tls(failure) => Cow::Borrowed(failure.reason()),
             Self::Http2 => Cow::Borrowed("HTTP/2 handshake failed"),
+            Self::TunnelDenied => Cow::Borrowed("HBONE: not authorized"),
+            Self::TunnelRefused => Cow::Borrowed("HBONE: CONNECT refused"),
             Self::NoAddress => Cow::Borrowed("DNS resolution failed"),
             Self::PendingOverflow | Self::ConnectionOverflow => Cow::Borrowed("overflow"),
         }

@@ -3,7 +3,12 @@
 //! A pool belongs to one endpoint and one TLS context, so that a connection can never be used for a
 //! destination it was not made for. Nothing here knows of clusters or routes.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use weir_config::model::cluster::{SourceAddress, TcpKeepalive};
@@ -14,7 +19,9 @@ pub mod count;
 mod dial;
 mod error;
 pub mod pool;
+mod source;
 mod tls;
+mod tunnels;
 mod verify;
 
 pub use self::{
@@ -22,7 +29,9 @@ pub use self::{
     dial::{dial, dial_application},
     error::{ConnectError, TlsFailure},
     pool::{Checkout, Pool, Reuse},
+    source::{TransparentError, may_be_transparent},
     tls::TlsContext,
+    tunnels::Tunnels,
 };
 
 /// One endpoint and how to talk to it.
@@ -33,6 +42,16 @@ pub struct Target {
     /// `trust-domain/ns/namespace/sa/account` its certificate has to be of; `None`: whatever the
     /// transport's TLS accepts.
     pub identity: Option<Arc<str>>,
+}
+
+/// Whom a connection is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// The request's host, for TLS that has no configured server name.
+    pub host: Option<&'a str>,
+    /// The client, where the workload is to see its address; only where connections come from us as
+    /// inbound ones do.
+    pub source: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +79,8 @@ impl Address {
 pub struct Transport {
     pub protocol: Protocol,
     pub tls: Option<Arc<TlsContext>>,
+    /// What is spoken goes through these (HBONE).
+    pub tunnels: Option<Arc<Tunnels>>,
     /// TCP connect and TLS handshake together.
     pub connect_timeout: Duration,
     /// An unused connection is closed after this; `None`: never.
@@ -80,12 +101,27 @@ pub struct Transport {
     pub codec: codec::Options,
 }
 
+impl Transport {
+    /// Whether what is spoken can be read on the way.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some() || self.tunnels.is_some()
+    }
+
+    /// Whether it is mutual TLS with who has shown to be of the mesh.
+    #[must_use]
+    pub fn is_mesh(&self) -> bool {
+        self.tunnels.is_some() || self.tls.as_deref().is_some_and(TlsContext::is_mesh)
+    }
+}
+
 impl PartialEq for Transport {
     /// Whether connections made with the one may be used in place of the other's.
     fn eq(&self, other: &Self) -> bool {
         let Self {
             protocol,
             tls,
+            tunnels,
             connect_timeout,
             idle_timeout,
             max_connection_duration,
@@ -97,12 +133,8 @@ impl PartialEq for Transport {
             max_pending_requests,
             codec: _,
         } = self;
-        let same_tls = match (tls, &other.tls) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        same_tls
+        is_same(tls.as_ref(), other.tls.as_ref())
+            && is_same(tunnels.as_ref(), other.tunnels.as_ref())
             && *protocol == other.protocol
             && *connect_timeout == other.connect_timeout
             && *idle_timeout == other.idle_timeout
@@ -113,6 +145,14 @@ impl PartialEq for Transport {
             && *max_concurrent_streams == other.max_concurrent_streams
             && *max_connections == other.max_connections
             && *max_pending_requests == other.max_pending_requests
+    }
+}
+
+fn is_same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 

@@ -70,7 +70,7 @@ impl TlsContext {
             config: config.map(Arc::new),
             server_name,
             // Sidecars know by our names for protocols what is spoken, and may select none of them.
-            requires_h2: protocol == Protocol::Http2 && !is_mesh,
+            requires_h2: protocol == Protocol::Http2 && (!is_mesh || !tls.alpn.is_empty()),
             is_mesh,
             secrets: tls.certificate.iter().chain(trust_bundle).map(used).collect(),
         }
@@ -186,7 +186,7 @@ fn verifier(
 
 /// What is offered: of the configured protocols those that fit what will be spoken.
 fn alpn(tls: &UpstreamTls, protocol: Protocol) -> Vec<Vec<u8>> {
-    if matches!(tls.trust, UpstreamTrust::Mesh { .. }) {
+    if matches!(tls.trust, UpstreamTrust::Mesh { .. }) && tls.alpn.is_empty() {
         let offers: &[&str] = match protocol {
             Protocol::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
             Protocol::Http2 => &["istio-h2", "istio", "h2"],

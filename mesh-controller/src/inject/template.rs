@@ -43,10 +43,10 @@ pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: 
         let secrets = config.image_pull_secrets.iter().map(|name| json!({ "name": name }));
         spec["imagePullSecrets"] = secrets.collect();
     }
-    json!({ "spec": spec, "metadata": metadata(pod) })
+    json!({ "spec": spec, "metadata": metadata(pod, knobs) })
 }
 
-fn metadata(pod: &Pod) -> Value {
+fn metadata(pod: &Pod, knobs: &Knobs) -> Value {
     let mut annotations = Map::new();
     if let Some(container) = pod.first_of_application() {
         for name in ["default-container", "default-logs-container"] {
@@ -60,6 +60,10 @@ fn metadata(pod: &Pod) -> Value {
     // Whoever says otherwise takes no mutual TLS.
     if pod.label("security.istio.io/tlsMode").is_none() {
         labels.insert("security.istio.io/tlsMode".into(), json!("istio"));
+    }
+    const TUNNEL: &str = "networking.istio.io/tunnel";
+    if metadata_says(knobs, "ISTIO_META_ENABLE_HBONE") && pod.label(TUNNEL).is_none() {
+        labels.insert(TUNNEL.into(), json!("http"));
     }
     json!({ "annotations": annotations, "labels": labels })
 }

@@ -4,6 +4,7 @@ pub mod curl;
 pub mod discovery;
 pub mod frames;
 pub mod grpc;
+pub mod hbone;
 pub mod http;
 pub mod load;
 pub mod raw;

@@ -164,6 +164,8 @@ pub struct SidecarOptions<'a> {
     pub name_server: Option<Ipv4Addr>,
     /// Of weir-init.
     pub init: &'a [&'a str],
+    /// The rules are those of TPROXY: the sidecar runs as user 0, known by its group.
+    pub is_transparent: bool,
     /// Further arguments of the proxy.
     pub arguments: &'a [&'a str],
     /// What an injector would tell it.
@@ -174,7 +176,8 @@ impl Pod {
     /// Redirects the pod's connections to a sidecar of namespace `shop` and starts that.
     pub async fn start_sidecar(&mut self, options: SidecarOptions<'_>) {
         let init = binaries::built("weir-init");
-        let rules = self.enter(|| Command::new(init).args(options.init).output());
+        let mode: &[&str] = if options.is_transparent { &["-m", "TPROXY"] } else { &[] };
+        let rules = self.enter(|| Command::new(init).args(mode).args(options.init).output());
         let rules = rules.expect("start weir-init");
         assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
         let ips = format!("{},{}", self.ip, self.ipv6);
@@ -211,7 +214,11 @@ impl Pod {
         let log = |name: &str| File::create(self.folder.join(name)).expect("make a log");
         command.stdin(Stdio::null()).stdout(log("stdout")).stderr(log("stderr"));
         command.envs(options.environment.iter().copied());
-        command.uid(PROXY_UID).gid(PROXY_UID);
+        if options.is_transparent {
+            command.args(["--interception-mode", "TPROXY"]).uid(0).gid(PROXY_UID);
+        } else {
+            command.uid(PROXY_UID).gid(PROXY_UID);
+        }
         let child = self.enter(move || command.spawn().expect("start the proxy"));
         self.proxy = Some(child);
         eventually("the proxy is ready", async || {
@@ -241,6 +248,18 @@ impl Pod {
             let output = Command::new(program).args(arguments).output();
             output.expect("start weir-sidecar")
         })
+    }
+
+    /// What a sidecar says that runs as its usual user, without any capability, and ends by itself.
+    ///
+    /// # Panics
+    /// It cannot be started at all.
+    #[must_use]
+    pub fn run_sidecar(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(binaries::built("weir-sidecar"));
+        command.args(arguments).arg("--config").arg(&self.folder);
+        command.uid(PROXY_UID).gid(PROXY_UID);
+        self.enter(move || command.output().expect("start weir-sidecar"))
     }
 
     /// Puts a certificate of the mesh where the proxy looks for it.

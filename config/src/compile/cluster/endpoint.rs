@@ -392,6 +392,9 @@ fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
 /// On a workload: it takes the mesh's TLS.
 const TLS_MODE_LABEL: &str = "security.istio.io/tlsMode";
 
+/// On a workload: it takes the mesh's tunnels.
+const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
+
 impl Member {
     /// It takes the mesh's TLS if its workload can, and does on this port.
     fn endpoint(&self, policies: &PeerPolicies<'_>) -> Endpoint {
@@ -402,7 +405,8 @@ impl Member {
             EndpointAddress::Unix(_) => None,
         };
         let mesh_tls = is_able && policies.take_mtls(&self.labels, port);
-        Endpoint { mesh_tls, ..self.endpoint.clone() }
+        let hbone = self.labels.get(TUNNEL_LABEL).is_some_and(|protocol| protocol == "http");
+        Endpoint { mesh_tls, hbone, ..self.endpoint.clone() }
     }
 
     fn at(address: EndpointAddress) -> Self {
@@ -411,6 +415,7 @@ impl Member {
             weight: 1,
             locality: Locality::default(),
             mesh_tls: false,
+            hbone: false,
             workload: Workload::default(),
         };
         Self { endpoint, labels: BTreeMap::new() }

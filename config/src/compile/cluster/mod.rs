@@ -97,6 +97,7 @@ impl Builder<'_> {
         let protocol = self.protocol(port, &policy);
         let tls = policy.tls(self.view, self.service, port, protocol, compiled).ok()?;
         let auto_mtls = tls.is_some() && !policy.says_tls();
+        let tunnel = tls.as_ref().and_then(|tls| tls::tunnel(self.view, tls));
         Some(Cluster {
             name: name.clone(),
             discovery: self.discovery(port, &policy),
@@ -115,6 +116,7 @@ impl Builder<'_> {
             outlier_detection: policy.outlier_detection(),
             tls,
             auto_mtls,
+            tunnel,
             source_address: SourceAddress::Any,
             destination: Destination {
                 service: Arc::clone(&self.service.host),

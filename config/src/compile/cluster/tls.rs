@@ -19,7 +19,7 @@ use crate::{
     },
     model::{
         SecretName,
-        cluster::{UpstreamProtocol, UpstreamTls, UpstreamTrust},
+        cluster::{Tunnel, UpstreamProtocol, UpstreamTls, UpstreamTrust},
     },
 };
 
@@ -63,6 +63,15 @@ fn mesh(sni: Option<Arc<str>>, identities: Arc<[Arc<str>]>) -> UpstreamTls {
         // What is offered says that the mesh is spoken, and is the proxy's to know.
         alpn: Arc::default(),
     }
+}
+
+/// HBONE, for the endpoints that take it, in the place of the mesh's TLS.
+pub(super) fn tunnel(view: &View, tls: &UpstreamTls) -> Option<Tunnel> {
+    let baggage = view.proxy.hbone.clone()?;
+    let is_mesh = matches!(tls.trust, UpstreamTrust::Mesh { .. });
+    // Who is asked is told by each CONNECT.
+    let tls = UpstreamTls { sni: None, alpn: ["h2".into()].into(), ..tls.clone() };
+    is_mesh.then_some(Tunnel { tls, baggage })
 }
 
 /// Those written in a rule, else the ServiceEntry's.

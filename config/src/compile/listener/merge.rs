@@ -313,7 +313,13 @@ impl<'a> Merge<'a> {
             });
         }
         Some(Layout {
-            listener: Listener { name: listener, address, port: first.port, kind: first.kind },
+            listener: Listener {
+                name: listener,
+                address,
+                port: first.port,
+                kind: first.kind,
+                is_transparent: false,
+            },
             chains: self.chains,
             tables: self.tables,
             secrets: self.secrets,
@@ -338,6 +344,7 @@ fn describe(kind: ListenerKind) -> &'static str {
         ListenerKind::Tls => "TLS",
         ListenerKind::Tcp => "TCP",
         ListenerKind::Inbound | ListenerKind::Outbound => "redirected connections",
+        ListenerKind::Tunnel => "HBONE",
     }
 }
 

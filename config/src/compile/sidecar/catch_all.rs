@@ -134,6 +134,7 @@ pub(super) fn listener(name: &str, port: u16, kind: ListenerKind) -> Listener {
         address: BindAddress::Ip(SocketAddr::new(everywhere.into(), port)),
         port,
         kind,
+        is_transparent: false,
     }
 }
 
@@ -172,6 +173,7 @@ pub(super) fn plain(
         outlier_detection: None,
         tls,
         auto_mtls: false,
+        tunnel: None,
         source_address: SourceAddress::Any,
         destination,
     }

@@ -29,8 +29,8 @@ use crate::{
         store::contains,
     },
     model::{
-        Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, ListenerName,
-        RouteTableName, VirtualHost, VirtualHostName,
+        Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, Listener,
+        ListenerName, RouteTableName, VirtualHost, VirtualHostName,
         cluster::{
             Destination, Discovery, Endpoint, EndpointAddress, Locality, SourceAddress,
             UpstreamProtocol, Workload,
@@ -42,6 +42,9 @@ use crate::{
 
 const INBOUND_PORT: u16 = 15006;
 const INBOUND: &str = "virtualInbound";
+/// HBONE, by the name Istio has for it.
+const TUNNEL_PORT: u16 = 15008;
+const TUNNEL: &str = "connect_terminate";
 /// What metrics call what is not of a service.
 const PASSTHROUGH: &str = "InboundPassthroughCluster";
 
@@ -60,7 +63,8 @@ pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made 
     let modes = PeerPolicies::of(view, &view.proxy.namespace).modes(&view.proxy.labels);
     let mut inbound = Inbound { view, modes, made: Made::default() };
     let listener = listener(INBOUND, number.unwrap_or(INBOUND_PORT), ListenerKind::Inbound);
-    inbound.made.listeners.push(listener);
+    let is_transparent = view.proxy.is_transparent;
+    inbound.made.listeners.push(Listener { is_transparent, ..listener });
     let ports = ports(view, findings);
     for port in ports.values() {
         inbound.add_port(port);
@@ -70,6 +74,9 @@ pub(in crate::compile) fn compile(view: &View, findings: &mut Findings) -> Made 
         if !ports.contains_key(&port) {
             inbound.add_undeclared(port);
         }
+    }
+    if view.proxy.hbone.is_some() {
+        inbound.add_tunnel();
     }
     inbound.made
 }
@@ -237,6 +244,25 @@ impl Inbound<'_> {
         self.add_chains(Some(port), Speaks::Either, mode, &ClusterName::new(PASSTHROUGH));
     }
 
+    /// Mutual TLS whatever the policy: it is what a tunnel is made of. What is inside comes to the
+    /// chains of its destination.
+    fn add_tunnel(&mut self) {
+        self.made.listeners.push(listener(TUNNEL, TUNNEL_PORT, ListenerKind::Tunnel));
+        self.made.chains.push(FilterChain {
+            name: FilterChainName::new(TUNNEL),
+            listener: ListenerName::new(TUNNEL),
+            server_names: [HostPattern::Any].into(),
+            redirected: None,
+            tls: Some(mesh_tls::downstream(self.view, &["h2"], &[])),
+            network: NetworkFilter::Connect {
+                listener: ListenerName::new(INBOUND),
+                addresses: own_addresses(self.view).into(),
+                closed_ports: self.view.proxy.own_ports.as_slice().into(),
+            },
+            gateway: Arc::default(),
+        });
+    }
+
     fn add_cluster(
         &mut self,
         name: &ClusterName,
@@ -259,6 +285,7 @@ impl Inbound<'_> {
                 weight: 1,
                 locality: Locality::default(),
                 mesh_tls: false,
+                hbone: false,
                 workload: Workload::default(),
             };
             let endpoints = [endpoint].into();

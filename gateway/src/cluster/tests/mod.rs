@@ -86,6 +86,7 @@ pub(crate) fn config() -> model::Cluster {
         max_concurrent_streams: 100,
         circuit_breakers: CircuitBreakers::default(),
         auto_mtls: false,
+        tunnel: None,
         source_address: SourceAddress::Any,
         outlier_detection: None,
         tls: None,
@@ -99,6 +100,7 @@ pub(crate) fn member(address: EndpointAddress) -> Member {
         weight: 1,
         locality: Locality::default(),
         mesh_tls: false,
+        hbone: false,
         workload: Workload::default(),
     }
 }

@@ -185,7 +185,8 @@ fn listener(name: &str, kind: ListenerKind) -> Change {
 }
 
 fn listener_at(name: &str, kind: ListenerKind, address: BindAddress) -> Change {
-    Change::Listener(Listener { name: ListenerName::new(name), address, port: 443, kind })
+    let name = ListenerName::new(name);
+    Change::Listener(Listener { name, address, port: 443, kind, is_transparent: false })
 }
 
 /// A chain of listener `tls`, or of the one named before a `/`, that proxies to `cluster`.
@@ -231,6 +232,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         weight: 1,
         locality: Locality::default(),
         mesh_tls: false,
+        hbone: false,
         workload: Workload::default(),
     };
     let name = ClusterName::new(name);
@@ -254,6 +256,7 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
         max_concurrent_streams: 100,
         circuit_breakers: CircuitBreakers::default(),
         auto_mtls: false,
+        tunnel: None,
         source_address: SourceAddress::Any,
         outlier_detection: None,
         tls: None,

@@ -13,7 +13,7 @@ use super::{
     Pool,
     connect::{Addresses, Open},
     lane::Http1,
-    state::Host,
+    state::Whose,
 };
 use crate::{
     codec::{ClientSession, h1},
@@ -26,7 +26,7 @@ pub struct Checkout {
     /// `None` once given back.
     held: Option<Held>,
     pool: Arc<Pool>,
-    host: Host,
+    whose: Whose,
     /// Somebody has it who may have used it.
     granted: bool,
 }
@@ -70,13 +70,13 @@ impl Checkout {
         self.addresses().remote
     }
 
-    pub(super) fn new(pool: &Arc<Pool>, host: Host, held: Held) -> Self {
-        Self { held: Some(held), pool: Arc::clone(pool), host, granted: true }
+    pub(super) fn new(pool: &Arc<Pool>, whose: Whose, held: Held) -> Self {
+        Self { held: Some(held), pool: Arc::clone(pool), whose, granted: true }
     }
 
     /// On its way to somebody who waits, and who may have stopped waiting.
-    pub(super) fn ungranted(pool: &Arc<Pool>, host: &Host, held: Held) -> Self {
-        Self { held: Some(held), pool: Arc::clone(pool), host: host.clone(), granted: false }
+    pub(super) fn ungranted(pool: &Arc<Pool>, whose: &Whose, held: Held) -> Self {
+        Self { held: Some(held), pool: Arc::clone(pool), whose: whose.clone(), granted: false }
     }
 
     /// Takes it apart without giving it back; for callers that hold the pool's lock.
@@ -126,7 +126,7 @@ impl DerefMut for Checkout {
 impl Drop for Checkout {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            self.pool.give_back(&self.host, held, !self.granted);
+            self.pool.give_back(&self.whose, held, !self.granted);
         }
     }
 }
@@ -145,7 +145,7 @@ pub(super) enum Asked<'a> {
 /// A place in the queue; given up when dropped.
 pub(super) struct Waiting<'a> {
     pool: &'a Arc<Pool>,
-    host: Host,
+    whose: Whose,
     id: u64,
     granted: oneshot::Receiver<Result<Checkout, ConnectError>>,
     _pending: Taken<'a>,
@@ -154,12 +154,12 @@ pub(super) struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     pub(super) fn new(
         pool: &'a Arc<Pool>,
-        host: Host,
+        whose: Whose,
         id: u64,
         granted: oneshot::Receiver<Result<Checkout, ConnectError>>,
         pending: Taken<'a>,
     ) -> Self {
-        Self { pool, host, id, granted, _pending: pending }
+        Self { pool, whose, id, granted, _pending: pending }
     }
 
     pub(super) async fn granted(mut self) -> Result<Checkout, ConnectError> {
@@ -172,6 +172,6 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pool.leave_queue(&self.host, self.id);
+        self.pool.leave_queue(&self.whose, self.id);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     codec::{h1, h2::PeerSettings},
     io::Io,
     last_in_line::LastInLine,
-    upstream::{ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
+    upstream::{Caller, ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
 };
 
 /// What one exchange may have in flight towards us.
@@ -53,9 +53,9 @@ pub(super) enum Connected {
 
 pub(super) async fn connect(
     target: &Target,
-    host: Option<&str>,
+    caller: Caller<'_>,
 ) -> Result<Connected, ConnectError> {
-    let io = dial(target, host).await?;
+    let io = dial(target, caller).await?;
     let addresses = Addresses::of(&io);
     let options = target.transport.codec;
     match target.transport.protocol {

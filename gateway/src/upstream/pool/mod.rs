@@ -24,10 +24,12 @@ use self::{
     checkout::{Asked, Held, Lease, Waiting},
     connect::{Addresses, Connected, Open, connect, drive},
     lane::{Closed, Deadline, Http1, Lane, Shared, Stream, Waiter},
-    state::{Host, State, Watcher},
+    state::{State, Wanted, Watcher, Whose},
     watch::{Tasks, watch},
 };
-use super::{ConnectError, Protocol, Slot, Target, count::take, tls::without_port};
+use weir_config::model::cluster::SourceAddress;
+
+use super::{Caller, ConnectError, Protocol, Slot, Target, count::take, tls::without_port};
 use crate::{
     codec::{ClientSession, h1, h2},
     telemetry::clusters::ClusterGauges,
@@ -77,18 +79,29 @@ impl Pool {
         &self.target
     }
 
-    /// A session for one exchange. `host` is the request's, for TLS that has no configured server
-    /// name. With a connection at hand this neither waits nor allocates (but for what a stream of
-    /// HTTP/2 is).
+    /// As [`Self::acquire_for`], in nobody's name.
     ///
     /// # Errors
-    /// No byte of a request was sent; overflows are the proxy's own limits.
+    /// The same.
     pub async fn acquire(
         self: &Arc<Self>,
         host: Option<&str>,
         reuse: Reuse,
     ) -> Result<Checkout, ConnectError> {
-        match self.ask(host, reuse)? {
+        self.acquire_for(Caller { host, source: None }, reuse).await
+    }
+
+    /// A session for one exchange. With a connection at hand this neither waits nor allocates (but for
+    /// what a stream of HTTP/2 is).
+    ///
+    /// # Errors
+    /// No byte of a request was sent; overflows are the proxy's own limits.
+    pub async fn acquire_for(
+        self: &Arc<Self>,
+        caller: Caller<'_>,
+        reuse: Reuse,
+    ) -> Result<Checkout, ConnectError> {
+        match self.ask(caller, reuse)? {
             Asked::Granted(checkout) => Ok(checkout),
             Asked::Waiting(waiting) => waiting.granted().await,
         }
@@ -108,20 +121,31 @@ impl Pool {
         drop(closed);
     }
 
-    fn ask(self: &Arc<Self>, host: Option<&str>, reuse: Reuse) -> Result<Asked<'_>, ConnectError> {
-        let per_host = self.target.transport.tls.as_ref().is_some_and(|tls| tls.is_per_host());
-        let host = host.filter(|_| per_host).map(without_port);
+    fn ask(self: &Arc<Self>, caller: Caller<'_>, reuse: Reuse) -> Result<Asked<'_>, ConnectError> {
+        let wanted = self.wanted(caller);
         let mut state = self.lock();
-        let known_host = match state.find_lane(host) {
-            Some((known_host, lane)) => {
+        let whose = match state.find_lane(wanted) {
+            Some((whose, lane)) => {
                 if let Some(held) = self.take(lane, reuse) {
-                    return Ok(Asked::Granted(Checkout::new(self, known_host, held)));
+                    return Ok(Asked::Granted(Checkout::new(self, whose, held)));
                 }
-                known_host
+                whose
             }
-            None => host.map(Arc::from),
+            None => wanted.into(),
         };
-        self.wait(state, known_host, reuse).map(Asked::Waiting)
+        self.wait(state, whose, reuse).map(Asked::Waiting)
+    }
+
+    /// What connections have to be made for to be his.
+    fn wanted<'a>(&self, caller: Caller<'a>) -> Wanted<'a> {
+        let Caller { host, source } = caller;
+        let transport = &self.target.transport;
+        if let Some(source) = source.filter(|_| transport.source_address == SourceAddress::Inbound)
+        {
+            return Wanted::Client(source);
+        }
+        let per_host = transport.tls.as_ref().is_some_and(|tls| tls.is_per_host());
+        host.filter(|_| per_host).map_or(Wanted::Anybody, |host| Wanted::Host(without_port(host)))
     }
 
     /// What is at hand for a request.
@@ -154,7 +178,7 @@ impl Pool {
     fn wait(
         self: &Arc<Self>,
         mut state: MutexGuard<'_, State>,
-        host: Host,
+        whose: Whose,
         reuse: Reuse,
     ) -> Result<Waiting<'_>, ConnectError> {
         let max_pending = self.target.transport.max_pending_requests;
@@ -164,32 +188,33 @@ impl Pool {
         };
         let id = state.next_id();
         let (grant, granted) = oneshot::channel();
-        state.lane(&host).enqueue(Waiter { id, reuse, grant });
-        self.follow_up(state, &host);
-        Ok(Waiting::new(self, host, id, granted, pending))
+        state.lane(&whose).enqueue(Waiter { id, reuse, grant });
+        self.follow_up(state, &whose);
+        Ok(Waiting::new(self, whose, id, granted, pending))
     }
 
     /// A place in the queue is given up, or was served.
-    fn leave_queue(&self, host: &Host, id: u64) {
+    fn leave_queue(&self, whose: &Whose, id: u64) {
         let mut state = self.lock();
-        if let Some((_, lane)) = state.find_lane(host.as_deref()) {
+        if let Some((_, lane)) = state.find_lane(whose.wanted()) {
             lane.leave_queue(id);
-            state.forget_if_empty(host);
+            state.forget_if_empty(whose);
         }
     }
 
     /// Every change may have made room for a connection the queue needs, or a lane superfluous.
-    fn follow_up(self: &Arc<Self>, mut state: MutexGuard<'_, State>, host: &Host) {
-        let slots = state.lane(host).begin_connects(&self.target.transport, &self.gauges);
-        state.forget_if_empty(host);
+    fn follow_up(self: &Arc<Self>, mut state: MutexGuard<'_, State>, whose: &Whose) {
+        let slots = state.lane(whose).begin_connects(&self.target.transport, &self.gauges);
+        state.forget_if_empty(whose);
         drop(state);
         self.gauges.connects.fetch_add(slots.len() as u64, Ordering::Relaxed);
         for slot in slots {
-            let (pool, target, host) = (Arc::downgrade(self), self.target.clone(), host.clone());
+            let (pool, target, whose) = (Arc::downgrade(self), self.target.clone(), whose.clone());
             self.tasks.spawn(async move {
-                let connected = connect(&target, host.as_deref()).await;
+                let caller = Caller { host: whose.host(), source: whose.client() };
+                let connected = connect(&target, caller).await;
                 if let Some(pool) = pool.upgrade() {
-                    pool.connected(&host, slot, connected);
+                    pool.connected(&whose, slot, connected);
                 }
             });
         }
@@ -198,52 +223,52 @@ impl Pool {
     /// A connect has ended: whoever waits is told.
     fn connected(
         self: &Arc<Self>,
-        host: &Host,
+        whose: &Whose,
         slot: Slot,
         connected: Result<Connected, ConnectError>,
     ) {
         let mut state = self.lock();
-        state.lane(host).end_connect();
+        state.lane(whose).end_connect();
         match connected {
             Ok(Connected::Http1(session, addresses)) => {
                 let connection = Http1 { opened: Instant::now(), requests: 0, addresses, slot };
-                state.lane(host).begin_exchange();
-                self.pass_on(&mut state, host, session, connection);
+                state.lane(whose).begin_exchange();
+                self.pass_on(&mut state, whose, session, connection);
             }
             Ok(Connected::Http2(send, connection, addresses)) => {
                 let id = state.next_id();
-                let open = self.run(host, id, connection, addresses, slot);
-                state.lane(host).add_shared(Shared::new(id, send, open, Instant::now()));
-                self.serve_streams(&mut state, host);
-                self.settle_shared(&mut state, host, id);
+                let open = self.run(whose, id, connection, addresses, slot);
+                state.lane(whose).add_shared(Shared::new(id, send, open, Instant::now()));
+                self.serve_streams(&mut state, whose);
+                self.settle_shared(&mut state, whose, id);
             }
             Err(error) => {
                 self.gauges.connect_failures.fetch_add(1, Ordering::Relaxed);
-                for waiter in state.lane(host).fail_waiters() {
+                for waiter in state.lane(whose).fail_waiters() {
                     // Whoever has stopped waiting has no use for the reason either.
                     let _ = waiter.grant.send(Err(error));
                 }
             }
         }
-        self.follow_up(state, host);
+        self.follow_up(state, whose);
     }
 
     /// Starts the task of an HTTP/2 connection.
     fn run(
         self: &Arc<Self>,
-        host: &Host,
+        whose: &Whose,
         id: u64,
         connection: connect::Http2,
         addresses: Addresses,
         slot: Slot,
     ) -> Arc<Open> {
         let (open, unused) = Open::new(addresses);
-        let (pool, host) = (Arc::downgrade(self), host.clone());
+        let (pool, whose) = (Arc::downgrade(self), whose.clone());
         let settings = open.settings.clone();
         self.tasks.spawn(async move {
             drive(connection, unused, settings, slot).await;
             if let Some(pool) = pool.upgrade() {
-                pool.connection_ended(&host, id);
+                pool.connection_ended(&whose, id);
             }
         });
         Arc::new(open)
@@ -253,15 +278,15 @@ impl Pool {
     fn pass_on(
         self: &Arc<Self>,
         state: &mut State,
-        host: &Host,
+        whose: &Whose,
         mut session: Box<h1::ClientSession>,
         mut connection: Http1,
     ) {
-        let lane = state.lane(host);
+        let lane = state.lane(whose);
         let fresh = connection.requests == 0;
         connection.requests += 1;
         while let Some(waiter) = lane.next_waiter(fresh) {
-            let checkout = Checkout::ungranted(self, host, Held::http1(session, connection));
+            let checkout = Checkout::ungranted(self, whose, Held::http1(session, connection));
             match waiter.grant.send(Ok(checkout)).map_err(Checkout::returned_http1) {
                 Ok(()) | Err(None) => return,
                 Err(Some(returned)) => (session, connection) = returned,
@@ -276,21 +301,21 @@ impl Pool {
             Watcher::Waiting { waker, .. } => Some(waker.clone()),
             Watcher::Absent | Watcher::Starting => None,
         };
-        let (transport, lane) = (&self.target.transport, state.lane(host));
+        let (transport, lane) = (&self.target.transport, state.lane(whose));
         if let Some(over) = lane.put_idle(session, connection, transport, watcher.as_ref()) {
             self.watch_until(state, over);
         }
     }
 
     /// Opens streams for the queue while connections have room.
-    fn serve_streams(self: &Arc<Self>, state: &mut State, host: &Host) {
-        let (lane, now) = (state.lane(host), Instant::now());
+    fn serve_streams(self: &Arc<Self>, state: &mut State, whose: &Whose) {
+        let (lane, now) = (state.lane(whose), Instant::now());
         while lane.has_waiters()
             && let Some(stream) = lane.take_stream(&self.target.transport, now)
             && let Some(waiter) = lane.next_waiter(true)
         {
             let id = stream.id;
-            let checkout = Checkout::ungranted(self, host, self.open_stream(stream));
+            let checkout = Checkout::ungranted(self, whose, self.open_stream(stream));
             if let Err(returned) = waiter.grant.send(Ok(checkout)) {
                 drop(returned.map(Checkout::disarm));
                 lane.end_stream(id, now);
@@ -299,29 +324,29 @@ impl Pool {
     }
 
     /// After streams of a shared connection came or went: an unused one is watched, if it is kept.
-    fn settle_shared(self: &Arc<Self>, state: &mut State, host: &Host, id: u64) {
+    fn settle_shared(self: &Arc<Self>, state: &mut State, whose: &Whose, id: u64) {
         if !state.keeps_connections() {
-            state.lane(host).remove_shared(id);
-        } else if let Some(over) = state.lane(host).shared_deadline(&self.target.transport, id) {
+            state.lane(whose).remove_shared(id);
+        } else if let Some(over) = state.lane(whose).shared_deadline(&self.target.transport, id) {
             self.watch_until(state, over);
         }
     }
 
     /// An exchange is over; or, `unused`, there was none.
-    fn give_back(self: &Arc<Self>, host: &Host, held: Held, unused: bool) {
+    fn give_back(self: &Arc<Self>, whose: &Whose, held: Held, unused: bool) {
         let Held { session, lease } = held;
         match (session, lease) {
             (ClientSession::H1(session), Lease::Http1(connection)) => {
-                self.give_back_http1(host, session, connection, unused);
+                self.give_back_http1(whose, session, connection, unused);
             }
             (session, Lease::Http2 { id, open, .. }) => {
                 // First, so that the peer sees the stream's end before another one begins.
                 drop(session);
                 let mut state = self.lock();
-                state.lane(host).end_stream(id, Instant::now());
-                self.serve_streams(&mut state, host);
-                self.settle_shared(&mut state, host, id);
-                self.follow_up(state, host);
+                state.lane(whose).end_stream(id, Instant::now());
+                self.serve_streams(&mut state, whose);
+                self.settle_shared(&mut state, whose, id);
+                self.follow_up(state, whose);
                 drop(open);
             }
             (ClientSession::H2(_), Lease::Http1(_)) => {
@@ -332,7 +357,7 @@ impl Pool {
 
     fn give_back_http1(
         self: &Arc<Self>,
-        host: &Host,
+        whose: &Whose,
         mut session: Box<h1::ClientSession>,
         mut connection: Http1,
         unused: bool,
@@ -348,21 +373,21 @@ impl Pool {
         };
         if reusable {
             let mut state = self.lock();
-            self.pass_on(&mut state, host, session, connection);
-            self.follow_up(state, host);
+            self.pass_on(&mut state, whose, session, connection);
+            self.follow_up(state, whose);
         } else {
             // Closed before its place in the limit is given on, and not with the lock held.
             drop((session, connection));
             let mut state = self.lock();
-            state.lane(host).end_exchange();
-            self.follow_up(state, host);
+            state.lane(whose).end_exchange();
+            self.follow_up(state, whose);
         }
     }
 
-    fn connection_ended(self: &Arc<Self>, host: &Host, id: u64) {
+    fn connection_ended(self: &Arc<Self>, whose: &Whose, id: u64) {
         let mut state = self.lock();
-        state.lane(host).remove_shared(id);
-        self.follow_up(state, host);
+        state.lane(whose).remove_shared(id);
+        self.follow_up(state, whose);
     }
 
     /// Something is idle until then.

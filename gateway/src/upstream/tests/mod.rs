@@ -55,6 +55,7 @@ fn transport(protocol: Protocol) -> Transport {
     Transport {
         protocol,
         tls: None,
+        tunnels: None,
         connect_timeout: Duration::from_secs(5),
         idle_timeout: None,
         max_connection_duration: None,

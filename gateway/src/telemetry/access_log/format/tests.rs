@@ -26,6 +26,7 @@ fn info() -> StreamInfo {
         peer_addr: ([10, 0, 0, 9], 5000).into(),
         local_addr: ([10, 0, 0, 1], 8443).into(),
         direction: crate::connection::Direction::Gateway,
+        transparent_source: None,
         peer: crate::connection::Peer::default(),
         listener: ListenerName::new("0.0.0.0_8443"),
         port: 443,

@@ -1,0 +1,237 @@
+//! HBONE: connections to workloads of the mesh inside CONNECT streams, which share HTTP/2 connections in
+//! mutual TLS. The wire is ztunnel's.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex as BlockingMutex, PoisonError, Weak},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderValue, Method, Request, StatusCode};
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::Mutex,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{ConnectError, TlsContext, Transport, dial::connect_tcp, verify};
+use crate::{
+    io::Io,
+    tunnel::{OpenStream, Tunnel},
+};
+
+/// Where workloads listen for it.
+const PORT: u16 = 15008;
+/// Streams on one connection, whatever the peer allows: as ztunnel.
+const MAX_STREAMS: usize = 100;
+/// A connection without a stream for between this and twice as long is closed.
+const UNUSED: Duration = Duration::from_secs(60);
+/// What one stream may have in flight towards us.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// As large as it gets: one that is read slowly must not stop the others of its connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// The connections that the tunnels of a cluster go through, by workload.
+pub struct Tunnels {
+    tls: Arc<TlsContext>,
+    /// What the other side is told of this workload.
+    baggage: Option<HeaderValue>,
+    /// Held for a look-up.
+    lanes: BlockingMutex<FxHashMap<Workload, Arc<Lane>>>,
+}
+
+/// An address, and whose certificate is expected there.
+type Workload = (IpAddr, Option<Arc<str>>);
+
+/// The connections to one workload. Held while one more is made: who wants a stream meanwhile wants it
+/// on that one, and gives up by his own deadline.
+#[derive(Default)]
+struct Lane(Mutex<Connections>);
+
+#[derive(Default)]
+struct Connections(Vec<Shared>);
+
+struct Shared {
+    send: SendRequest<Bytes>,
+    /// One reference for each stream besides this.
+    streams: OpenStream,
+}
+
+/// A stream that is not opened yet.
+type Stream = (SendRequest<Bytes>, OpenStream);
+
+impl fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnels").field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+impl Tunnels {
+    /// `baggage` that is no header value is left out.
+    #[must_use]
+    pub fn new(tls: Arc<TlsContext>, baggage: &str) -> Self {
+        let baggage = HeaderValue::from_str(baggage).ok().filter(|value| !value.is_empty());
+        Self { tls, baggage, lanes: BlockingMutex::default() }
+    }
+
+    #[must_use]
+    pub fn tls(&self) -> &Arc<TlsContext> {
+        &self.tls
+    }
+
+    /// A connection to `address` through the workload there, which has to be `identity`.
+    pub(super) async fn open(
+        &self,
+        address: SocketAddr,
+        identity: Option<&Arc<str>>,
+        transport: &Transport,
+    ) -> Result<Tunnel, ConnectError> {
+        let lane = self.lane((address.ip(), identity.cloned()));
+        let at_hand = lane.0.lock().await.take_stream();
+        if let Some(stream) = at_hand {
+            match self.connect(stream, address).await {
+                // The peer has ended the connection meanwhile: nothing was sent to the other end.
+                Err(ConnectError::Http2) => {}
+                opened => return opened,
+            }
+        }
+        let stream = {
+            let mut shared = lane.0.lock().await;
+            match shared.take_stream() {
+                Some(stream) => stream,
+                None => {
+                    let connection = self.dial(address.ip(), identity, transport, &lane).await?;
+                    shared.0.push(connection);
+                    shared.take_stream().ok_or(ConnectError::Http2)?
+                }
+            }
+        };
+        self.connect(stream, address).await
+    }
+
+    fn lane(&self, workload: Workload) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(&workload) {
+            return Arc::clone(lane);
+        }
+        // Workloads come and go; those nobody is connected to are not kept.
+        lanes.retain(|_, lane| Arc::strong_count(lane) > 1 || !lane.is_unused());
+        Arc::clone(lanes.entry(workload).or_default())
+    }
+
+    /// The CONNECT of one stream.
+    async fn connect(&self, stream: Stream, to: SocketAddr) -> Result<Tunnel, ConnectError> {
+        let (send, open) = stream;
+        let mut request = Request::builder().method(Method::CONNECT).uri(to.to_string());
+        if let Some(baggage) = &self.baggage {
+            request = request.header("baggage", baggage);
+        }
+        let request = request.header("traceparent", trace_parent()).body(());
+        let request = request.map_err(|_address_is_no_authority| ConnectError::NoAddress)?;
+        let ended = |_ended: h2::Error| ConnectError::Http2;
+        let mut send = send.ready().await.map_err(ended)?;
+        let (response, body) = send.send_request(request, false).map_err(ended)?;
+        let response = response.await.map_err(ended)?;
+        match response.status() {
+            StatusCode::OK => Ok(Tunnel::new(body, response.into_body(), Some(open))),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ConnectError::TunnelDenied),
+            _ => Err(ConnectError::TunnelRefused),
+        }
+    }
+
+    /// One more connection to a workload.
+    async fn dial(
+        &self,
+        ip: IpAddr,
+        identity: Option<&Arc<str>>,
+        transport: &Transport,
+        lane: &Arc<Lane>,
+    ) -> Result<Shared, ConnectError> {
+        let Transport { keepalive, source_address, .. } = *transport;
+        let address = SocketAddr::new(ip, PORT);
+        let io = connect_tcp(address, keepalive, source_address, None)
+            .await
+            .map_err(|error| ConnectError::from_connect(&error))?;
+        let io = self.tls.connect(io, None, Some(ip)).await.map_err(ConnectError::Tls)?;
+        if let Some(identity) = identity {
+            let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
+            verify::is_workload(chain, identity).map_err(ConnectError::Tls)?;
+        }
+        let (send, connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(MAX_STREAMS)
+            .handshake(Io::ClientTls(Box::new(io)))
+            .await
+            .map_err(|_ended| ConnectError::Http2)?;
+        let streams = OpenStream::default();
+        // It ends by itself: with its peer, or when nobody can open a stream on it and none is left.
+        tokio::spawn(drive(connection, Arc::downgrade(lane), Arc::downgrade(&streams)));
+        Ok(Shared { send, streams })
+    }
+}
+
+/// Of nothing that is traced: the other side wants to tell its connections apart.
+fn trace_parent() -> String {
+    format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..))
+}
+
+async fn drive(
+    mut connection: h2::client::Connection<Io, Bytes>,
+    lane: Weak<Lane>,
+    streams: Weak<()>,
+) {
+    let mut looks = interval(UNUSED);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_unused = false;
+    let has_ended = loop {
+        tokio::select! {
+            // An error of the connection is seen by each of its streams.
+            _ended = &mut connection => break true,
+            _ = looks.tick() => {
+                let is_unused = streams.strong_count() <= 1;
+                if is_unused && was_unused {
+                    break false;
+                }
+                was_unused = is_unused;
+            }
+        }
+    };
+    if let Some(lane) = lane.upgrade() {
+        // A stream that was begun meanwhile keeps a handle of its own.
+        lane.0.lock().await.0.retain(|shared| Arc::as_ptr(&shared.streams) != streams.as_ptr());
+    }
+    if !has_ended {
+        // What was begun is served, and the peer is told when nothing is left.
+        let _ = connection.await;
+    }
+}
+
+impl Lane {
+    fn is_unused(&self) -> bool {
+        self.0.try_lock().is_ok_and(|connections| connections.0.is_empty())
+    }
+}
+
+impl Connections {
+    /// A stream on a connection that has room for one; those that have ended are forgotten.
+    fn take_stream(&mut self) -> Option<Stream> {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.0.retain_mut(|shared| !matches!(shared.send.poll_ready(&mut cx), Poll::Ready(Err(_))));
+        let shared = self.0.iter().find(|shared| shared.has_room())?;
+        Some((shared.send.clone(), Arc::clone(&shared.streams)))
+    }
+}
+
+impl Shared {
+    fn has_room(&self) -> bool {
+        let active = Arc::strong_count(&self.streams) - 1;
+        // A peer that allows none would have us open connection after connection.
+        active < MAX_STREAMS.min(self.send.current_max_send_streams()).max(1)
+    }
+}
