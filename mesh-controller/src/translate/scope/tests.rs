@@ -556,7 +556,12 @@ fn a_destination_of_an_imported_virtual_service_comes_with_it() {
     let mut cluster = Cluster::seen_by(workload("shop"), &format!("{MESH}---{imported}"));
     assert_eq!(
         cluster.apply(routes),
-        ["Service/bank/pay", "DestinationRule/bank/pay", "VirtualService/shop/out"]
+        [
+            "Service/bank/pay",
+            "DestinationRule/bank/pay",
+            "VirtualService/shop/out",
+            "PeerAuthentication/bank/default",
+        ]
     );
 }
 
