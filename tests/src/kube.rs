@@ -161,14 +161,14 @@ impl ApiServer {
                 let tls = state.tls.clone();
                 let connection = tokio::spawn(async move {
                     let builder = http1::Builder::new();
-                    // However it ends, the client sees.
-                    let _ = match tls {
-                        None => builder.serve_connection(TokioIo::new(socket), service).await,
-                        Some(tls) => {
-                            let Ok(stream) = tls.accept(socket).await else { return };
-                            builder.serve_connection(TokioIo::new(stream), service).await
-                        }
+                    let Some(tls) = tls else {
+                        // However it ends, the client sees.
+                        let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+                        return;
                     };
+                    if let Ok(stream) = tls.accept(socket).await {
+                        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    }
                 });
                 state.connections.push(connection.abort_handle());
             }

@@ -1449,13 +1449,13 @@ async fn two_sidecars_speak_hbone_and_share_connections_for_requests_and_for_byt
 #[tokio::test]
 async fn a_sidecar_that_was_not_told_to_does_not_speak_hbone() {
     let lan = Lan::new();
-    let (mut client, mut server) = (lan.pod("client"), lan.pod("server"));
+    let (mut client, mut server, plain) = (lan.pod("client"), lan.pod("server"), lan.pod("plain"));
     server.serve_http(8080, "reviews");
     let config = service("reviews", REVIEWS, "80", (server.ip, 8080), TUNNELLED);
     let authority = Authority::new("mesh");
     meshed(&mut server, "reviews", &config, &authority, SERVER).await;
     meshed(&mut client, "client", &config, &authority, CLIENT).await;
-    assert!(client.connect((server.ip, 15008)).is_err());
+    assert!(plain.connect((server.ip, 15008)).is_err());
     let answer = client.http((REVIEWS, 80), "GET /", "reviews");
     assert!(answer.contains("name=reviews\n"), "{answer}");
     assert!(answer.contains(&format!("URI={CLIENT}")), "{answer}");

@@ -253,6 +253,7 @@ impl Inbound<'_> {
             listener: ListenerName::new(TUNNEL),
             server_names: [HostPattern::Any].into(),
             redirected: None,
+            mesh_only: false,
             tls: Some(mesh_tls::downstream(self.view, &["h2"], &[])),
             network: NetworkFilter::Connect {
                 listener: ListenerName::new(INBOUND),

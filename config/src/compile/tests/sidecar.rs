@@ -81,6 +81,7 @@ fn text(chain: &Arc<FilterChain>) -> String {
             let names: Vec<&str> = clusters.iter().map(|it| it.cluster.as_str()).collect();
             format!("tcp {}", names.join(","))
         }
+        NetworkFilter::Connect { listener, .. } => format!("connect {listener}"),
     };
     format!("{address}:{port} {:?}{}{tls} -> {network}", redirected.begins, names.join(","))
 }
