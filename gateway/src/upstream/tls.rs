@@ -1,15 +1,18 @@
 //! TLS towards upstreams: one `rustls::ClientConfig` per cluster and wire protocol, so that keys are
-//! parsed once, sessions are resumed, and neither crosses from one trust configuration to another.
+//! parsed once, sessions are resumed, and neither crosses from one trust configuration to another. It is
+//! made for the first handshake: a sidecar knows ten thousand clusters, and its workload calls a few.
 
 use std::{
     fmt,
     net::IpAddr,
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, client::WebPkiServerVerifier, client::danger::ServerCertVerifier,
-    pki_types::ServerName, sign::SingleCertAndKey,
+    ClientConfig, RootCertStore,
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
+    pki_types::ServerName,
+    sign::SingleCertAndKey,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -25,12 +28,21 @@ use super::{
 };
 use crate::tls::{LoadedSecret, Secrets, provider};
 
+/// rustls's own number: what it keeps room for, of which a server has eight.
+const SESSIONS: usize = 256;
+/// Of a context whose every connection names the same server.
+const SESSIONS_OF_ONE: usize = 8;
+
 /// Everything a handshake with a cluster's endpoints needs. Two contexts never share connections or
 /// sessions.
 pub struct TlsContext {
-    config: Result<Arc<ClientConfig>, TlsFailure>,
+    tls: UpstreamTls,
+    protocol: Protocol,
+    config: OnceLock<Result<Arc<ClientConfig>, TlsFailure>>,
     /// From configuration; `None`: the request's host.
     server_name: Option<ServerName<'static>>,
+    /// Known before the first handshake.
+    failure: Option<TlsFailure>,
     /// HTTP/2 is spoken only where it was negotiated (RFC 9113 section 3.3).
     requires_h2: bool,
     /// Who answers has to be of the mesh.
@@ -43,7 +55,7 @@ impl fmt::Debug for TlsContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsContext")
             .field("server_name", &self.server_name)
-            .field("failure", &self.config.as_ref().err())
+            .field("failure", &self.failure)
             .finish_non_exhaustive()
     }
 }
@@ -54,25 +66,23 @@ impl TlsContext {
     #[must_use]
     pub fn new(tls: &UpstreamTls, protocol: Protocol, secrets: &Secrets) -> Self {
         let used = |name: &SecretName| (name.clone(), secrets.find(name).cloned());
-        let trust_bundle = match &tls.trust {
-            UpstreamTrust::Verify { trust_bundle, .. } => trust_bundle.as_ref(),
-            UpstreamTrust::Mesh { trust_bundle, .. } => Some(trust_bundle),
-            UpstreamTrust::Insecure => None,
-        };
         let is_mesh = matches!(tls.trust, UpstreamTrust::Mesh { .. });
-        let server_name = tls.sni.as_deref().map(parse_server_name).transpose();
-        let config = client_config(tls, protocol, secrets);
-        let (config, server_name) = match server_name {
-            Ok(server_name) => (config, server_name),
-            Err(failure) => (Err(failure), None),
+        let secrets: Vec<_> =
+            tls.certificate.iter().chain(trust_bundle(&tls.trust)).map(used).collect();
+        let (server_name, failure) = match tls.sni.as_deref().map(parse_server_name).transpose() {
+            Ok(server_name) => (server_name, problem(tls, &secrets)),
+            Err(failure) => (None, Some(failure)),
         };
         Self {
-            config: config.map(Arc::new),
+            tls: tls.clone(),
+            protocol,
+            config: OnceLock::new(),
             server_name,
+            failure,
             // Sidecars know by our names for protocols what is spoken, and may select none of them.
             requires_h2: protocol == Protocol::Http2 && (!is_mesh || !tls.alpn.is_empty()),
             is_mesh,
-            secrets: tls.certificate.iter().chain(trust_bundle).map(used).collect(),
+            secrets,
         }
     }
 
@@ -101,7 +111,15 @@ impl TlsContext {
     /// Why no handshake can succeed with this context.
     #[must_use]
     pub fn failure(&self) -> Option<TlsFailure> {
-        self.config.as_ref().err().copied()
+        self.failure
+    }
+
+    fn config(&self) -> Result<Arc<ClientConfig>, TlsFailure> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let make = || client_config(&self.tls, self.protocol, &self.secrets).map(Arc::new);
+        self.config.get_or_init(make).clone()
     }
 
     /// The handshake. `host` is the request's, with or without port; without one the address stands
@@ -113,7 +131,7 @@ impl TlsContext {
         host: Option<&str>,
         address: Option<IpAddr>,
     ) -> Result<TlsStream<S>, TlsFailure> {
-        let config = self.config.clone()?;
+        let config = self.config()?;
         let server_name = match (&self.server_name, host) {
             (Some(name), _) => name.clone(),
             (None, Some(host)) => parse_server_name(without_port(host))?,
@@ -130,10 +148,39 @@ impl TlsContext {
     }
 }
 
+/// What a context was built from.
+type Used = [(SecretName, Option<Arc<LoadedSecret>>)];
+
+fn find<'a>(used: &'a Used, name: &SecretName) -> Result<&'a Arc<LoadedSecret>, TlsFailure> {
+    let found = used.iter().find(|(known, _)| known == name);
+    found.and_then(|(_, secret)| secret.as_ref()).ok_or(TlsFailure::Secret)
+}
+
+fn trust_bundle(trust: &UpstreamTrust) -> Option<&SecretName> {
+    match trust {
+        UpstreamTrust::Verify { trust_bundle, .. } => trust_bundle.as_ref(),
+        UpstreamTrust::Mesh { trust_bundle, .. } => Some(trust_bundle),
+        UpstreamTrust::Insecure => None,
+    }
+}
+
+/// Why no handshake can succeed with these secrets.
+fn problem(tls: &UpstreamTls, used: &Used) -> Option<TlsFailure> {
+    let key = tls
+        .certificate
+        .iter()
+        .map(|name| find(used, name)?.key.as_ref().map(drop).ok_or(TlsFailure::Secret));
+    let roots = trust_bundle(&tls.trust).into_iter().map(|name| {
+        let roots = find(used, name)?.roots.as_ref().ok_or(TlsFailure::Secret)?;
+        if roots.is_empty() { Err(TlsFailure::NoRoots) } else { Ok(()) }
+    });
+    key.chain(roots).find_map(Result::err)
+}
+
 fn client_config(
     tls: &UpstreamTls,
     protocol: Protocol,
-    secrets: &Secrets,
+    secrets: &Used,
 ) -> Result<ClientConfig, TlsFailure> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -143,18 +190,19 @@ fn client_config(
     let mut config = match &tls.certificate {
         None => builder.with_no_client_auth(),
         Some(name) => {
-            let key = secrets.find(name).and_then(|secret| secret.key.clone());
-            let key = key.ok_or(TlsFailure::Secret)?;
+            let key = find(secrets, name)?.key.clone().ok_or(TlsFailure::Secret)?;
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
         }
     };
     config.alpn_protocols = alpn(tls, protocol);
+    let sessions = if tls.sni.is_some() { SESSIONS_OF_ONE } else { SESSIONS };
+    config.resumption = Resumption::in_memory_sessions(sessions);
     Ok(config)
 }
 
 fn verifier(
     trust: &UpstreamTrust,
-    secrets: &Secrets,
+    secrets: &Used,
 ) -> Result<Arc<dyn ServerCertVerifier>, TlsFailure> {
     let (trust_bundle, names) = match trust {
         UpstreamTrust::Verify { trust_bundle, subject_alt_names } => {
@@ -166,7 +214,7 @@ fn verifier(
     let (roots, crls) = match trust_bundle {
         None => (Arc::clone(&OS_ROOTS), Arc::default()),
         Some(name) => {
-            let secret = secrets.find(name).ok_or(TlsFailure::Secret)?;
+            let secret = find(secrets, name)?;
             let roots = secret.roots.clone().ok_or(TlsFailure::Secret)?;
             (roots, Arc::clone(&secret.crls))
         }
