@@ -94,7 +94,7 @@ async fn through(
     let connection = ConnectionInfo {
         direction: Direction::Gateway,
         transparent_source: None,
-        peer_workload: None,
+        peer: weir_gateway::connection::Peer::default(),
         peer_addr: "192.0.2.7:4711".parse().unwrap(),
         local_addr: "10.0.0.1:8080".parse().unwrap(),
         listener: ListenerName::new("0.0.0.0_8080"),

@@ -358,7 +358,7 @@ async fn response_heads_lose_what_http_2_has_not() {
     session.finish().unwrap();
     poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
     let (parts, body) = response_future.await.unwrap().into_parts();
-    let mut names: Vec<_> = parts.headers.keys().map(http::HeaderName::as_str).collect();
+    let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["content-length", "date"]);
     assert_eq!(receive_all(body).await, (2, None));
@@ -430,7 +430,7 @@ async fn an_upstream_gets_a_proper_request() {
     assert!(!session.nothing_sent());
     let (request, mut respond) = upstream.streams.recv().await.unwrap();
     assert_eq!(request.uri(), "https://a.example:8443/b?c");
-    let mut names: Vec<_> = request.headers().keys().map(http::HeaderName::as_str).collect();
+    let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["content-length", "x-a"]);
     assert_eq!(receive_all(request.into_body()).await, (5, None));
@@ -651,7 +651,7 @@ async fn a_websocket_handshake_becomes_an_extended_connect() {
     assert_eq!(request.method(), "CONNECT");
     assert_eq!(request.uri(), "https://a.example/chat");
     assert_eq!(request.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
-    let names: Vec<_> = request.headers().keys().map(http::HeaderName::as_str).collect();
+    let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
     assert_eq!(names, ["sec-websocket-version"]);
 
     let mut stream = respond.send_response(Response::new(()), false).unwrap();
