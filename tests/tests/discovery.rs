@@ -353,7 +353,7 @@ async fn pods_and_workload_entries_are_selected_by_label_in_their_own_namespace(
     let names = ["pod", "machine", "stranger", "starting", "beside"];
     let echoes = futures_util::future::join_all(names.map(Echo::start)).await;
     let [pod, machine, stranger, starting, beside] =
-        <[Echo; 5]>::try_from(echoes).map_err(|_| ()).expect("one for each name");
+        <[Echo; 5]>::try_from(echoes).unwrap_or_else(|_| panic!("one for each name"));
     let object = |kind: &str, name: &str, body: String| {
         let version = if kind == "Pod" { "v1" } else { "networking.istio.io/v1" };
         format!("apiVersion: {version}\nkind: {kind}\nmetadata: {name}\n{body}\n---\n")
