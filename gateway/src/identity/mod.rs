@@ -22,10 +22,15 @@ mod sds;
 
 pub use self::sds::{is_provided, provide};
 
+use self::schedule::Due;
 use crate::{
     control_plane::{Backoff, ControlPlane},
     tls::{self, LoadedSecret, Workload},
 };
+
+/// How far our clock may be behind the authority's. What it signed a moment ago, and dated back, is
+/// good for others; without it a slow clock would keep a workload from its certificate.
+const SLOW_CLOCK: i64 = 300;
 
 /// Between two looks at them.
 const FILES_INTERVAL: Duration = Duration::from_secs(5);
@@ -76,28 +81,28 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
     if let Some(workload) =
         options.kept_in.as_deref().and_then(|it| kept::read(it, &options.identity))
     {
-        let wait = schedule::until_renewal(workload.validity, now(), fastrand::f64());
+        let due = Due::of(workload.validity, now(), fastrand::f64());
         tracing::info!(
             identity = options.identity,
-            renewed_in_seconds = wait.as_secs(),
+            renewed_in_seconds = due.seconds(),
             "the workload goes on with the certificate it had"
         );
         current.send_replace(Some(Arc::new(workload)));
-        tokio::time::sleep(wait).await;
+        due.wait(now).await;
     }
     loop {
         match client::request(options).await {
             Ok(workload) => {
                 keep_for_next_start(options, &workload);
-                let wait = schedule::until_renewal(workload.validity, now(), fastrand::f64());
+                let due = Due::of(workload.validity, now(), fastrand::f64());
                 tracing::info!(
                     identity = options.identity,
-                    renewed_in_seconds = wait.as_secs(),
+                    renewed_in_seconds = due.seconds(),
                     "the workload has a new certificate"
                 );
                 current.send_replace(Some(Arc::new(workload)));
                 (backoff, said) = (Backoff::default(), BTreeSet::new());
-                tokio::time::sleep(wait).await;
+                due.wait(now).await;
             }
             Err(error) => {
                 let left = current.borrow().as_ref().map(|it| it.validity.not_after - now());
@@ -209,7 +214,8 @@ fn usable(material: SecretMaterial) -> Result<Workload, String> {
     if now > validity.not_after {
         return Err("it has expired".to_owned());
     }
-    if now < validity.not_before {
+    // Others look at it with their own clocks.
+    if now.saturating_add(SLOW_CLOCK) < validity.not_before {
         return Err(format!("it is valid only in {} s", validity.not_before - now));
     }
     Ok(Workload { secret: Arc::new(secret), key, validity })

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep, sleep_until};
+
 use crate::tls::Validity;
 
 /// Part of a life that renewals are spread over: proxies that started together do not all come at
@@ -9,6 +11,44 @@ use crate::tls::Validity;
 const JITTER: f64 = 0.1;
 /// A certificate that is all but over is not asked for in a loop.
 const MIN: Duration = Duration::from_secs(1);
+/// How often the time of day is looked at: it may have been set.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// When a certificate is renewed: by the time of day, which whoever looks at it goes by, or after as
+/// long as that was then, whichever is first. So neither a clock that is set forward lets it end
+/// unnoticed, nor one that is set back holds up its successor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    time_of_day: i64,
+    at: Instant,
+}
+
+impl Due {
+    /// `now`: the time of day. For `chance` see [`until_renewal`].
+    pub(super) fn of(validity: Validity, now: i64, chance: f64) -> Self {
+        let wait = until_renewal(validity, now, chance);
+        let seconds = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+        Self { time_of_day: now.saturating_add(seconds), at: Instant::now() + wait }
+    }
+
+    /// From now on, by the clock that cannot be set.
+    pub(super) fn seconds(&self) -> u64 {
+        self.at.saturating_duration_since(Instant::now()).as_secs()
+    }
+
+    /// `time_of_day` is asked for it every now and then.
+    pub(super) async fn wait(self, time_of_day: impl Fn() -> i64) {
+        while Instant::now() < self.at {
+            tokio::select! {
+                () = sleep_until(self.at) => {}
+                () = sleep(LOOK) => {}
+            }
+            if time_of_day() >= self.time_of_day {
+                return;
+            }
+        }
+    }
+}
 
 /// Half of its life, a little sooner or later as `chance` (0 to 1) has it, less what is over.
 pub(super) fn until_renewal(validity: Validity, now: i64, chance: f64) -> Duration {
@@ -39,6 +79,31 @@ mod tests {
             6.0,
             "the life begins with its issue, not with its arrival"
         );
+    }
+
+    /// How long a certificate of a day is waited for, if the time of day is set by `step` seconds after
+    /// an hour.
+    async fn hours_until_renewal(step: i64) -> f64 {
+        let start = Instant::now();
+        let time_of_day = || {
+            let passed = i64::try_from(start.elapsed().as_secs()).unwrap();
+            if passed > 3600 { passed + step } else { passed }
+        };
+        Due::of(VALIDITY, 0, 0.5).wait(time_of_day).await;
+        (start.elapsed().as_secs_f64() / 36.0).round() / 100.0
+    }
+
+    /// Hardening O07.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_neither_holds_up_a_renewal_nor_hides_that_it_is_due() {
+        assert_eq!(hours_until_renewal(0).await, 12.0);
+        // Set back: the wait was for twelve hours.
+        assert_eq!(hours_until_renewal(-300).await, 12.0);
+        assert_eq!(hours_until_renewal(-DAY).await, 12.0);
+        // Set forward: it is as late as it says.
+        assert_eq!(hours_until_renewal(300).await, 11.92);
+        assert_eq!(hours_until_renewal(6 * 3600).await, 6.0);
+        assert_eq!(hours_until_renewal(DAY).await, 1.01, "at the next look");
     }
 
     #[test]

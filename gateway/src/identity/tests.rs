@@ -40,6 +40,10 @@ fn what_the_authority_answers_is_checked_before_it_is_used() {
     let workload = answer(&[&good, &root.pem()], &key).unwrap();
     assert_eq!(workload.secret.name, SecretName::workload());
 
+    // Our clock is three minutes slow, or the authority's fast.
+    let ahead = signed(&root, IDENTITY, &key, 180);
+    assert!(answer(&[&ahead, &root.pem()], &key).is_ok());
+
     let other = signed(&root, "spiffe://cluster.local/ns/edge/sa/other", &key, -60);
     let foreign = signed(&root, IDENTITY, &KeyPair::generate().unwrap(), -60);
     let early = signed(&root, IDENTITY, &key, 600);
