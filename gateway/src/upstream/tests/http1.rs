@@ -1,7 +1,7 @@
 use std::pin::pin;
 
 use super::*;
-use crate::upstream::ConnectError;
+use crate::upstream::{Caller, ConnectError};
 
 #[tokio::test]
 async fn a_finished_exchange_leaves_its_connection_to_the_next() {
@@ -329,7 +329,8 @@ async fn unix_sockets_are_upstreams_too() {
 async fn futures_of_the_request_path_stay_small() {
     let server = Server::http1().await;
     let pool = TestPool::new(server.address, transport(Protocol::Http1));
-    let size = size_of_val(&pool.pool.acquire(None, Reuse::Allowed));
+    let caller = Caller { host: None, source: None };
+    let size = size_of_val(&pool.pool.acquire_for(caller, Reuse::Allowed));
     assert!(size <= 512, "acquire is {size} bytes");
     assert!(size_of::<Checkout>() <= 256, "a checkout is {} bytes", size_of::<Checkout>());
 }
