@@ -303,6 +303,29 @@ spec:
     assert!(answer.contains("name=reviews\n"), "{answer}");
 }
 
+/// As Istio's: what a port called `http` speaks is HTTP/1.1.
+#[tokio::test]
+async fn an_application_that_speaks_http1_has_clients_that_speak_http2() {
+    let lan = Lan::new();
+    let (mut server, plain) = (lan.pod("server"), lan.pod("plain"));
+    server.serve_http(8080, "reviews");
+    let config = service("reviews", REVIEWS, "80", (server.ip, 8080), "");
+    meshed(&mut server, "reviews", &config, &Authority::new("mesh"), SERVER).await;
+    let url = format!("http://{}:8080/", server.ip);
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "60"]);
+    curl.args([
+        "--http2-prior-knowledge",
+        "--write-out",
+        "HTTP/%{http_version} %{http_code}",
+        &url,
+    ]);
+    let output = plain.enter(|| curl.output()).unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout);
+    assert!(answer.contains("name=reviews\n"), "{output:?}");
+    assert!(answer.ends_with("HTTP/2 200"), "{output:?}");
+}
+
 /// A pod whose port 9000 has no protocol, with this behind it, and one that connects.
 async fn undeclared(serve: impl FnOnce(&Pod)) -> (Lan, Pod, Pod) {
     let lan = Lan::new();

@@ -212,8 +212,10 @@ impl Inbound<'_> {
         };
         let protocol = match port.protocol {
             Some(Protocol::Http2 | Protocol::Grpc | Protocol::GrpcWeb) => UpstreamProtocol::Http2,
-            Some(_) if speaks == Speaks::Bytes => UpstreamProtocol::Tcp,
-            Some(_) | None => UpstreamProtocol::MatchDownstream,
+            // A proxy on the other side may speak HTTP/2 to us; the application of such a port need not.
+            Some(Protocol::Http) => UpstreamProtocol::Http1,
+            Some(_) => UpstreamProtocol::Tcp,
+            None => UpstreamProtocol::MatchDownstream,
         };
         let endpoint = port.endpoint.clone().or_else(|| self.localhost(port.number));
         self.add_cluster(&name, protocol, port.destination.clone(), endpoint);
