@@ -150,10 +150,11 @@ fn modules_of_the_gateway_use_only_what_is_below_them() {
         ("connection", &[]),
         ("drain", &[]),
         ("head", &[]),
-        ("io", &[]),
+        ("io", &["tunnel"]),
         ("last_in_line", &[]),
         ("limits", &[]),
         ("sharded_map", &[]),
+        ("tunnel", &[]),
     ] {
         allowed.insert(module, uses.to_vec());
     }

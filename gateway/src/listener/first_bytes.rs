@@ -19,10 +19,9 @@ pub(super) enum FirstBytes {
 
 /// What begins with `bytes`; `None`: that depends on what follows.
 pub(super) fn classify(bytes: &[u8]) -> Option<FirstBytes> {
-    match bytes {
-        [] | [0x16] => return None,
-        [0x16, 0x03, ..] => return Some(FirstBytes::Tls),
-        _ => {}
+    match classify_bytes(bytes) {
+        Some(FirstBytes::Other) => {}
+        known => return known,
     }
     if bytes.starts_with(PREFACE) {
         return Some(FirstBytes::Http);
@@ -31,6 +30,15 @@ pub(super) fn classify(bytes: &[u8]) -> Option<FirstBytes> {
         return None;
     }
     request_line(bytes)
+}
+
+/// The same where a request is bytes as any others.
+pub(super) fn classify_bytes(bytes: &[u8]) -> Option<FirstBytes> {
+    match bytes {
+        [] | [0x16] => None,
+        [0x16, 0x03, ..] => Some(FirstBytes::Tls),
+        _ => Some(FirstBytes::Other),
+    }
 }
 
 /// Whether HTTP/2 begins so.
@@ -101,6 +109,14 @@ mod tests {
             }
             assert!(classify(whole).is_some());
         }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_requests_are_bytes_as_any_others() {
+        assert_eq!(classify_bytes(b"G"), Some(FirstBytes::Other));
+        assert_eq!(classify_bytes(b"GET / HTTP/1.1\r\n"), Some(FirstBytes::Other));
+        assert_eq!(classify_bytes(b"\x16"), None);
+        assert_eq!(classify_bytes(b"\x16\x03"), Some(FirstBytes::Tls));
     }
 
     #[test]

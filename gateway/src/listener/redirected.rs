@@ -20,7 +20,7 @@ use super::{
     ListenerState,
     destination::DestinationChains,
     filter_chain::{Chain, ChainTls},
-    first_bytes::{FirstBytes, classify, is_h2},
+    first_bytes::{FirstBytes, classify, classify_bytes, is_h2},
     original_dst::original_dst,
     serve::{Accepted, Binding, Established, record_no_chain},
     tls::{self, HandshakeError, Hello},
@@ -120,15 +120,17 @@ impl Redirected<'_> {
     async fn detect(&self, mut io: Io, chains: &DestinationChains) -> Option<Established> {
         let limits = &self.binding.shared.engine.limits;
         let deadline = Instant::now() + limits.header_timeout;
+        let classify: fn(&[u8]) -> Option<FirstBytes> =
+            if self.is_bytes_only(chains) { classify_bytes } else { classify };
         let mut bytes = Vec::new();
         let mut early = None;
-        let first = match timeout(SILENCE, read_first(&mut io, &mut bytes)).await {
+        let first = match timeout(SILENCE, read_first(&mut io, &mut bytes, classify)).await {
             Ok(first) => first?,
             Err(_silence) => {
                 if let Some((proxy, chain)) = self.may_speak_first(chains) {
                     let opened = self.open_early(proxy, &chain).await?;
                     let mut opened = Box::new(opened);
-                    let reading = read_first(&mut io, &mut bytes);
+                    let reading = read_first(&mut io, &mut bytes, classify);
                     tokio::select! {
                         first = timeout_at(deadline, reading) => {
                             early = Some(opened);
@@ -140,7 +142,7 @@ impl Redirected<'_> {
                         }
                     }
                 } else {
-                    let reading = read_first(&mut io, &mut bytes);
+                    let reading = read_first(&mut io, &mut bytes, classify);
                     timeout_at(deadline, reading).await.unwrap_or(Some(FirstBytes::Other))?
                 }
             }
@@ -158,6 +160,12 @@ impl Redirected<'_> {
                 Some(Established { early, ..established })
             }
         }
+    }
+
+    /// Requests are not told from anything else: a port of TCP.
+    fn is_bytes_only(&self, chains: &DestinationChains) -> bool {
+        let (Some(http), Some(any)) = (self.http(chains), self.any(chains)) else { return false };
+        Arc::ptr_eq(http, any) && matches!(any.config.network, NetworkFilter::TcpProxy { .. })
     }
 
     /// Where to connect to see whether the server speaks first: only where clear text is served, and
@@ -291,7 +299,11 @@ impl Redirected<'_> {
 
 /// Reads until it is clear what begins. A client that ends before that has said what it is to say;
 /// `None`: the connection is broken.
-async fn read_first(io: &mut Io, bytes: &mut Vec<u8>) -> Option<FirstBytes> {
+async fn read_first(
+    io: &mut Io,
+    bytes: &mut Vec<u8>,
+    classify: fn(&[u8]) -> Option<FirstBytes>,
+) -> Option<FirstBytes> {
     loop {
         if let Some(first) = classify(bytes) {
             return Some(first);
