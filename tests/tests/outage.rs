@@ -1,15 +1,15 @@
 //! What clients notice when a part of the installation is replaced or away: nothing.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Version;
-use serde_json::Value;
 use tokio::sync::Mutex;
 use weir_tests::{
-    client::{http::Request, load::Load, tools},
+    client::{http::Request, load::Load},
     cluster::{
         Cluster, Namespace,
+        pods::kill_program_of_pods,
         shop::{PUBLIC, TO_WEB, ask, served, virtual_service},
         weir::{INGRESS, INGRESS_GATEWAY, SYSTEM},
     },
@@ -257,20 +257,4 @@ async fn restarts(cluster: &Cluster, namespace: &str) -> u64 {
     let pods = cluster.existing(namespace).all_pods().await;
     let statuses = pods.iter().filter_map(|pod| pod["status"]["containerStatuses"].as_array());
     statuses.flatten().filter_map(|status| status["restartCount"].as_u64()).sum()
-}
-
-/// Kills a program that runs in containers of these pods, from the host.
-async fn kill_program_of_pods(program: &str, pods: &[Value]) {
-    let is_it = |process: &fs::DirEntry| {
-        let read = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
-        let cgroup = read("cgroup");
-        let mut uids = pods.iter().filter_map(|pod| pod["metadata"]["uid"].as_str());
-        read("comm").trim() == program && uids.any(|uid| cgroup.contains(uid))
-    };
-    let processes: Vec<_> = fs::read_dir("/proc").unwrap().flatten().filter(is_it).collect();
-    assert!(!processes.is_empty(), "{program} runs");
-    for process in processes {
-        let pid = process.file_name().into_string().unwrap();
-        tools::stdout("kill", ["-KILL", &pid]).await;
-    }
 }

@@ -49,7 +49,7 @@ use tokio_tungstenite::{
     tungstenite::{handshake::derive_accept_key, protocol::Role},
 };
 
-use super::Server;
+use super::{Server, relay::Next};
 use crate::pattern::Pattern;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -115,13 +115,48 @@ impl Echo {
         Self { server, requests, ending }
     }
 
+    /// In clear text, on that address of a pod; every request is passed on to the host at `next` first,
+    /// and only its good answer is one here.
+    pub async fn start_relay_in_pod(
+        name: &str,
+        pod: &str,
+        address: SocketAddr,
+        next: Next,
+    ) -> Self {
+        let service = Service {
+            pod: Some(header_value(pod)),
+            next: Some(Arc::new(next)),
+            ..Service::new(name)
+        };
+        Self::start_service(service, address).await
+    }
+
     /// Over TLS.
     pub async fn start_tls(name: &str, config: ServerConfig) -> Self {
-        let service = Service::new(name);
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        Self::start_tls_service(Service::new(name), address, config).await
+    }
+
+    /// Over TLS, on that address of a pod, which every answer names in `x-pod`.
+    pub async fn start_tls_in_pod(
+        name: &str,
+        pod: &str,
+        address: SocketAddr,
+        config: ServerConfig,
+    ) -> Self {
+        let service = Service { pod: Some(header_value(pod)), ..Service::new(name) };
+        Self::start_tls_service(service, address, config).await
+    }
+
+    async fn start_tls_service(
+        service: Service,
+        address: SocketAddr,
+        config: ServerConfig,
+    ) -> Self {
         let requests = Arc::clone(&service.requests);
         let ending = Arc::clone(&service.ending);
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let server = Server::start(move |stream| {
+        let server = Server::start_on(address, move |stream| {
             let (service, acceptor) = (service.clone(), acceptor.clone());
             async move {
                 // Clients that refuse our certificate are part of some tests.
@@ -168,6 +203,8 @@ impl Echo {
 struct Service {
     name: Arc<str>,
     pod: Option<HeaderValue>,
+    /// Who is asked before a request is answered.
+    next: Option<Arc<Next>>,
     requests: Arc<Mutex<Vec<Received>>>,
     /// Its receivers are the connections that are served.
     ending: Arc<watch::Sender<bool>>,
@@ -178,6 +215,7 @@ impl Service {
         Self {
             name: name.into(),
             pod: None,
+            next: None,
             requests: Arc::default(),
             ending: Arc::new(watch::Sender::new(false)),
         }
@@ -203,6 +241,15 @@ impl Service {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let received = self.received(&request);
+        if let Some(next) = &self.next {
+            // Nothing is recorded: what is passed on is much.
+            return self.named(match next.ask(&received.target).await {
+                Ok(body) => {
+                    Response::new(Full::from(body).map_err(|it| match it {}).boxed_unsync())
+                }
+                Err(error) => failed(&error),
+            });
+        }
         self.requests.lock().unwrap().push(received.clone());
         let orders = Orders::read(request.headers());
         tokio::time::sleep(orders.delay).await;
@@ -257,6 +304,14 @@ impl Service {
             body_bytes: 0,
         }
     }
+}
+
+/// The answer of who depends on somebody that did not answer.
+fn failed(error: &anyhow::Error) -> Response<Body> {
+    let reason = Bytes::from(format!("{error:#}"));
+    let mut response = Response::new(Full::from(reason).map_err(|it| match it {}).boxed_unsync());
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
 }
 
 /// What the `x-echo-*` headers ask for.

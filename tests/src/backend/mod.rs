@@ -3,6 +3,7 @@
 pub mod echo;
 pub mod grpc;
 pub mod raw;
+pub mod relay;
 pub mod tcp;
 
 use std::{

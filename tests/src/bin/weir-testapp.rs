@@ -3,13 +3,17 @@
 //! should: on SIGTERM it serves for `GRACE_SECONDS` more, which is until nobody sends it new
 //! connections, then it lets every connection finish what it carries.
 //!
+//! With `TLS` it speaks TLS, with the `tls.crt` and `tls.key` of that folder. With `NEXT` it calls
+//! `HOST:PORT` for every request, and answers well only what was answered well there.
+//!
 //! With `CALLS` it is a client too: to the end it calls `HOST:PORT` some five hundred times a second,
 //! and writes what came of it, a line every second.
 
 use std::{
-    env,
+    env, fs,
     io::{Write as _, stdout},
     net::Ipv4Addr,
+    path::Path,
     time::Duration,
 };
 
@@ -21,7 +25,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 use weir_tests::{
-    backend::echo::Echo,
+    backend::{echo::Echo, relay::Next},
+    certs::Identity,
     client::{http::Request, load::Load},
 };
 
@@ -38,7 +43,14 @@ async fn main() -> anyhow::Result<()> {
     let version = env::var("VERSION").unwrap_or_else(|_| "v1".into());
     let pod = env::var("POD_NAME").unwrap_or_default();
     let mut terminated = signal(SignalKind::terminate())?;
-    let echo = Echo::start_in_pod(&version, &pod, address).await;
+    let echo = if let Ok(folder) = env::var("TLS") {
+        let config = identity(Path::new(&folder))?.server_config(&["h2", "http/1.1"]);
+        Echo::start_tls_in_pod(&version, &pod, address, config).await
+    } else if let Ok(next) = env::var("NEXT") {
+        Echo::start_relay_in_pod(&version, &pod, address, Next::new(&next)).await
+    } else {
+        Echo::start_in_pod(&version, &pod, address).await
+    };
     let calls = env::var("CALLS").ok().map(|to| tokio::spawn(call(to)));
     terminated.recv().await;
     tokio::time::sleep(Duration::from_secs(grace.into())).await;
@@ -60,6 +72,14 @@ async fn call(to: String) -> anyhow::Result<()> {
         let line = json!({ "succeeded": tally.succeeded, "failures": tally.failures });
         writeln!(stdout(), "{line}")?;
     }
+}
+
+fn identity(folder: &Path) -> anyhow::Result<Identity> {
+    let read = |name| {
+        let path = folder.join(name);
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    };
+    Ok(Identity { certificate: read("tls.crt")?, key: read("tls.key")? })
 }
 
 fn number(variable: &str, default: u16) -> anyhow::Result<u16> {

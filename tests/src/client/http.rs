@@ -321,3 +321,10 @@ impl Connection {
         }
     }
 }
+
+/// Whether nothing of the request has left: it waited for a connection that ended.
+#[must_use]
+pub fn was_not_sent(error: &anyhow::Error) -> bool {
+    let is_canceled = |cause: &hyper::Error| cause.is_canceled();
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_canceled)
+}

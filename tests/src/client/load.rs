@@ -8,9 +8,13 @@ use std::{
 
 use anyhow::ensure;
 use http::Version;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, Interval, MissedTickBehavior},
+};
 
-use super::http::{Connection, Reply, Request};
+use super::http::{Connection, Reply, Request, was_not_sent};
 
 /// Running load.
 #[derive(Debug)]
@@ -59,10 +63,42 @@ impl Load {
         request: &Request,
         pause: Duration,
     ) -> Self {
+        Self::start_each(address, version, connections, request, |_| Pace::Pause(pause))
+    }
+
+    /// `rate` requests a second, whatever answers take, as long as there is a connection without one under
+    /// way; what was late for that is sent as soon as there is.
+    #[must_use]
+    pub fn start_at_rate(
+        address: SocketAddr,
+        version: Version,
+        connections: usize,
+        request: &Request,
+        rate: u32,
+    ) -> Self {
+        let each = Duration::from_secs(1) * u32::try_from(connections).expect("few") / rate;
+        let began = Instant::now();
+        Self::start_each(address, version, connections, request, |number| {
+            // One after the other, and not all of them at once.
+            let first = began + Duration::from_secs(1) * u32::try_from(number).expect("few") / rate;
+            let mut turns = tokio::time::interval_at(first, each);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            Pace::Turns(turns)
+        })
+    }
+
+    fn start_each(
+        address: SocketAddr,
+        version: Version,
+        connections: usize,
+        request: &Request,
+        pace: impl Fn(usize) -> Pace,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut workers = JoinSet::new();
-        for _ in 0..connections {
-            workers.spawn(work(address, version, request.clone(), pause, stopped.clone()));
+        for number in 0..connections {
+            let (pace, stopped) = (pace(number), stopped.clone());
+            workers.spawn(work(address, version, request.clone(), pace, stopped));
         }
         Self { stop, workers }
     }
@@ -82,11 +118,32 @@ impl Load {
     }
 }
 
+/// When the next request of a connection is sent.
+enum Pace {
+    /// So long after the answer to the last.
+    Pause(Duration),
+    /// At times of its own.
+    Turns(Interval),
+}
+
+impl Pace {
+    async fn next(&mut self) {
+        match self {
+            // Lets the others of this thread, backends among them, have their turn.
+            Self::Pause(Duration::ZERO) => tokio::task::yield_now().await,
+            Self::Pause(pause) => tokio::time::sleep(*pause).await,
+            Self::Turns(turns) => {
+                turns.tick().await;
+            }
+        }
+    }
+}
+
 async fn work(
     address: SocketAddr,
     version: Version,
     request: Request,
-    pause: Duration,
+    mut pace: Pace,
     stopped: watch::Receiver<bool>,
 ) -> Tally {
     let mut tally = Tally::default();
@@ -100,12 +157,7 @@ async fn work(
                 *tally.failures.entry(format!("{error:#}")).or_default() += 1;
             }
         }
-        // Lets the others of this thread, backends among them, have their turn.
-        if pause.is_zero() {
-            tokio::task::yield_now().await;
-        } else {
-            tokio::time::sleep(pause).await;
-        }
+        pace.next().await;
     }
     tally
 }
@@ -144,10 +196,4 @@ fn succeeded(reply: &Reply) -> anyhow::Result<()> {
         ensure!(status == Some("0"), "gRPC status {status:?}");
     }
     Ok(())
-}
-
-/// Whether nothing of the request has left: it waited for a connection that ended.
-fn was_not_sent(error: &anyhow::Error) -> bool {
-    let is_canceled = |cause: &hyper::Error| cause.is_canceled();
-    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_canceled)
 }

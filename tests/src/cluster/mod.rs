@@ -8,6 +8,7 @@ pub mod app;
 pub mod bed;
 pub mod capture;
 pub mod injected;
+pub mod pods;
 pub mod shop;
 pub mod suite;
 pub mod webhook;

@@ -18,10 +18,15 @@ pub const TO_WEB: &str = "[{ route: [{ destination: { host: web } }] }]";
 impl Cluster {
     /// Weir with the Gateway [`PUBLIC`], once for all tests.
     pub async fn installed(&self) {
+        self.installed_with(&[]).await;
+    }
+
+    /// The same, with these values of the controller's chart if nobody was before.
+    pub async fn installed_with(&self, values: &[&str]) {
         self.weir
             .get_or_init(async || {
                 self.load_app().await;
-                self.install_weir().await;
+                self.install_weir_with(values).await;
                 let gateway = gateway("public", "ingressgateway", "*");
                 eventually("the webhook lets a Gateway pass", async || {
                     let output = self.existing(INGRESS).try_apply(&gateway).await;

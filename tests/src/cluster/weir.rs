@@ -25,6 +25,11 @@ impl Cluster {
     /// # Panics
     /// When a chart cannot be installed, or what it installs does not become ready.
     pub async fn install_weir(&self) {
+        self.install_weir_with(&[]).await;
+    }
+
+    /// The same with these values of the controller's chart.
+    pub async fn install_weir_with(&self, values: &[&str]) {
         self.load_weir().await;
         for namespace in [SYSTEM, INGRESS] {
             self.namespace(namespace).await.restrict().await;
@@ -35,7 +40,7 @@ impl Cluster {
             "controller",
             "weir-controller",
             SYSTEM,
-            &[&image, "autoscaleEnabled=false"],
+            &[&[&*image, "autoscaleEnabled=false"], values].concat(),
         )
         .await;
         self.install_gateway(INGRESS_GATEWAY, INGRESS, &[]).await;

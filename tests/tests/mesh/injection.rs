@@ -1,4 +1,4 @@
-//! What the API server makes of pods: who is changed how, and who is refused.
+//! What the API server makes of pods and of the mesh's objects: who is changed how, and who is refused.
 
 use weir_tests::binaries;
 
@@ -132,9 +132,10 @@ async fn injected_for_an_agent_on_the_node(cluster: &Cluster, pod: &Value) {
     container(&pod, "istio-proxy");
 }
 
-pub async fn an_annotation_without_meaning_refuses_the_pod_and_says_which(cluster: Arc<Cluster>) {
+pub async fn what_has_no_meaning_is_refused_with_its_place(cluster: Arc<Cluster>) {
     let _controller = CONTROLLER.read().await;
     mesh(&cluster).await;
+    cluster.asked_first().await;
     let test = cluster.asking_for_sidecars("meaning").await;
     let annotations = [
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "many", "\"many\" is not a port"),
@@ -145,6 +146,7 @@ pub async fn an_annotation_without_meaning_refuses_the_pod_and_says_which(cluste
         ("sidecar.istio.io/proxyCPU", "lots", "\"lots\" is not a quantity"),
         ("status.sidecar.istio.io/port", "-1", "\"-1\" is not a port, or 0 for none"),
         ("inject.istio.io/templates", "gate", "there is no template \"gate\""),
+        ("proxy.istio.io/config", "concurrency: many", "invalid type: string \"many\""),
     ];
     for (name, value, reason) in annotations {
         let mut wrong = pod("wrong");
@@ -153,6 +155,46 @@ pub async fn an_annotation_without_meaning_refuses_the_pod_and_says_which(cluste
         assert!(told.contains(reason), "{name}: {told}");
         assert!(name.starts_with("inject") || told.contains(name), "{name}: {told}");
     }
+    let objects = [
+        ("Sidecar", "{}", "spec: this Sidecar sets nothing"),
+        ("Sidecar", "{ egress: [{ hosts: [pay] }] }", "spec.egress[0].hosts[0]"),
+        ("Sidecar", "{ egress: [{ hosts: ['a*b/pay'] }] }", "spec.egress[0].hosts[0]"),
+        (
+            "Sidecar",
+            "{ ingress: [{ port: { number: 80, protocol: HTTP, name: http }, \
+               defaultEndpoint: 10.0.0.1:80 }] }",
+            "spec.ingress[0].defaultEndpoint",
+        ),
+        ("Sidecar", "{ ingress: [{ defaultEndpoint: 127.0.0.1:80 }] }", "spec.ingress[0].port"),
+        (
+            "PeerAuthentication",
+            "{ portLevelMtls: { 80: { mode: STRICT } } }",
+            "spec.portLevelMtls: modes of single ports need a selector",
+        ),
+        (
+            "AuthorizationPolicy",
+            "{ rules: [{ from: [{ source: { ipBlocks: ['10.0.0.0/33'] } }] }] }",
+            "spec.rules[0].from[0].source.ipBlocks[0]",
+        ),
+        (
+            "ServiceEntry",
+            "{ hosts: [a.test], addresses: ['10.0.0.0/40'], resolution: NONE, \
+               ports: [{ number: 80, name: http, protocol: HTTP }] }",
+            "spec.addresses[0]",
+        ),
+    ];
+    for (kind, spec, reason) in objects {
+        let group =
+            if kind.ends_with('r') || kind == "ServiceEntry" { "networking" } else { "security" };
+        let object = format!(
+            "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{ name: wrong }}\nspec: {spec}\n"
+        );
+        let output = test.try_apply(&object).await;
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && told.contains(reason), "{kind} {spec}: {told}");
+    }
+    let there = test.kubectl(&["get", "pods,sidecars,serviceentries", "--output", "name"]).await;
+    assert_eq!(there, "");
 }
 
 pub async fn a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why(cluster: Arc<Cluster>) {

@@ -20,11 +20,13 @@ use weir_tests::{
     eventually::{eventually, eventually_eq},
 };
 
+mod egress;
 mod injection;
-mod reached;
+mod lifecycle;
 
+use egress::*;
 use injection::*;
-use reached::*;
+use lifecycle::*;
 
 weir_tests::cluster_suite! {
     nodes: 1;
@@ -39,14 +41,16 @@ weir_tests::cluster_suite! {
     a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason,
     an_injected_pod_stays_as_it_is_and_what_others_add_is_treated_alike,
     pod_security_takes_what_programs_no_rules_and_names_what_does,
-    an_annotation_without_meaning_refuses_the_pod_and_says_which,
+    what_has_no_meaning_is_refused_with_its_place,
     a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why,
+    outside_hosts_are_reached_by_who_may_and_only_over_the_gateway,
     an_application_on_loopback_is_reached_where_a_sidecar_resource_says_so,
     a_pod_of_a_headless_service_that_is_replaced_is_found_again,
-    a_sidecar_restarts_without_a_controller,
+    a_sidecar_ends_in_time_when_the_application_does_not,
+    a_sidecar_restarts_and_another_starts_without_a_controller,
 }
 
-/// Held alone by who takes the controller away.
+/// Held alone by who takes the controller away, or changes what all others depend on.
 static CONTROLLER: RwLock<()> = RwLock::const_new(());
 
 /// The mesh, with a log that says who asked.
@@ -55,9 +59,11 @@ async fn mesh(cluster: &Cluster) {
     cluster.installed().await;
     LOGGED
         .get_or_init(async || {
-            let format = "%REQ(:PATH)% of <%DOWNSTREAM_PEER_URI_SAN%>: %RESPONSE_CODE%\\n";
+            let format = "%REQ(:PATH)% of <%DOWNSTREAM_PEER_URI_SAN%>: %RESPONSE_CODE% \
+                          %REQ(:AUTHORITY)% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%\\n";
             let mesh = format!(
-                "rootNamespace: {SYSTEM}\naccessLogFile: /dev/stdout\naccessLogFormat: \"{format}\"\n"
+                "rootNamespace: {SYSTEM}\naccessLogFile: /dev/stdout\naccessLogFormat: \"{format}\"\n\
+                 outboundTrafficPolicy: {{ mode: REGISTRY_ONLY }}\n"
             );
             let patch = json!({ "data": { "mesh": mesh } }).to_string();
             let arguments = ["patch", "configmap/weir", "--type=merge", "--patch", &patch];
@@ -173,16 +179,29 @@ async fn between_two_pods_nothing_passes_but_tls(cluster: Arc<Cluster>) {
     assert!(!has("xyzzy-sealed"), "what two sidecars say to each other is not");
 }
 
+/// A step of `examples/migration`.
+fn migration(step: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/migration");
+    fs::read_to_string(folder.join(step).join("peer-authentication.yaml")).unwrap()
+}
+
 async fn strict_refuses_who_is_in_no_mesh_and_keeps_probes_working(cluster: Arc<Cluster>) {
-    let _controller = CONTROLLER.read().await;
+    let controller = CONTROLLER.read().await;
     mesh(&cluster).await;
     let shop = cluster.injected("strict", &["web", "pay"]).await;
+    shop.apply(&migration("permissive")).await;
     let to_pay = "[{ route: [{ destination: { host: pay } }] }]";
     shop.apply(&virtual_service("strict.test", PUBLIC, to_pay)).await;
     let plain = Request::get("pay", "/");
     assert_eq!(shop.ask_plainly("pay", APP_PORT, &plain).await.unwrap().status, 200);
 
-    shop.apply(&strict("strict")).await;
+    let plainly = ["connection_security_policy=\"none\"", "reporter=\"destination\""];
+    eventually("it is known that it has no certificate", async || {
+        (!shop.metrics("pay", &plainly).await.is_empty()).then_some(())
+    })
+    .await;
+
+    shop.apply(&migration("strict")).await;
     eventually("a plain client is refused", async || {
         shop.ask_plainly("pay", APP_PORT, &plain).await.is_none().then_some(())
     })
@@ -202,6 +221,33 @@ async fn strict_refuses_who_is_in_no_mesh_and_keeps_probes_working(cluster: Arc<
     shop.kubectl(&["patch", "deployment/pay-v1", "--type=json", "--patch", &patch]).await;
     shop.rolled_out("pay-v1").await;
     shop.served_to("web", &["http://pay/"]).await;
+    drop(controller);
+    the_mesh_is_strict_but_for_who_says_otherwise(&cluster, &shop).await;
+}
+
+/// The last step of the migration: everybody else sees it.
+async fn the_mesh_is_strict_but_for_who_says_otherwise(cluster: &Cluster, moved: &Namespace<'_>) {
+    let shop = shop(cluster).await;
+    let _alone = CONTROLLER.write().await;
+    let plain = Request::get("pay", "/");
+    assert_eq!(shop.ask_plainly("pay", APP_PORT, &plain).await.unwrap().status, 200);
+    moved.apply(&migration("permissive")).await;
+    let system = cluster.existing(SYSTEM);
+    system.apply(&migration("mesh")).await;
+    eventually("a plain client is refused where nothing else is said", async || {
+        shop.ask_plainly("pay", APP_PORT, &plain).await.is_none().then_some(())
+    })
+    .await;
+    eventually("and taken where it is", async || {
+        let reply = moved.ask_plainly("pay", APP_PORT, &plain).await;
+        reply.is_some_and(|reply| reply.status == 200).then_some(())
+    })
+    .await;
+    system.kubectl(&["delete", "peerauthentication", "default"]).await;
+    eventually("it is as it was", async || {
+        shop.ask_plainly("pay", APP_PORT, &plain).await.map(drop)
+    })
+    .await;
 }
 
 async fn who_may_call_is_decided_by_certificate_and_not_by_headers(cluster: Arc<Cluster>) {
@@ -372,16 +418,22 @@ async fn what_nobody_knows_is_refused_where_only_the_registry_is_reached(cluster
     other.rolled_out("pay-v1").await;
     let elsewhere = ["http://pay.elsewhere/"];
     shop.served_to("web", &elsewhere).await;
-    shop.apply(
-        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\n\
-         spec: { outboundTrafficPolicy: { mode: REGISTRY_ONLY }, egress: [{ hosts: ['./*'] }] }\n",
-    )
-    .await;
+    let only_own = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: { name: default }\n\
+                    spec: { egress: [{ hosts: ['./*'] }]";
+    shop.apply(&format!("{only_own} }}\n")).await;
     eventually("what is not imported is refused", async || {
         (shop.ask_from("web", &elsewhere).await.status == 502).then_some(())
     })
     .await;
     assert_eq!(shop.ask_from("web", &["http://pay/"]).await.status, 200);
+
+    shop.apply(&format!("{only_own}, outboundTrafficPolicy: {{ mode: ALLOW_ANY }} }}\n")).await;
+    shop.served_to("web", &elsewhere).await;
+    let passed = ["destination_service_name=\"PassthroughCluster\"", "response_code=\"200\""];
+    eventually("it is told apart from what is known", async || {
+        (!shop.metrics("web", &passed).await.is_empty()).then_some(())
+    })
+    .await;
 }
 
 async fn a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason(cluster: Arc<Cluster>) {
@@ -396,36 +448,4 @@ async fn a_pod_that_cannot_have_a_sidecar_is_refused_with_the_reason(cluster: Ar
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("excludeOutboundPorts]: \"many\" is not a port"), "{told}");
     assert_eq!(test.kubectl(&["get", "pods", "--output", "name"]).await, "");
-}
-
-async fn a_sidecar_restarts_without_a_controller(cluster: Arc<Cluster>) {
-    let _controller = CONTROLLER.write().await;
-    mesh(&cluster).await;
-    let shop = cluster.injected("alone", &["web", "pay"]).await;
-    shop.apply(&strict("alone")).await;
-    shop.served_to("web", &["http://pay/"]).await;
-    let plain = Request::get("pay", "/");
-    eventually("the policy is in force", async || {
-        shop.ask_plainly("pay", APP_PORT, &plain).await.is_none().then_some(())
-    })
-    .await;
-    cluster.scale_controller(0).await;
-    let pod = format!("pod/{}", shop.pod("pay").await);
-    let restarts = async || {
-        let pod = shop.get(&pod).await;
-        let sidecar = &pod["status"]["initContainerStatuses"][1];
-        assert_eq!(sidecar["name"], "istio-proxy");
-        (sidecar["restartCount"].as_u64().unwrap(), sidecar["ready"] == true)
-    };
-    assert_eq!(restarts().await, (0, true));
-    let quit = ["--request", "POST", "http://127.0.0.1:15020/quitquitquit"];
-    assert_eq!(shop.ask_from("pay", &quit).await.status, 200);
-    eventually_eq((1, true), restarts).await;
-
-    let answer = shop.served_to("web", &["http://pay/"]).await;
-    let web = identity("alone", "web");
-    assert!(answer.body.contains(&web), "it is mutual TLS: {}", answer.body);
-    let address = SocketAddr::new(shop.pod_ip("pay").await, APP_PORT);
-    assert!(ask(address, &plain).await.is_err(), "the policy is in force as before");
-    cluster.scale_controller(1).await;
 }
