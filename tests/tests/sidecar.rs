@@ -226,6 +226,9 @@ async fn two_sidecars_speak_mutual_tls_and_each_knows_who_the_other_is() {
     let refused = plain.try_http((server.ip, 8080), "GET /", "reviews").unwrap_or_default();
     assert!(!refused.contains("HTTP/1.1"), "{refused}");
 
+    let shown = server.http((Ipv4Addr::LOCALHOST, 15000), "GET /certs", "localhost");
+    assert!(shown.contains(SERVER) && !shown.contains("PRIVATE"), "{shown}");
+
     let labels = [
         "reporter=\"destination\"".to_owned(),
         format!("source_principal=\"{CLIENT}\""),

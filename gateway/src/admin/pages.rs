@@ -96,7 +96,10 @@ async fn look(path: &str, query: Query<'_>, shared: &Shared) -> Page {
         "/listeners" => listeners(shared, as_json).await,
         "/certs" => {
             let configured = &shared.state.configured;
-            let resources = configured.with_resources(Resources::clone);
+            let mut resources = configured.with_resources(Resources::clone);
+            if let Some(identity) = configured.identity() {
+                resources.secrets.insert(identity.name.clone(), identity);
+            }
             pretty(&certificates::json(&resources, &configured.secret_problems()))
         }
         "/server_info" => pretty(&server_info(shared)),

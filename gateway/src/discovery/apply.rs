@@ -12,7 +12,7 @@ use weir_config::{
     api::{MeshConfig, ObjectKey},
     compile::{Change, Compiler, Proxy},
     diagnostic::{Diagnostic, Severity},
-    model::{Delta, Resources, SecretName},
+    model::{Delta, Resources, SecretName, secret::Secret},
 };
 
 use super::contain::{State, Step, Transition, contained};
@@ -135,6 +135,7 @@ impl Applier {
         let snapshot = {
             let mut state = lock(&self.state);
             let mut delta = Delta::default();
+            state.identity.clone_from(&secret);
             delta.secrets.insert(SecretName::workload(), secret);
             let secrets = contained(|| Secrets::next(&state.secrets, &delta));
             secrets.and_then(|secrets| self.with_secrets(&mut state, secrets))
@@ -277,6 +278,12 @@ impl Configured {
     #[must_use]
     pub fn mesh_refusal(&self) -> Vec<Diagnostic> {
         lock(&self.0).mesh_refusal.clone().into_iter().collect()
+    }
+
+    /// The proxy's own certificate.
+    #[must_use]
+    pub fn identity(&self) -> Option<Arc<Secret>> {
+        lock(&self.0).identity.clone()
     }
 
     /// What is wrong with certificates and keys.

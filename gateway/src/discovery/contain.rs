@@ -14,7 +14,7 @@ use weir_config::{
     api::{MeshConfig, Source},
     compile::{Before, Change, Compiler},
     diagnostic::{Diagnostic, Severity},
-    model::{Delta, Resources},
+    model::{Delta, Resources, secret::Secret},
 };
 
 use crate::{snapshot::Snapshot, tls::Secrets};
@@ -31,6 +31,8 @@ pub(super) const FAILED: &str = "Weir failed over this version, which is a bug: 
 pub(super) struct State {
     pub(super) compiler: Compiler,
     pub(super) secrets: Secrets,
+    /// The proxy's own certificate, which no configuration names.
+    pub(super) identity: Option<Arc<Secret>>,
     /// Of documents that could not be read, which the compiler never saw.
     pub(super) unread: Vec<Diagnostic>,
     /// Why the mesh configuration in force is not the last one.
@@ -65,6 +67,7 @@ impl State {
         Self {
             compiler,
             secrets: Secrets::default(),
+            identity: None,
             unread: Vec::new(),
             mesh_refusal: None,
             lost: None,
