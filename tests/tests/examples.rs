@@ -93,7 +93,7 @@ fn token(example: &str) -> String {
 }
 
 /// Examples for several proxies of a mesh; the suites of these names drive them.
-const OF_A_MESH: [&str; 2] = ["egress", "mesh"];
+const OF_A_MESH: [&str; 3] = ["egress", "mesh", "migration"];
 
 #[tokio::test]
 async fn every_example_is_loaded_without_a_finding_and_has_a_test_here() {
