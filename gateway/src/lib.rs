@@ -47,6 +47,7 @@ pub mod dns;
 pub mod filter;
 pub mod head;
 pub mod http;
+pub mod http2;
 pub mod identity;
 pub mod listener;
 pub mod route;

@@ -1,15 +1,15 @@
 //! The byte stream inside a CONNECT stream of HTTP/2 (RFC 9113 section 8.5), of either side.
 
 use std::{
-    fmt,
-    io::{self, ErrorKind},
+    fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http2::{Error, Received, Stream};
 
 /// Handed to the connection at once: what a frame holds unless the peer says otherwise.
 const WRITE_BYTES: usize = 16 * 1024;
@@ -17,8 +17,7 @@ const WRITE_BYTES: usize = 16 * 1024;
 /// A connection inside a stream. Dropped before both sides have said all, it is broken off; others of
 /// the same HTTP/2 connection go on.
 pub struct Tunnel {
-    send: SendStream<Bytes>,
-    receive: RecvStream,
+    stream: Stream,
     /// Received and not read yet.
     unread: Bytes,
     read_ended: bool,
@@ -32,22 +31,15 @@ pub type OpenStream = std::sync::Arc<()>;
 
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tunnel").field("stream", &self.send.stream_id()).finish_non_exhaustive()
+        f.debug_struct("Tunnel").field("stream", &self.stream).finish_non_exhaustive()
     }
 }
 
 impl Tunnel {
     /// Of a CONNECT that was answered with success.
     #[must_use]
-    pub fn new(send: SendStream<Bytes>, receive: RecvStream, open: Option<OpenStream>) -> Self {
-        Self {
-            send,
-            receive,
-            unread: Bytes::new(),
-            read_ended: false,
-            write_ended: false,
-            _open: open,
-        }
+    pub fn new(stream: Stream, open: Option<OpenStream>) -> Self {
+        Self { stream, unread: Bytes::new(), read_ended: false, write_ended: false, _open: open }
     }
 
     /// The same stream before `bytes` were read from it.
@@ -80,13 +72,11 @@ impl AsyncRead for Tunnel {
             if this.read_ended {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(this.receive.poll_data(cx)) {
-                None => this.read_ended = true,
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-                Some(Ok(bytes)) => {
-                    // As much may come again; nothing is read before this is. The error is a stream
-                    // that is over.
-                    let _ = this.receive.flow_control().release_capacity(bytes.len());
+            match ready!(this.stream.poll_receive(cx)).map_err(Error::into_io)? {
+                None | Some(Received::Trailers(_)) => this.read_ended = true,
+                Some(Received::Data(bytes)) => {
+                    // As much may come again; nothing is read before this is.
+                    this.stream.release(bytes.len());
                     this.unread = bytes;
                 }
             }
@@ -105,18 +95,10 @@ impl AsyncWrite for Tunnel {
             return Poll::Ready(Ok(0));
         }
         let wanted = bytes.len().min(WRITE_BYTES);
-        this.send.reserve_capacity(wanted);
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                None => return Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-                Some(Ok(_granted)) => {}
-            }
-        }
-        let length = wanted.min(this.send.capacity());
-        let piece = Bytes::copy_from_slice(&bytes[..length]);
-        this.send.send_data(piece, false).map_err(io_error)?;
-        Poll::Ready(Ok(length))
+        let room = ready!(this.stream.poll_room(wanted, cx)).map_err(Error::into_io)?;
+        let piece = Bytes::copy_from_slice(&bytes[..room]);
+        this.stream.send_data(piece, false).map_err(Error::into_io)?;
+        Poll::Ready(Ok(room))
     }
 
     /// The connection's task sends what it is given.
@@ -128,16 +110,8 @@ impl AsyncWrite for Tunnel {
         let this = self.get_mut();
         if !this.write_ended {
             this.write_ended = true;
-            this.send.send_data(Bytes::new(), true).map_err(io_error)?;
+            this.stream.send_data(Bytes::new(), true).map_err(Error::into_io)?;
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// The end of the stream, or of its whole connection.
-fn io_error(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        return error.into_io().unwrap_or_else(|| ErrorKind::ConnectionReset.into());
-    }
-    io::Error::new(ErrorKind::ConnectionReset, error)
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::http2::{self, Reason};
+
 /// Why a message could not be read or written. Whose fault it is follows from which session said it:
 /// a `ServerSession` speaks of the client, a `ClientSession` of the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +20,7 @@ pub enum StreamError {
     Protocol(&'static str),
     /// RST_STREAM from the peer.
     #[error("the peer reset the stream: {0}")]
-    Reset(h2::Reason),
+    Reset(Reason),
     /// GOAWAY that excludes the stream: the peer has not looked at it.
     #[error("the peer is going away")]
     GoAway,
@@ -40,7 +42,7 @@ impl StreamError {
     pub fn is_unprocessed(&self) -> bool {
         match self {
             Self::GoAway => true,
-            Self::Reset(reason) => *reason == h2::Reason::REFUSED_STREAM,
+            Self::Reset(reason) => *reason == Reason::REFUSED_STREAM,
             Self::Io(_)
             | Self::Closed { .. }
             | Self::Protocol(_)
@@ -58,18 +60,17 @@ impl From<io::Error> for StreamError {
     }
 }
 
-impl From<h2::Error> for StreamError {
-    fn from(error: h2::Error) -> Self {
-        match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Self::Reset(reason),
-            // h2 says so only for streams above the last one the peer took.
-            Some(_) if error.is_go_away() && error.is_remote() => Self::GoAway,
-            Some(h2::Reason::FLOW_CONTROL_ERROR) if error.is_library() => {
+impl From<http2::Error> for StreamError {
+    fn from(error: http2::Error) -> Self {
+        match error {
+            http2::Error::Reset(reason) => Self::Reset(reason),
+            http2::Error::GoAway => Self::GoAway,
+            http2::Error::Protocol(Reason::FLOW_CONTROL_ERROR) => {
                 Self::Protocol("http2.flow_control")
             }
-            Some(_) if error.is_library() => Self::Protocol("http2.protocol_error"),
-            Some(_) => Self::Aborted,
-            None => error.into_io().map_or(Self::Aborted, Self::Io),
+            http2::Error::Protocol(_) => Self::Protocol("http2.protocol_error"),
+            http2::Error::Io(kind) => Self::Io(kind.into()),
+            http2::Error::Aborted => Self::Aborted,
         }
     }
 }

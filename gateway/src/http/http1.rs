@@ -7,21 +7,20 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use http::StatusCode;
 use tokio::{
     io::AsyncWriteExt,
     time::{Instant, Sleep, sleep},
 };
 
-use super::{
-    Downstream, exchange,
-    rewound::{PREFACE, Rewound},
-};
+use super::{Downstream, exchange};
 use crate::{
     codec::{
         Rejection, ServerSession,
         h1::{self, AfterExchange, Arrival},
     },
+    http2::PREFACE,
     io::Io,
     telemetry::Protocol,
 };
@@ -35,7 +34,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Serves requests until the connection ends, unless the client speaks HTTP/2: then gives back what
 /// is needed to serve that.
-pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<Rewound> {
+pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<(BytesMut, Io)> {
     let session = h1::ServerSession::new(io, downstream.options(), downstream.drain.clone());
     let mut session = Box::new(session);
     // The one timer of the connection. It is moved, never made anew.
@@ -46,8 +45,7 @@ pub(super) async fn serve(downstream: &Downstream, io: Io) -> Option<Rewound> {
         match poll_fn(wait).await {
             FirstBytes::Http1 => {}
             FirstBytes::Http2 => {
-                let (bytes, io) = session.into_parts();
-                return Some(Rewound::with(bytes, io));
+                return Some(session.into_parts());
             }
             FirstBytes::Nothing => return None,
         }

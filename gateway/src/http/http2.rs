@@ -9,26 +9,20 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream,
-    server::{Connection, SendResponse},
-};
-use http::Request;
+use bytes::BytesMut;
 use tokio::{
     task::JoinSet,
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use super::{
-    Downstream, exchange,
-    rewound::{Rewound, SharedBudget},
-};
+use super::{Downstream, exchange};
 use crate::{
     codec::{
         ServerSession,
-        h2::{Malformed, ServerSession as H2Session, server_options},
+        h2::{Malformed, ServerSession as H2Session, server_config},
     },
+    http2::{Accepted, Connection, Reason},
+    io::Io,
     last_in_line::LastInLine,
     telemetry::Protocol,
 };
@@ -43,14 +37,13 @@ const PREMATURE: Duration = Duration::from_secs(1);
 /// Time for a client to take note of GOAWAY when nothing else is going on.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves streams until the connection ends, and waits for the last of them.
-pub(super) async fn serve(downstream: Arc<Downstream>, io: Rewound) {
-    let limits = &downstream.engine.limits;
-    let frames = io.budget();
-    let handshake = server_options(limits).handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(limits.header_timeout, handshake).await else { return };
+/// Serves streams until the connection, of which `read` was read already, ends, and waits for the last
+/// of them.
+pub(super) async fn serve(downstream: Arc<Downstream>, io: Io, read: BytesMut) {
+    let config = server_config(&downstream.engine.limits);
+    let mut connection = Connection::server(io, read, config);
     let mut streams = JoinSet::new();
-    serve_streams(&downstream, &mut connection, &frames, &mut streams).await;
+    serve_streams(&downstream, &mut connection, &mut streams).await;
     // Without its connection a stream fails, and its exchange ends and is recorded.
     drop(connection);
     while streams.join_next().await.is_some() {}
@@ -58,8 +51,7 @@ pub(super) async fn serve(downstream: Arc<Downstream>, io: Rewound) {
 
 async fn serve_streams(
     downstream: &Arc<Downstream>,
-    connection: &mut Connection<Rewound, Bytes>,
-    frames: &SharedBudget,
+    connection: &mut Connection<Io>,
     streams: &mut JoinSet<Ended>,
 ) {
     let idle_timeout = downstream.engine.limits.idle_timeout;
@@ -89,16 +81,12 @@ async fn serve_streams(
                 Poll::Pending if streams.is_empty() && downstream.cut.has_passed() => {
                     Poll::Ready(Event::Closed)
                 }
-                Poll::Pending if !budget.spent && frames.is_exceeded() => {
-                    Poll::Ready(Event::Flooded)
-                }
                 event => event,
             }
         });
         match event.await {
-            Event::Request(request) => {
-                let (request, respond) = *request;
-                match H2Session::accept(request, respond, &downstream.options()) {
+            Event::Request(accepted) => {
+                match H2Session::accept(*accepted, &downstream.options()) {
                     Ok(session) => {
                         // Boxed, because a task is copied whole when it is made and when it ends.
                         streams.spawn(Box::pin(serve_stream(Arc::clone(downstream), session)));
@@ -118,38 +106,36 @@ async fn serve_streams(
                 }
             }
             Event::Idle if closing => return,
-            Event::Idle if !introduced && frames.has_heard() => {
+            Event::Idle if !introduced && connection.has_heard() => {
                 introduced = true;
                 idle.as_mut().reset(Instant::now() + idle_timeout);
             }
-            Event::Flooded => budget.spent = true,
+            Event::Idle if !introduced => return,
             Event::Idle | Event::Drain => {
-                connection.graceful_shutdown();
+                connection.shut_down();
                 closing = true;
                 idle.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
             }
             Event::Closed => return,
         }
         if budget.is_exceeded() {
-            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            connection.abort(Reason::ENHANCE_YOUR_CALM);
         }
     }
 }
 
 enum Event {
-    Request(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    Request(Box<Accepted>),
     StreamEnded(Ended),
     /// No stream for as long as the deadline allows.
     Idle,
-    /// Of frames that carry nothing.
-    Flooded,
     Drain,
     /// By the client, or by an error that ends everything.
     Closed,
 }
 
 fn poll_event(
-    connection: &mut Connection<Rewound, Bytes>,
+    connection: &mut Connection<Io>,
     streams: &mut JoinSet<Ended>,
     idle: Pin<&mut Sleep>,
     drain_now: impl Fn() -> bool,
@@ -160,8 +146,8 @@ fn poll_event(
     }
     // Accepting is also what moves the frames of all streams, so it is polled whatever happens.
     match connection.poll_accept(cx) {
-        Poll::Ready(Some(Ok(request))) => return Poll::Ready(Event::Request(Box::new(request))),
-        Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Closed),
+        Poll::Ready(Some(accepted)) => return Poll::Ready(Event::Request(Box::new(accepted))),
+        Poll::Ready(None) => return Poll::Ready(Event::Closed),
         Poll::Pending => {}
     }
     match streams.poll_join_next(cx) {
@@ -210,8 +196,6 @@ struct Budget {
     malformed: u32,
     ended: u32,
     premature: u32,
-    /// On frames that carry nothing.
-    spent: bool,
 }
 
 impl Budget {
@@ -223,8 +207,6 @@ impl Budget {
     }
 
     fn is_exceeded(&self) -> bool {
-        self.spent
-            || self.malformed >= MAX_MALFORMED
-            || self.premature > self.ended.max(RESET_SAMPLE) / 2
+        self.malformed >= MAX_MALFORMED || self.premature > self.ended.max(RESET_SAMPLE) / 2
     }
 }

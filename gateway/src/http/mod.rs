@@ -3,6 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use tokio::time::timeout;
 use weir_config::model::RouteTableName;
 
@@ -30,18 +31,14 @@ pub mod stream;
 mod caught;
 mod field;
 mod forwarded;
-mod frame_budget;
 mod grpc;
 mod hop_by_hop;
 mod http1;
 mod http2;
 mod peer;
 mod request_id;
-mod rewound;
 #[cfg(test)]
 mod tests;
-
-use rewound::Rewound;
 
 /// For what is being exchanged when a connection is cut: to be answered, or broken off, and recorded.
 /// Shorter than what the process waits for its connections then.
@@ -84,11 +81,11 @@ pub async fn serve_connection(
 async fn serve_protocol(downstream: Arc<Downstream>, speaks_h2: bool, io: Io) {
     // Boxed: most connections are HTTP/1 and idle, and shall not be as large as an HTTP/2 one.
     if speaks_h2 {
-        Box::pin(http2::serve(downstream, Rewound::new(io))).await;
+        Box::pin(http2::serve(downstream, io, BytesMut::new())).await;
         return;
     }
-    if let Some(rewound) = http1::serve(&downstream, io).await {
-        Box::pin(http2::serve(downstream, rewound)).await;
+    if let Some((read, io)) = http1::serve(&downstream, io).await {
+        Box::pin(http2::serve(downstream, io, read)).await;
     }
 }
 

@@ -2,20 +2,13 @@
 
 use std::{
     io::{self, IoSlice},
-    os::fd::AsRawFd,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use async_trait::async_trait;
-use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
-};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -204,42 +197,3 @@ impl AsyncWrite for Io {
         each!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
     }
 }
-
-// What Pingora asks of a stream its HTTP/2 sessions run on. Addresses and TLS facts are carried by
-// `ConnectionInfo`, so the digests stay empty.
-#[async_trait]
-impl Shutdown for Io {
-    async fn shutdown(&mut self) {
-        // The peer may be gone already; there is nobody left to tell.
-        let _ = AsyncWriteExt::shutdown(self).await;
-    }
-}
-
-impl UniqueID for Io {
-    fn id(&self) -> UniqueIDType {
-        // Nobody asks for it.
-        self.socket().map_or(-1, |socket| socket.as_raw_fd())
-    }
-}
-
-impl Ssl for Io {}
-
-impl GetTimingDigest for Io {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Io {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Io {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
-    }
-}
-
-impl Peek for Io {}

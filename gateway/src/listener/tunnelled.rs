@@ -2,17 +2,13 @@
 //! (the wire is ztunnel's). Each goes on as if it had been redirected here, and is known to come from
 //! whom the certificate of the tunnel names.
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream,
-    server::{Connection, SendResponse},
-};
-use http::{Method, Request, Response, StatusCode, uri::Authority};
+use bytes::BytesMut;
+use http::{Method, StatusCode};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use weir_config::model::listener::NetworkFilter;
 
@@ -22,7 +18,13 @@ use super::{
     redirected::{self, Inner},
     serve::{Binding, Established},
 };
-use crate::{connection::ConnectionInfo, io::Io, limits::Limits, tunnel::Tunnel};
+use crate::{
+    connection::ConnectionInfo,
+    http2::{Accepted, Config, Connection, HeadBlock, Reason, RequestHead, Stream},
+    io::Io,
+    limits::Limits,
+    tunnel::Tunnel,
+};
 
 /// Requests a connection may send that are refused; more are no mistake.
 const MAX_REFUSED: u32 = 32;
@@ -44,8 +46,7 @@ const OVERLOAD: Refusal = Refusal(StatusCode::SERVICE_UNAVAILABLE, "connection l
 pub(super) async fn serve(binding: &Arc<Binding>, established: Established) {
     let Established { io, info, chain, .. } = established;
     let limits = &binding.shared.engine.limits;
-    let handshake = options(limits).handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(limits.header_timeout, handshake).await else { return };
+    let mut connection = Connection::server(io, BytesMut::new(), config(limits));
     let drain = chain.drain_signal();
     let network = chain.config.network.clone();
     // A long connection must not keep the certificates of its beginning in memory.
@@ -62,17 +63,15 @@ pub(super) async fn serve(binding: &Arc<Binding>, established: Established) {
 }
 
 /// Bytes wait in the stream that is not read; others of its connection must not.
-fn options(limits: &Limits) -> h2::server::Builder {
-    let mut options = h2::server::Builder::new();
-    let header_bytes = u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX);
+fn config(limits: &Limits) -> Config {
     let windows = limits.h2_stream_window.saturating_mul(limits.max_concurrent_streams);
-    options
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(header_bytes)
-        .initial_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(windows.min(i32::MAX as u32))
-        .max_send_buffer_size(limits.write_high_watermark);
-    options
+    Config {
+        max_concurrent_streams: limits.max_concurrent_streams,
+        max_header_bytes: limits.max_header_bytes,
+        stream_window: limits.h2_stream_window,
+        connection_window: windows.min(i32::MAX as u32),
+        connect_protocol: false,
+    }
 }
 
 /// The connection that the tunnels of one client go through.
@@ -85,27 +84,29 @@ struct Outer {
 impl Outer {
     async fn serve_streams(
         &self,
-        connection: &mut Connection<Io, Bytes>,
+        connection: &mut Connection<Io>,
         streams: &mut JoinSet<()>,
         mut drain: crate::drain::DrainSignal,
     ) {
-        let idle_timeout = self.binding.shared.engine.limits.idle_timeout;
-        let mut idle = pin!(sleep(idle_timeout));
+        let limits = &self.binding.shared.engine.limits;
+        let idle_timeout = limits.idle_timeout;
+        // Who has not said anything is not let sit idle.
+        let mut idle = pin!(sleep(limits.header_timeout.min(idle_timeout)));
         let mut draining = pin!(drain.draining());
         let mut closing = false;
         let mut refused = 0;
         loop {
             tokio::select! {
                 // Accepting is also what moves the frames of all streams.
-                request = connection.accept() => match request {
-                    Some(Ok((request, mut respond))) => match self.destination(&request) {
-                        Ok(destination) => self.open(destination, request, respond, streams),
+                accepted = poll_fn(|cx| connection.poll_accept(cx)) => match accepted {
+                    Some(Accepted { head, mut stream }) => match self.destination(&head) {
+                        Ok(destination) => self.open(destination, stream, streams),
                         Err(refusal) => {
-                            self.refuse(refusal, &mut respond);
+                            self.refuse(refusal, &mut stream);
                             refused += 1;
                         }
                     },
-                    Some(Err(_)) | None => return,
+                    None => return,
                 },
                 Some(_) = streams.join_next() => {
                     if streams.is_empty() {
@@ -118,28 +119,27 @@ impl Outer {
                         return;
                     }
                     closing = true;
-                    connection.graceful_shutdown();
+                    connection.shut_down();
                     idle.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
                 }
                 () = &mut draining, if !closing => {
                     closing = true;
-                    connection.graceful_shutdown();
+                    connection.shut_down();
                     idle.as_mut().reset(Instant::now() + CLOSE_TIMEOUT);
                 }
             }
             if refused >= MAX_REFUSED {
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                connection.abort(Reason::ENHANCE_YOUR_CALM);
             }
         }
     }
 
     /// Where a CONNECT goes, if it may.
-    fn destination<T>(&self, request: &Request<T>) -> Result<SocketAddr, Refusal> {
-        let is_extended = request.extensions().get::<h2::ext::Protocol>().is_some();
-        if *request.method() != Method::CONNECT || is_extended {
+    fn destination(&self, request: &RequestHead) -> Result<SocketAddr, Refusal> {
+        if request.method != Method::CONNECT || request.too_large {
             return Err(NOT_CONNECT);
         }
-        let authority = request.uri().authority().map(Authority::as_str);
+        let authority = request.authority.as_ref().and_then(|text| std::str::from_utf8(text).ok());
         let address = authority.and_then(|text| text.parse().ok()).map(canonical);
         let address: SocketAddr = address.ok_or(NO_ADDRESS)?;
         let NetworkFilter::Connect { addresses, closed_ports, .. } = &self.network else {
@@ -164,34 +164,28 @@ impl Outer {
     }
 
     /// Answers, and serves what is inside in a task of its own.
-    fn open(
-        &self,
-        destination: SocketAddr,
-        request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
-        streams: &mut JoinSet<()>,
-    ) {
+    fn open(&self, destination: SocketAddr, mut stream: Stream, streams: &mut JoinSet<()>) {
         let NetworkFilter::Connect { listener, .. } = &self.network else { return };
         let snapshot = self.binding.shared.engine.snapshot();
         let state = snapshot.listeners.find(listener).cloned();
         let open = self.binding.shared.overload.admit();
         let (Some(state), Some(open), Some(tls)) = (state, open, self.info.tls.clone()) else {
-            return self.refuse(OVERLOAD, &mut respond);
+            return self.refuse(OVERLOAD, &mut stream);
         };
-        let Ok(send) = respond.send_response(Response::new(()), false) else { return };
-        let io = Io::Tunnel(Box::new(Tunnel::new(send, request.into_body(), None)));
+        if stream.send_head(&HeadBlock::response(StatusCode::OK), false).is_err() {
+            return;
+        }
+        let io = Io::Tunnel(Box::new(Tunnel::new(stream, None)));
         let inner = Inner { io, peer_addr: self.info.peer_addr, destination, tls };
         let binding = Arc::clone(&self.binding);
         streams.spawn(serve_inner(binding, state, inner, open));
     }
 
-    fn refuse(&self, refusal: Refusal, respond: &mut SendResponse<Bytes>) {
+    fn refuse(&self, refusal: Refusal, stream: &mut Stream) {
         let Refusal(status, reason) = refusal;
         self.binding.refused(1, reason);
-        let mut response = Response::new(());
-        *response.status_mut() = status;
         // Nobody is left to be told if this fails.
-        let _ = respond.send_response(response, true);
+        let _ = stream.send_head(&HeadBlock::response(status), true);
     }
 }
 

@@ -3,15 +3,13 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex as BlockingMutex, PoisonError, Weak},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::Mutex,
@@ -20,6 +18,7 @@ use tokio::{
 
 use super::{ConnectError, TlsContext, Transport, dial::connect_tcp, verify};
 use crate::{
+    http2::{self, Config, Connection, HeadBlock, Opener, Request, ResponseHead},
     io::Io,
     tunnel::{OpenStream, Tunnel},
 };
@@ -27,13 +26,18 @@ use crate::{
 /// Where workloads listen for it.
 const PORT: u16 = 15008;
 /// Streams on one connection, whatever the peer allows: as ztunnel.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// A connection without a stream for between this and twice as long is closed.
 const UNUSED: Duration = Duration::from_secs(60);
 /// What one stream may have in flight towards us.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// As large as it gets: one that is read slowly must not stop the others of its connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Of an answer to CONNECT: there is little to say.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The connections that the tunnels of a cluster go through, by workload.
 pub struct Tunnels {
@@ -56,13 +60,13 @@ struct Lane(Mutex<Connections>);
 struct Connections(Vec<Shared>);
 
 struct Shared {
-    send: SendRequest<Bytes>,
+    opener: Opener,
     /// One reference for each stream besides this.
     streams: OpenStream,
 }
 
 /// A stream that is not opened yet.
-type Stream = (SendRequest<Bytes>, OpenStream);
+type Stream = (Opener, OpenStream);
 
 impl fmt::Debug for Tunnels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,19 +129,24 @@ impl Tunnels {
 
     /// The CONNECT of one stream.
     async fn connect(&self, stream: Stream, to: SocketAddr) -> Result<Tunnel, ConnectError> {
-        let (send, open) = stream;
-        let mut request = Request::builder().method(Method::CONNECT).uri(to.to_string());
+        let (opener, open) = stream;
+        let mut block = HeadBlock::request(&Method::CONNECT);
+        block.authority(to.to_string().as_bytes());
         if let Some(baggage) = &self.baggage {
-            request = request.header("baggage", baggage);
+            block.field(&BAGGAGE, baggage);
         }
-        let request = request.header("traceparent", trace_parent()).body(());
-        let request = request.map_err(|_address_is_no_authority| ConnectError::NoAddress)?;
-        let ended = |_ended: h2::Error| ConnectError::Http2;
-        let mut send = send.ready().await.map_err(ended)?;
-        let (response, body) = send.send_request(request, false).map_err(ended)?;
-        let response = response.await.map_err(ended)?;
-        match response.status() {
-            StatusCode::OK => Ok(Tunnel::new(body, response.into_body(), Some(open))),
+        block.field(&TRACEPARENT, &trace_parent());
+        let request = Request { block: &block, end: false, is_head: false };
+        let ended = |_ended: http2::Error| ConnectError::Http2;
+        let mut stream = poll_fn(|cx| opener.poll_send(&request, cx)).await.map_err(ended)?;
+        let head = loop {
+            let head: ResponseHead = poll_fn(|cx| stream.poll_head(cx)).await.map_err(ended)?;
+            if !head.status.is_informational() {
+                break head;
+            }
+        };
+        match head.status {
+            StatusCode::OK => Ok(Tunnel::new(stream, Some(open))),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ConnectError::TunnelDenied),
             _ => Err(ConnectError::TunnelRefused),
         }
@@ -161,38 +170,35 @@ impl Tunnels {
             let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
             verify::is_workload(chain, identity).map_err(ConnectError::Tls)?;
         }
-        let (send, connection) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(MAX_STREAMS)
-            .handshake(Io::ClientTls(Box::new(io)))
-            .await
-            .map_err(|_ended| ConnectError::Http2)?;
+        let config = Config {
+            max_concurrent_streams: 0,
+            max_header_bytes: MAX_HEADER_BYTES,
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            connect_protocol: false,
+        };
+        let (connection, opener) = Connection::client(Io::ClientTls(Box::new(io)), config);
         let streams = OpenStream::default();
         // It ends by itself: with its peer, or when nobody can open a stream on it and none is left.
         tokio::spawn(drive(connection, Arc::downgrade(lane), Arc::downgrade(&streams)));
-        Ok(Shared { send, streams })
+        Ok(Shared { opener, streams })
     }
 }
 
 /// Of nothing that is traced: the other side wants to tell its connections apart.
-fn trace_parent() -> String {
-    format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..))
+fn trace_parent() -> HeaderValue {
+    let ids = format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..));
+    HeaderValue::try_from(ids).unwrap_or_else(|_not_text| HeaderValue::from_static(""))
 }
 
-async fn drive(
-    mut connection: h2::client::Connection<Io, Bytes>,
-    lane: Weak<Lane>,
-    streams: Weak<()>,
-) {
+async fn drive(mut connection: Connection<Io>, lane: Weak<Lane>, streams: Weak<()>) {
     let mut looks = interval(UNUSED);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut was_unused = false;
     let has_ended = loop {
         tokio::select! {
             // An error of the connection is seen by each of its streams.
-            _ended = &mut connection => break true,
+            () = poll_fn(|cx| connection.poll_closed(cx)) => break true,
             _ = looks.tick() => {
                 let is_unused = streams.strong_count() <= 1;
                 if is_unused && was_unused {
@@ -208,7 +214,8 @@ async fn drive(
     }
     if !has_ended {
         // What was begun is served, and the peer is told when nothing is left.
-        let _ = connection.await;
+        connection.shut_down();
+        poll_fn(|cx| connection.poll_closed(cx)).await;
     }
 }
 
@@ -221,17 +228,16 @@ impl Lane {
 impl Connections {
     /// A stream on a connection that has room for one; those that have ended are forgotten.
     fn take_stream(&mut self) -> Option<Stream> {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.0.retain_mut(|shared| !matches!(shared.send.poll_ready(&mut cx), Poll::Ready(Err(_))));
+        self.0.retain(|shared| !shared.opener.is_closed());
         let shared = self.0.iter().find(|shared| shared.has_room())?;
-        Some((shared.send.clone(), Arc::clone(&shared.streams)))
+        Some((shared.opener.clone(), Arc::clone(&shared.streams)))
     }
 }
 
 impl Shared {
     fn has_room(&self) -> bool {
-        let active = Arc::strong_count(&self.streams) - 1;
+        let active = u32::try_from(Arc::strong_count(&self.streams) - 1).unwrap_or(u32::MAX);
         // A peer that allows none would have us open connection after connection.
-        active < MAX_STREAMS.min(self.send.current_max_send_streams()).max(1)
+        active < MAX_STREAMS.min(self.opener.max_streams()).max(1)
     }
 }

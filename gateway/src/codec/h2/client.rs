@@ -1,68 +1,44 @@
 //! An exchange on an upstream's HTTP/2 connection. The connection itself is driven by its pool.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::{
-    Reason, SendStream,
-    client::{ResponseFuture, SendRequest},
-};
-use http::{
-    HeaderValue, Method, Request, StatusCode, Uri, header,
-    uri::{Authority, Scheme},
-};
-use tokio::sync::SetOnce;
+use http::{HeaderValue, Method, StatusCode, Version, header, uri::PathAndQuery};
 
-use crate::head::{RequestHeader, ResponseHeader};
+use crate::{
+    head::{RequestHeader, ResponseHeader},
+    http2::{HeadBlock, Opener, Reason, Request, Stream},
+};
 
 use super::{
-    super::{BodyLength, Frame, Options, StreamError, websocket},
+    super::{BodyLength, Frame, Options, StreamError, target, websocket},
     announced_length,
     body::{Incoming, Outgoing},
-    has_place, to_map,
+    encode_fields,
 };
 
 /// 1xx heads of one response: more than any server has reason for (hardening H19).
 const MAX_INFORMATIONAL: u8 = 16;
 
-/// Whether the SETTINGS of a connection's peer have come. They are the first it says, but a request may
-/// be there before; most do not care.
-#[derive(Debug, Clone, Default)]
-pub struct PeerSettings(Arc<SetOnce<()>>);
-
-impl PeerSettings {
-    /// To be called when the peer has answered anything.
-    pub fn have_come(&self) {
-        // The second time says nothing new.
-        let _ = self.0.set(());
-    }
-}
-
 /// A WebSocket on a stream (RFC 8441).
+#[derive(Debug)]
 struct WebSocket {
     /// Of the client's handshake, if it speaks HTTP/1: what its answer is made of.
     key: Option<HeaderValue>,
-    /// Until it is known whether the peer can do this. Boxed, because it is rarely there.
-    settings: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-    settings_known: bool,
 }
 
+#[derive(Debug)]
 pub struct ClientSession {
-    sender: SendRequest<Bytes>,
-    peer: PeerSettings,
+    opener: Opener,
     websocket: Option<WebSocket>,
-    scheme: Scheme,
+    is_https: bool,
     write_high_watermark: usize,
     is_head: bool,
     sent: Sent,
-    response: Response,
+    /// Since the head was sent.
+    stream: Option<Stream>,
+    has_final_head: bool,
     informational: u8,
+    incoming: Incoming,
     body_length: BodyLength,
 }
 
@@ -71,49 +47,31 @@ enum Sent {
     Nothing,
     /// Waits for the first flush, so that head and body leave together.
     Ready {
-        head: Request<()>,
+        block: HeadBlock,
         out: Outgoing,
     },
-    Body {
-        stream: SendStream<Bytes>,
-        out: Outgoing,
-    },
+    Body(Outgoing),
     /// The upstream wants no more of the body and will answer without it.
     Refused,
     Aborted,
 }
 
-#[derive(Debug)]
-enum Response {
-    None,
-    Head(ResponseFuture),
-    Body(Incoming),
-}
-
-impl fmt::Debug for ClientSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientSession")
-            .field("sent", &self.sent)
-            .field("response", &self.response)
-            .finish_non_exhaustive()
-    }
-}
-
 impl ClientSession {
-    /// An exchange on the connection `sender` and `peer` belong to. `options.scheme` is what `:scheme`
-    /// says: whether the connection is TLS.
+    /// An exchange on the connection of `opener`. `options.scheme` is what `:scheme` says: whether the
+    /// connection is TLS.
     #[must_use]
-    pub fn new(sender: SendRequest<Bytes>, peer: PeerSettings, options: Options) -> Self {
+    pub fn new(opener: Opener, options: Options) -> Self {
         Self {
-            sender,
-            peer,
+            opener,
             websocket: None,
-            scheme: if options.scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP },
+            is_https: options.scheme == "https",
             write_high_watermark: options.write_high_watermark,
             is_head: false,
             sent: Sent::Nothing,
-            response: Response::None,
+            stream: None,
+            has_final_head: false,
             informational: 0,
+            incoming: Incoming::default(),
             body_length: BodyLength::Empty,
         }
     }
@@ -126,82 +84,59 @@ impl ClientSession {
         if !matches!(self.sent, Sent::Nothing) {
             return Err(StreamError::Aborted);
         }
-        let (mut parts, ()) = Request::new(()).into_parts();
-        parts.method = head.method.clone();
-        parts.version = http::Version::HTTP_2;
-        parts.uri = self.uri(head)?;
-        parts.headers = to_map(&head.headers);
-        // It is `:authority` here.
-        parts.headers.remove(header::HOST);
         if head.headers.contains_key(header::UPGRADE) {
-            self.write_extended_connect(parts);
-            return Ok(());
+            return self.write_extended_connect(head);
         }
+        let mut block = HeadBlock::request(&head.method);
+        if head.method == Method::CONNECT {
+            block.authority(authority(head)?);
+        } else {
+            self.write_target(&mut block, head)?;
+        }
+        // `host` is `:authority` here, and a client's explicit zero stays: END_STREAM says it as well.
+        encode_fields(&mut block, &head.headers, &[header::HOST, header::CONTENT_LENGTH]);
         match body {
-            BodyLength::Exact(length) => {
-                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            BodyLength::Exact(length) => block.content_length(length),
+            BodyLength::Empty if head.headers.contains_key(header::CONTENT_LENGTH) => {
+                block.content_length(0);
             }
-            // END_STREAM says it; a client's explicit zero stays.
-            BodyLength::Empty if parts.headers.contains_key(header::CONTENT_LENGTH) => {
-                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-            }
-            BodyLength::Empty => {}
-            BodyLength::Unknown => {
-                parts.headers.remove(header::CONTENT_LENGTH);
-            }
+            BodyLength::Empty | BodyLength::Unknown => {}
         }
-        self.is_head = parts.method == Method::HEAD;
-        self.sent = Sent::Ready { head: Request::from_parts(parts, ()), out: Outgoing::new(body) };
+        self.is_head = head.method == Method::HEAD;
+        self.sent = Sent::Ready { block, out: Outgoing::new(body) };
         Ok(())
     }
 
-    fn write_extended_connect(&mut self, mut parts: http::request::Parts) {
-        parts.method = Method::CONNECT;
-        parts.extensions.insert(h2::ext::Protocol::from_static("websocket"));
-        parts.headers.remove(header::CONTENT_LENGTH);
-        let settings = Arc::clone(&self.peer.0);
-        self.websocket = Some(WebSocket {
-            key: parts.headers.remove(header::SEC_WEBSOCKET_KEY),
-            settings: Box::pin(async move {
-                settings.wait().await;
-            }),
-            settings_known: false,
-        });
-        let out = Outgoing::new(BodyLength::Unknown);
-        self.sent = Sent::Ready { head: Request::from_parts(parts, ()), out };
+    fn write_extended_connect(&mut self, head: &RequestHeader) -> Result<(), StreamError> {
+        let mut block = HeadBlock::request(&Method::CONNECT);
+        block.protocol("websocket");
+        self.write_target(&mut block, head)?;
+        let elsewhere = [header::HOST, header::CONTENT_LENGTH, header::SEC_WEBSOCKET_KEY];
+        encode_fields(&mut block, &head.headers, &elsewhere);
+        let key = head.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
+        self.websocket = Some(WebSocket { key });
+        self.sent = Sent::Ready { block, out: Outgoing::new(BodyLength::Unknown) };
+        Ok(())
+    }
+
+    fn write_target(&self, block: &mut HeadBlock, head: &RequestHeader) -> Result<(), StreamError> {
+        block.scheme(self.is_https);
+        block.authority(authority(head)?);
+        block.path(head.uri.path_and_query().map_or("/", PathAndQuery::as_str));
+        Ok(())
     }
 
     /// RFC 8441 section 3: not before the peer has said that it can.
-    fn poll_extended_connect(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let Some(websocket) = &mut self.websocket else { return Poll::Ready(Ok(())) };
-        if !websocket.settings_known {
-            ready!(websocket.settings.as_mut().poll(cx));
-            websocket.settings_known = true;
+    fn poll_extended_connect(&self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+        if self.websocket.is_none() || ready!(self.opener.poll_connect_protocol(cx))? {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(match self.sender.is_extended_connect_protocol_enabled() {
-            true => Ok(()),
-            false => Err(StreamError::Protocol("extended_connect_not_enabled")),
-        })
-    }
-
-    /// `:scheme`, `:authority` and `:path` as one value, which is how h2 takes them.
-    fn uri(&self, head: &RequestHeader) -> Result<Uri, StreamError> {
-        let invalid = || StreamError::Protocol("target_to_write");
-        let host = head.headers.get(header::HOST).ok_or_else(invalid)?;
-        let authority = Authority::try_from(host.as_bytes()).map_err(|_invalid| invalid())?;
-        if head.method == Method::CONNECT {
-            return Ok(Uri::from(authority));
-        }
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(self.scheme.clone());
-        uri.authority = Some(authority);
-        uri.path_and_query = head.uri.path_and_query().cloned();
-        Uri::from_parts(uri).map_err(|_invalid| invalid())
+        Poll::Ready(Err(StreamError::Protocol("extended_connect_not_enabled")))
     }
 
     pub fn write(&mut self, frame: Frame) -> Result<(), StreamError> {
         let written = match &mut self.sent {
-            Sent::Ready { out, .. } | Sent::Body { out, .. } => out.write(frame),
+            Sent::Ready { out, .. } | Sent::Body(out) => out.write(frame),
             Sent::Refused => Ok(()),
             Sent::Nothing | Sent::Aborted => Err(StreamError::Aborted),
         };
@@ -210,7 +145,7 @@ impl ClientSession {
 
     pub fn finish(&mut self) -> Result<(), StreamError> {
         let ended = match &mut self.sent {
-            Sent::Ready { out, .. } | Sent::Body { out, .. } => out.finish(),
+            Sent::Ready { out, .. } | Sent::Body(out) => out.finish(),
             Sent::Refused => Ok(()),
             Sent::Nothing | Sent::Aborted => Err(StreamError::Aborted),
         };
@@ -236,14 +171,14 @@ impl ClientSession {
 
     fn queued(&self) -> usize {
         match &self.sent {
-            Sent::Ready { out, .. } | Sent::Body { out, .. } => out.len(),
+            Sent::Ready { out, .. } | Sent::Body(out) => out.len(),
             Sent::Nothing | Sent::Refused | Sent::Aborted => 0,
         }
     }
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         ready!(self.poll_send_head(cx))?;
-        let Sent::Body { stream, out } = &mut self.sent else {
+        let (Sent::Body(out), Some(stream)) = (&mut self.sent, &mut self.stream) else {
             return Poll::Ready(Ok(()));
         };
         if out.is_sent() {
@@ -260,22 +195,17 @@ impl ClientSession {
     }
 
     /// Opens the stream once the connection has one to give.
-    fn poll_send_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        if !matches!(self.sent, Sent::Ready { .. }) {
-            return Poll::Ready(Ok(()));
-        }
+    fn poll_send_head(&mut self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+        let Sent::Ready { block, out } = &self.sent else { return Poll::Ready(Ok(())) };
         ready!(self.poll_extended_connect(cx))?;
-        ready!(self.sender.poll_ready(cx))?;
-        if let Sent::Ready { head, mut out } = std::mem::replace(&mut self.sent, Sent::Aborted) {
-            let only_head = out.is_only_end();
-            let (response, mut stream) = self.sender.send_request(head, only_head)?;
-            self.response = Response::Head(response);
-            if only_head {
+        let end = out.is_only_end();
+        let request = Request { block, end, is_head: self.is_head };
+        self.stream = Some(ready!(self.opener.poll_send(&request, cx))?);
+        if let Sent::Ready { mut out, .. } = std::mem::replace(&mut self.sent, Sent::Aborted) {
+            if end {
                 out.mark_sent();
-            } else {
-                out.send_with_head(&mut stream, cx)?;
             }
-            self.sent = Sent::Body { stream, out };
+            self.sent = Sent::Body(out);
         }
         Poll::Ready(Ok(()))
     }
@@ -284,24 +214,27 @@ impl ClientSession {
         // Writing goes on whatever reading finds; why the stream failed is reading's to tell, unless
         // there is no stream.
         let flushed = self.poll_flush(cx);
-        let Response::Head(response) = &mut self.response else {
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.has_final_head) else {
             return match flushed {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) => Poll::Ready(Err(StreamError::Aborted)),
                 Poll::Pending => Poll::Pending,
             };
         };
-        if let Poll::Ready(Some(informational)) = response.poll_informational(cx) {
-            let (parts, ()) = informational?.into_parts();
+        let received = ready!(stream.poll_head(cx))?;
+        let mut head = ResponseHeader {
+            status: received.status,
+            version: Version::HTTP_2,
+            headers: received.headers,
+        };
+        if head.status.is_informational() {
             self.informational += 1;
             if self.informational > MAX_INFORMATIONAL {
                 return Poll::Ready(Err(StreamError::Protocol("too_many_informational_responses")));
             }
-            return Poll::Ready(Ok(ResponseHeader::from(parts)));
+            return Poll::Ready(Ok(head));
         }
-        let (parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
-        let mut head = ResponseHeader::from(parts);
-        head.headers.retain(has_place);
+        self.has_final_head = true;
         if let Some(websocket) = self.websocket.as_ref().filter(|_| head.status.is_success()) {
             head.status = StatusCode::SWITCHING_PROTOCOLS;
             head.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -309,12 +242,10 @@ impl ClientSession {
                 head.headers.insert(header::SEC_WEBSOCKET_ACCEPT, websocket::accept(key));
             }
         }
-        let body = Incoming::new(body);
-        self.body_length = match self.is_head || body.is_empty() {
+        self.body_length = match self.is_head || stream.is_end_stream() {
             true => BodyLength::Empty,
             false => announced_length(&head.headers),
         };
-        self.response = Response::Body(body);
         Poll::Ready(Ok(head))
     }
 
@@ -324,14 +255,14 @@ impl ClientSession {
     }
 
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
-        match &mut self.response {
-            Response::Body(body) => body.poll(cx),
-            Response::None | Response::Head(_) => Poll::Ready(Err(StreamError::Aborted)),
+        match &mut self.stream {
+            Some(stream) if self.has_final_head => self.incoming.poll(stream, cx),
+            Some(_) | None => Poll::Ready(Err(StreamError::Aborted)),
         }
     }
 
     pub fn abort(&mut self) {
-        if let Sent::Body { stream, .. } = &mut self.sent {
+        if let Some(stream) = &mut self.stream {
             stream.send_reset(Reason::CANCEL);
         }
         self.sent = Sent::Aborted;
@@ -339,11 +270,17 @@ impl ClientSession {
 
     #[must_use]
     pub fn nothing_sent(&self) -> bool {
-        matches!(self.response, Response::None)
+        self.stream.is_none()
     }
 
     #[must_use]
     pub fn response_started(&self) -> bool {
-        self.informational > 0 || matches!(self.response, Response::Body(_))
+        self.informational > 0 || self.has_final_head
     }
+}
+
+/// What `:authority` says.
+fn authority(head: &RequestHeader) -> Result<&[u8], StreamError> {
+    let host = head.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    host.filter(|host| target::is_authority(host)).ok_or(StreamError::Protocol("target_to_write"))
 }

@@ -1,11 +1,14 @@
-//! HTTP/2 (RFC 9113) streams as sessions. Frames, flow control windows, HPACK and the defences against
-//! floods are the h2 crate's, with Pingora's bounded defaults; this module adds what a proxy has to
-//! refuse, and writes that never block.
+//! HTTP/2 streams as sessions. Frames, windows and compression are `http2`'s; this module adds what a
+//! proxy has to refuse, and writes that never block.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 
 use super::field;
-use crate::head::{ADDED_FIELDS, Headers};
+use crate::{
+    head::Headers,
+    http2::{Config, HeadBlock},
+    limits::Limits,
+};
 
 mod body;
 mod client;
@@ -14,8 +17,21 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientSession, PeerSettings};
-pub use server::{Malformed, ServerSession, server_options};
+pub use client::ClientSession;
+pub use server::{Malformed, ServerSession};
+
+/// What a downstream connection is allowed.
+#[must_use]
+pub fn server_config(limits: &Limits) -> Config {
+    Config {
+        max_concurrent_streams: limits.max_concurrent_streams,
+        max_header_bytes: limits.max_header_bytes,
+        stream_window: limits.h2_stream_window,
+        connection_window: limits.h2_connection_window,
+        // WebSockets (RFC 8441).
+        connect_protocol: true,
+    }
+}
 
 /// RFC 9113 section 8.2.2: what belongs to one HTTP/1 connection has no place here.
 fn has_place(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -23,33 +39,13 @@ fn has_place(name: &HeaderName, value: &HeaderValue) -> bool {
     !connection && (*name != header::TE || value == "trailers")
 }
 
-/// The fields as h2 takes them.
-fn to_map(headers: &Headers) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(headers.len() + ADDED_FIELDS);
+/// Encodes the fields of a head, but for those in `but` and those that have no place.
+fn encode_fields(block: &mut HeadBlock, headers: &Headers, but: &[HeaderName]) {
     for (name, value) in headers {
-        if has_place(name, value) {
-            let mut value = value.clone();
-            if is_another_each_time(name) {
-                // A literal that is never indexed (RFC 7541 section 6.2.3): in the tables of both peers
-                // it would only push out what comes again.
-                value.set_sensitive(true);
-            }
-            map.append(name.clone(), value);
+        if has_place(name, value) && !but.contains(name) {
+            block.field(name, value);
         }
     }
-    map
-}
-
-fn is_another_each_time(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "x-request-id"
-            | "x-envoy-upstream-service-time"
-            | "traceparent"
-            | "x-b3-traceid"
-            | "x-b3-spanid"
-            | "x-b3-parentspanid"
-    )
 }
 
 /// The length a received message announces, unless it has no body at all.

@@ -1,9 +1,15 @@
 //! What a request has to be before it is one of ours.
 
-use h2::ext::Protocol;
-use http::{HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, StatusCode, Uri, Version, header,
+    uri::{Authority, PathAndQuery},
+};
 
-use crate::head::{Repeated, RequestHeader};
+use crate::{
+    head::{Repeated, RequestHeader},
+    http2::RequestHead,
+};
 
 use super::super::{Options, Rejection, Underscores, Upgrade, field, target, websocket};
 
@@ -15,11 +21,37 @@ pub(super) struct Checked {
     pub upgrade: Option<Upgrade>,
 }
 
-/// What RFC 9113 section 8.3.1 asks of a request and h2 does not check, plus our limits; makes the
-/// target origin-form and `host` the one authority.
+/// What `:authority`, `:path` and `:protocol` say.
+struct Target {
+    authority: Option<Bytes>,
+    path: Option<Bytes>,
+    protocol: Option<Bytes>,
+}
+
+/// What RFC 9113 section 8.3.1 asks of a request and `http2` does not check, plus our limits; makes the
+/// target origin-form and `host` the one authority. The request comes back also where it is refused, as
+/// far as it was understood.
 pub(super) fn check(
+    head: RequestHead,
+    is_empty: bool,
+    options: &Options,
+) -> (RequestHeader, Result<Checked, Rejection>) {
+    let RequestHead { method, protocol, authority, path, headers, too_large } = head;
+    // Shares the bytes. A path that is no path is refused below.
+    let parsed = path.clone().and_then(|path| PathAndQuery::from_maybe_shared(path).ok());
+    let uri = parsed.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+    let mut request = RequestHeader { method, uri, version: Version::HTTP_2, headers };
+    let target = Target { authority, path, protocol };
+    let checked = match too_large {
+        true => Err(Rejection::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large")),
+        false => check_parts(&mut request, &target, is_empty, options),
+    };
+    (request, checked)
+}
+
+fn check_parts(
     request: &mut RequestHeader,
-    protocol: Option<Protocol>,
+    target: &Target,
     is_empty: bool,
     options: &Options,
 ) -> Result<Checked, Rejection> {
@@ -27,18 +59,10 @@ pub(super) fn check(
     if request.headers.len() > options.max_headers {
         return Err(Rejection::new(too_large, "too_many_headers"));
     }
-    let upgrade = settle_extended_connect(request, protocol, is_empty)?;
+    let upgrade = settle_extended_connect(request, target.protocol.as_deref(), is_empty)?;
     target::check_method(&request.method, options)?;
-    settle_authority(request)?;
-    let path = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    if path.len() > options.max_target_bytes {
-        return Err(Rejection::new(StatusCode::URI_TOO_LONG, "target_too_long"));
-    }
-    target::check_bytes(path.as_bytes())?;
-    let is_asterisk = path == "*" && request.method == Method::OPTIONS;
-    if request.method != Method::CONNECT && !path.starts_with('/') && !is_asterisk {
-        return Err(Rejection::bad_request("target_form"));
-    }
+    settle_authority(request, target.authority.as_ref())?;
+    check_path(request, target.path.as_deref().unwrap_or_default(), options)?;
     let collides = |name: &http::HeaderName| field::collides(name.as_str());
     if options.underscores == Underscores::RejectCollisions && request.headers.names().any(collides)
     {
@@ -46,23 +70,44 @@ pub(super) fn check(
     }
     settle_content_length(request)?;
     field::join_cookies(&mut request.headers);
-    if request.method != Method::CONNECT {
-        let path = request.uri.path_and_query().cloned();
-        request.uri = path.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+    if request.method == Method::CONNECT {
+        request.uri = connect_target(target)?;
     }
     let expects_continue = settle_expect(request, is_empty || upgrade.is_some())?;
     Ok(Checked { expects_continue, upgrade })
+}
+
+/// What is no path of an origin-form target.
+fn check_path(request: &RequestHeader, path: &[u8], options: &Options) -> Result<(), Rejection> {
+    if path.len() > options.max_target_bytes {
+        return Err(Rejection::new(StatusCode::URI_TOO_LONG, "target_too_long"));
+    }
+    target::check_bytes(path)?;
+    let is_asterisk = path == b"*" && request.method == Method::OPTIONS;
+    if request.method != Method::CONNECT && !path.starts_with(b"/") && !is_asterisk {
+        return Err(Rejection::bad_request("target_form"));
+    }
+    if request.method != Method::CONNECT && request.target().as_bytes() != path {
+        return Err(Rejection::bad_request("target_invalid"));
+    }
+    Ok(())
+}
+
+fn connect_target(target: &Target) -> Result<Uri, Rejection> {
+    let authority = target.authority.clone().unwrap_or_default();
+    let authority = Authority::from_maybe_shared(authority);
+    authority.map(Uri::from).map_err(|_invalid| Rejection::bad_request("connect_target_invalid"))
 }
 
 /// RFC 8441: a stream that becomes a WebSocket. From here on it looks like HTTP/1's handshake, so that
 /// routes, policies and upstreams need not know two kinds.
 fn settle_extended_connect(
     request: &mut RequestHeader,
-    protocol: Option<Protocol>,
+    protocol: Option<&[u8]>,
     is_empty: bool,
 ) -> Result<Option<Upgrade>, Rejection> {
     let Some(protocol) = protocol else { return Ok(None) };
-    if !protocol.as_str().eq_ignore_ascii_case("websocket") {
+    if !protocol.eq_ignore_ascii_case(b"websocket") {
         return Err(Rejection::new(StatusCode::NOT_IMPLEMENTED, "extended_connect_protocol"));
     }
     if is_empty || request.headers.contains_key(header::CONTENT_LENGTH) {
@@ -76,7 +121,7 @@ fn settle_extended_connect(
     Ok(Some(Upgrade::WebSocket))
 }
 
-/// h2 takes equal content lengths twice; we do not (hardening H02).
+/// The same length twice is one too many (hardening H02).
 fn settle_content_length(request: &mut RequestHeader) -> Result<(), Rejection> {
     let length = request.headers.only(header::CONTENT_LENGTH);
     let length = length.map_err(|Repeated| Rejection::bad_request("content_length_twice"))?;
@@ -88,26 +133,25 @@ fn settle_content_length(request: &mut RequestHeader) -> Result<(), Rejection> {
 }
 
 /// `:authority` and `host` are one thing; where both are there they have to say the same.
-fn settle_authority(request: &mut RequestHeader) -> Result<(), Rejection> {
+fn settle_authority(
+    request: &mut RequestHeader,
+    authority: Option<&Bytes>,
+) -> Result<(), Rejection> {
     let host = request.headers.only(header::HOST);
     let host = host.map_err(|Repeated| Rejection::bad_request("host_twice"))?;
-    let authority = request.uri.authority().map(http::uri::Authority::as_str);
     let settled = match (authority, host) {
         (None, None) => return Err(Rejection::bad_request("host_missing")),
-        (Some(authority), Some(host))
-            if !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
-        {
+        (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host.as_bytes()) => {
             return Err(Rejection::bad_request("host_differs_from_target"));
         }
-        (Some(authority), _) => authority.as_bytes(),
-        (None, Some(host)) => host.as_bytes(),
+        (Some(authority), _) => HeaderValue::from_maybe_shared(authority.clone())
+            .map_err(|_invalid| Rejection::bad_request("host_invalid"))?,
+        (None, Some(host)) => host.clone(),
     };
-    if !target::is_authority(settled) {
+    if !target::is_authority(settled.as_bytes()) {
         return Err(Rejection::bad_request("host_invalid"));
     }
-    let value = HeaderValue::from_bytes(settled)
-        .map_err(|_invalid| Rejection::bad_request("host_invalid"))?;
-    request.headers.insert(header::HOST, value);
+    request.headers.insert(header::HOST, settled);
     Ok(())
 }
 

@@ -2,41 +2,19 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream, SendStream,
-    server::{Builder, SendResponse},
-};
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use pingora_core::protocols::http::v2::server::default_h2_options;
+use http::{HeaderName, Method, StatusCode, header};
 
 use super::{
     super::{BodyLength, Frame, Options, Rejection, StreamError, Upgrade, get_cached_date},
     announced_length,
     body::{Incoming, Outgoing},
+    encode_fields,
     request::{self, Checked},
-    to_map,
 };
 use crate::{
     head::{RequestHeader, ResponseHeader},
-    limits::Limits,
+    http2::{Accepted, Error, HeadBlock, Reason, Stream},
 };
-
-/// Settings of a downstream connection: Pingora's bounded defaults, then our limits.
-#[must_use]
-pub fn server_options(limits: &Limits) -> Builder {
-    let mut options = default_h2_options();
-    let header_bytes = u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX);
-    options
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(header_bytes)
-        .initial_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(limits.h2_connection_window)
-        .max_send_buffer_size(limits.write_high_watermark)
-        // WebSockets (RFC 8441).
-        .enable_connect_protocol();
-    options
-}
 
 #[derive(Debug)]
 pub struct ServerSession {
@@ -47,7 +25,7 @@ pub struct ServerSession {
     expects_continue: bool,
     upgrade: Option<Upgrade>,
     write_high_watermark: usize,
-    respond: SendResponse<Bytes>,
+    stream: Stream,
     response: Response,
     /// RST_STREAM came while we were working.
     reset_by_client: bool,
@@ -59,12 +37,11 @@ enum Response {
     Head,
     /// Waits for the first flush, so that head and body leave together.
     Ready {
-        head: http::Response<()>,
+        block: HeadBlock,
         out: Outgoing,
         drops_body: bool,
     },
     Body {
-        stream: SendStream<Bytes>,
         out: Outgoing,
         drops_body: bool,
     },
@@ -81,37 +58,32 @@ pub struct Malformed {
 }
 
 impl ServerSession {
-    /// Checks a request h2 has accepted and brings it into the shape all later stages see.
+    /// Checks a request and brings it into the shape all later stages see.
     ///
-    /// h2 itself has reset streams with upper-case names, misplaced or repeated pseudo-headers,
-    /// connection-specific fields, `te` other than `trailers` and impossible content lengths.
-    pub fn accept(
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        options: &Options,
-    ) -> Result<Self, Box<Malformed>> {
-        let (mut parts, body) = request.into_parts();
-        let incoming = Incoming::new(body);
-        let protocol = parts.extensions.remove::<h2::ext::Protocol>();
-        let mut request = RequestHeader::from(parts);
-        let checked = request::check(&mut request, protocol, incoming.is_empty(), options);
+    /// What RFC 9113 calls malformed, `http2` has reset: upper-case names, misplaced or repeated
+    /// pseudo-headers, connection-specific fields, `te` other than `trailers`, impossible content
+    /// lengths.
+    pub fn accept(accepted: Accepted, options: &Options) -> Result<Self, Box<Malformed>> {
+        let Accepted { head, stream } = accepted;
+        let is_empty = stream.is_end_stream();
+        let (request, checked) = request::check(head, is_empty, options);
         let (found, checked) = match checked {
             Ok(found) => (found, Ok(())),
             Err(rejection) => (Checked::default(), Err(rejection)),
         };
         // What follows an upgrade is no body.
-        let body_length = match incoming.is_empty() || found.upgrade.is_some() {
+        let body_length = match is_empty || found.upgrade.is_some() {
             true => BodyLength::Empty,
             false => announced_length(&request.headers),
         };
         let mut session = Self {
             body_length,
-            incoming,
+            incoming: Incoming::default(),
             is_head: request.method == Method::HEAD,
             expects_continue: found.expects_continue,
             upgrade: found.upgrade,
             write_high_watermark: options.write_high_watermark,
-            respond,
+            stream,
             response: Response::Head,
             reset_by_client: false,
             request: None,
@@ -151,7 +123,7 @@ impl ServerSession {
     }
 
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, StreamError>> {
-        let frame = ready!(self.incoming.poll(cx))?;
+        let frame = ready!(self.incoming.poll(&mut self.stream, cx))?;
         self.expects_continue = false;
         Poll::Ready(Ok(frame))
     }
@@ -164,27 +136,22 @@ impl ServerSession {
         if !matches!(self.response, Response::Head) {
             return Err(StreamError::Aborted);
         }
-        let (mut parts, ()) = http::Response::new(()).into_parts();
-        parts.status = head.status;
-        parts.headers = to_map(&head.headers);
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some() {
-            return self.write_switch(parts);
+        let status = head.status;
+        if status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some() {
+            self.write_switch(head);
+            return Ok(());
         }
-        if parts.status.is_informational() {
-            return self.write_informational(parts);
+        if status.is_informational() {
+            return self.write_informational(head);
         }
         if self.upgrade.is_some() {
             // Declined. What the client sends nevertheless is no part of any message.
             self.incoming.discard();
         }
-        let bodyless = self.is_head
-            || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        settle_length(&mut parts, body, self.is_head);
-        if !parts.headers.contains_key(header::DATE) {
-            parts.headers.insert(header::DATE, get_cached_date());
-        }
+        let bodyless =
+            self.is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         self.response = Response::Ready {
-            head: http::Response::from_parts(parts, ()),
+            block: encode(head, body, self.is_head),
             out: Outgoing::new(if bodyless { BodyLength::Empty } else { body }),
             drops_body: bodyless,
         };
@@ -192,25 +159,25 @@ impl ServerSession {
     }
 
     /// HTTP/2's word for 101 is 200, and the stream stays open both ways.
-    fn write_switch(&mut self, mut parts: http::response::Parts) -> Result<(), StreamError> {
-        parts.status = StatusCode::OK;
-        parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
-        parts.headers.remove(header::CONTENT_LENGTH);
-        let head = http::Response::from_parts(parts, ());
+    fn write_switch(&mut self, head: &ResponseHeader) {
+        let mut block = HeadBlock::response(StatusCode::OK);
+        let not_here = [header::SEC_WEBSOCKET_ACCEPT, header::CONTENT_LENGTH];
+        encode_fields(&mut block, &head.headers, &not_here);
         let out = Outgoing::new(BodyLength::Unknown);
-        self.response = Response::Ready { head, out, drops_body: false };
-        Ok(())
+        self.response = Response::Ready { block, out, drops_body: false };
     }
 
-    fn write_informational(&mut self, parts: http::response::Parts) -> Result<(), StreamError> {
-        let wanted = match parts.status {
+    fn write_informational(&mut self, head: &ResponseHeader) -> Result<(), StreamError> {
+        let wanted = match head.status {
             // RFC 9113 section 8.6: HTTP/2 has no such thing.
             StatusCode::SWITCHING_PROTOCOLS => return Err(StreamError::Protocol("unasked_101")),
             StatusCode::CONTINUE => std::mem::take(&mut self.expects_continue),
             _ => true,
         };
         if wanted {
-            self.respond.send_informational(http::Response::from_parts(parts, ()))?;
+            let mut block = HeadBlock::response(head.status);
+            encode_fields(&mut block, &head.headers, &[]);
+            self.stream.send_informational(&block)?;
         }
         Ok(())
     }
@@ -263,7 +230,7 @@ impl ServerSession {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         self.send_head()?;
         match &mut self.response {
-            Response::Body { stream, out, .. } if !out.is_sent() => out.poll_flush(stream, cx),
+            Response::Body { out, .. } if !out.is_sent() => out.poll_flush(&mut self.stream, cx),
             Response::Body { .. } | Response::Head => Poll::Ready(Ok(())),
             Response::Ready { .. } | Response::Aborted => Poll::Ready(Err(StreamError::Aborted)),
         }
@@ -274,24 +241,22 @@ impl ServerSession {
             return Ok(());
         }
         let ready = std::mem::replace(&mut self.response, Response::Aborted);
-        if let Response::Ready { head, mut out, drops_body } = ready {
+        if let Response::Ready { block, mut out, drops_body } = ready {
             let only_head = out.is_only_end();
-            let stream = self.respond.send_response(head, only_head)?;
+            self.stream.send_head(&block, only_head)?;
             if only_head {
                 out.mark_sent();
             }
-            self.response = Response::Body { stream, out, drops_body };
+            self.response = Response::Body { out, drops_body };
         }
         Ok(())
     }
 
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let reset = match &mut self.response {
-            Response::Head | Response::Ready { .. } => ready!(self.respond.poll_reset(cx)),
-            Response::Body { stream, .. } => ready!(stream.poll_reset(cx)),
-            Response::Aborted => return Poll::Ready(()),
-        };
-        self.reset_by_client |= reset.is_ok();
+        if !matches!(self.response, Response::Aborted) {
+            let error = ready!(self.stream.poll_error(cx));
+            self.reset_by_client |= matches!(error, Error::Reset(_));
+        }
         Poll::Ready(())
     }
 
@@ -309,38 +274,44 @@ impl ServerSession {
     }
 
     pub fn abort(&mut self) {
-        match std::mem::replace(&mut self.response, Response::Aborted) {
-            Response::Body { out, stream, drops_body } if out.is_sent() => {
-                self.response = Response::Body { stream, out, drops_body };
-            }
-            Response::Body { mut stream, .. } => stream.send_reset(Reason::INTERNAL_ERROR),
-            Response::Head | Response::Ready { .. } => {
-                self.respond.send_reset(Reason::INTERNAL_ERROR);
-            }
-            Response::Aborted => {}
+        if let Response::Body { out, .. } = &self.response
+            && out.is_sent()
+        {
+            return;
         }
+        self.response = Response::Aborted;
+        self.stream.send_reset(Reason::INTERNAL_ERROR);
     }
 }
 
-/// `content-length` as the body has it. Without a body it may still say what a GET would have got.
-fn settle_length(parts: &mut http::response::Parts, body: BodyLength, is_head: bool) {
-    let describes_get = is_head || parts.status == StatusCode::NOT_MODIFIED;
+/// A final head as it is sent.
+fn encode(head: &ResponseHeader, body: BodyLength, is_head: bool) -> HeadBlock {
+    let mut block = HeadBlock::response(head.status);
+    let elsewhere: &[HeaderName] =
+        if keeps_length(head, body, is_head) { &[] } else { &[header::CONTENT_LENGTH] };
+    encode_fields(&mut block, &head.headers, elsewhere);
+    if let BodyLength::Exact(length) = body
+        && head.status != StatusCode::NO_CONTENT
+    {
+        block.content_length(length);
+    }
+    if !head.headers.contains_key(header::DATE) {
+        block.field(&header::DATE, &get_cached_date());
+    }
+    block
+}
+
+/// Whether `content-length` stays as it is, whatever the body: without one it may still say what a GET
+/// would have got.
+fn keeps_length(head: &ResponseHeader, body: BodyLength, is_head: bool) -> bool {
+    let describes_get = is_head || head.status == StatusCode::NOT_MODIFIED;
     match body {
-        _ if parts.status == StatusCode::NO_CONTENT => {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
-        BodyLength::Exact(length) => {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        BodyLength::Empty | BodyLength::Unknown if describes_get => {}
+        _ if head.status == StatusCode::NO_CONTENT => false,
+        BodyLength::Exact(_) => false,
+        BodyLength::Empty | BodyLength::Unknown if describes_get => true,
         BodyLength::Empty => {
-            let zero = parts.headers.get(header::CONTENT_LENGTH).is_some_and(|value| value == "0");
-            if !zero {
-                parts.headers.remove(header::CONTENT_LENGTH);
-            }
+            head.headers.get(header::CONTENT_LENGTH).is_some_and(|value| value == "0")
         }
-        BodyLength::Unknown => {
-            parts.headers.remove(header::CONTENT_LENGTH);
-        }
+        BodyLength::Unknown => false,
     }
 }

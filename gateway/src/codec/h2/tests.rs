@@ -2,18 +2,19 @@
 
 use std::{future::poll_fn, task::Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use tokio::task::JoinHandle;
 
-use super::{ClientSession, Malformed, PeerSettings, ServerSession, server_options, to_map};
+use super::{ClientSession, Malformed, ServerSession, server_config};
 use crate::{
     codec::{
         BodyLength, Frame, Options, StreamError, Upgrade,
         h1::tests::{options, pair},
     },
-    head::{Headers, RequestHeader, ResponseHeader},
+    head::{RequestHeader, ResponseHeader},
+    http2::{self, Config, Connection, Opener},
     limits::Limits,
 };
 
@@ -30,10 +31,10 @@ async fn downstream() -> Downstream {
     let (io, client) = pair().await;
     let (tx, accepted) = tokio::sync::mpsc::unbounded_channel();
     let server = tokio::spawn(async move {
-        let handshake = server_options(&Limits::default()).handshake::<_, Bytes>(io);
-        let mut connection = handshake.await.unwrap();
-        while let Some(Ok((request, respond))) = connection.accept().await {
-            let _ = tx.send(ServerSession::accept(request, respond, &options()));
+        let config = server_config(&Limits::default());
+        let mut connection = Connection::server(io, BytesMut::new(), config);
+        while let Some(accepted) = poll_fn(|cx| connection.poll_accept(cx)).await {
+            let _ = tx.send(ServerSession::accept(accepted, &options()));
         }
     });
     let (sender, driver) = h2::client::handshake(client).await.unwrap();
@@ -63,21 +64,9 @@ impl Downstream {
     }
 }
 
-#[test]
-fn what_is_another_value_each_time_stays_out_of_the_tables_of_compression() {
-    let mut headers = Headers::default();
-    for name in ["x-request-id", "traceparent", "x-forwarded-for", "user-agent"] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static("value"));
-    }
-    let map = to_map(&headers);
-    let kept_out: Vec<_> =
-        map.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name).collect();
-    assert_eq!(kept_out, ["x-request-id", "traceparent"]);
-}
-
 /// An upstream that hands its streams over.
 struct Upstream {
-    sender: Sender,
+    opener: Opener,
     streams: tokio::sync::mpsc::UnboundedReceiver<(
         Request<RecvStream>,
         h2::server::SendResponse<Bytes>,
@@ -100,18 +89,23 @@ async fn upstream_that(configure: impl FnOnce(&mut h2::server::Builder)) -> Upst
             let _ = tx.send(stream);
         }
     });
-    let (sender, driver) = h2::client::handshake(io).await.unwrap();
+    let config = Config {
+        max_concurrent_streams: 0,
+        max_header_bytes: Limits::default().max_header_bytes,
+        stream_window: 256 * 1024,
+        connection_window: 1 << 30,
+        connect_protocol: false,
+    };
+    let (mut connection, opener) = Connection::client(io, config);
     let client = tokio::spawn(async move {
-        let _ = driver.await;
+        poll_fn(|cx| connection.poll_closed(cx)).await;
     });
-    Upstream { sender, streams, _tasks: [server, client] }
+    Upstream { opener, streams, _tasks: [server, client] }
 }
 
 impl Upstream {
     fn session(&self) -> ClientSession {
-        let settings = PeerSettings::default();
-        settings.have_come();
-        ClientSession::new(self.sender.clone(), settings, Options { scheme: "https", ..options() })
+        ClientSession::new(self.opener.clone(), Options { scheme: "https", ..options() })
     }
 }
 
@@ -468,7 +462,10 @@ async fn a_refused_stream_may_be_sent_again() {
         let (_request, mut respond) = upstream.streams.recv().await.unwrap();
         respond.send_reset(reason);
         let error = poll_fn(|cx| session.poll_head(cx)).await.unwrap_err();
-        assert!(matches!(error, StreamError::Reset(found) if found == reason), "{error:?}");
+        assert!(
+            matches!(error, StreamError::Reset(found) if found == http2::Reason::from(u32::from(reason))),
+            "{error:?}"
+        );
         assert_eq!(error.is_unprocessed(), expected);
         assert!(!session.response_started());
     }
@@ -495,26 +492,20 @@ async fn an_answer_without_reading_the_request_is_an_answer() {
     assert!(poll_fn(|cx| session.poll_read(cx)).await.unwrap().is_none());
 }
 
-/// Polled once, before the connection could run.
-async fn flushed_at_once(body: Bytes) -> bool {
-    let upstream = upstream().await;
-    let mut session = upstream.session();
-    let mut head = RequestHeader::build("PUT", "/").unwrap();
-    head.headers.try_insert("host", "a").unwrap();
-    session.write_head(&head, BodyLength::Unknown).unwrap();
-    session.write(Frame::Data(body)).unwrap();
-    session.finish().unwrap();
-    poll_fn(|cx| Poll::Ready(session.poll_flush(cx))).await.is_ready()
-}
-
 #[tokio::test]
-async fn a_short_body_is_sent_with_its_head() {
-    assert!(flushed_at_once(Bytes::from(vec![b'a'; 16_384])).await);
-}
-
-#[tokio::test]
-async fn a_long_body_waits_for_the_window_of_its_stream() {
-    assert!(!flushed_at_once(Bytes::from(vec![b'a'; 16_385])).await);
+async fn what_the_window_holds_is_handed_over_with_its_head() {
+    for (length, expected) in [(65_535, true), (65_536, false)] {
+        let upstream = upstream().await;
+        let mut session = upstream.session();
+        let mut head = RequestHeader::build("PUT", "/").unwrap();
+        head.headers.try_insert("host", "a").unwrap();
+        session.write_head(&head, BodyLength::Unknown).unwrap();
+        session.write(Frame::Data(vec![b'a'; length].into())).unwrap();
+        session.finish().unwrap();
+        // Polled once, before the connection could run.
+        let flushed = poll_fn(|cx| Poll::Ready(session.poll_flush(cx))).await;
+        assert_eq!(flushed.is_ready(), expected, "{length} bytes");
+    }
 }
 
 #[tokio::test]
@@ -641,9 +632,6 @@ async fn a_websocket_handshake_becomes_an_extended_connect() {
         server.enable_connect_protocol();
     })
     .await;
-    while !upstream.sender.is_extended_connect_protocol_enabled() {
-        tokio::task::yield_now().await;
-    }
     let mut session = upstream.session();
     session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
     poll_fn(|cx| session.poll_flush(cx)).await.unwrap();
@@ -683,11 +671,10 @@ async fn an_upstream_that_has_not_offered_it_gets_no_extended_connect() {
 #[tokio::test]
 async fn an_extended_connect_waits_for_what_the_upstream_offers() {
     let upstream = upstream().await;
-    let settings = PeerSettings::default();
-    let mut session = ClientSession::new(upstream.sender.clone(), settings.clone(), options());
+    let mut session = upstream.session();
     session.write_head(&websocket_handshake(), BodyLength::Empty).unwrap();
+    // The connection has not run yet.
     assert!(poll_fn(|cx| Poll::Ready(session.poll_head(cx))).await.is_pending());
-    let waiting = tokio::spawn(async move { poll_fn(|cx| session.poll_head(cx)).await });
-    settings.have_come();
-    assert!(waiting.await.unwrap().is_err(), "it has come, and does not offer it");
+    let error = poll_fn(|cx| session.poll_head(cx)).await.unwrap_err();
+    assert!(matches!(error, StreamError::Protocol("extended_connect_not_enabled")), "{error:?}");
 }

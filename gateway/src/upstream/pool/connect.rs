@@ -1,20 +1,12 @@
 //! Making a connection, and keeping an HTTP/2 one going.
 
-use std::{
-    future::{Future, pending, poll_fn},
-    net::SocketAddr,
-    pin::{Pin, pin},
-    task::ready,
-    time::Duration,
-};
+use std::{future::poll_fn, net::SocketAddr, task::ready, time::Duration};
 
-use bytes::Bytes;
-use h2::{Ping, client::SendRequest};
 use tokio::{sync::oneshot, time::timeout};
 
-use super::lane::EXPECTED_STREAMS;
 use crate::{
-    codec::{h1, h2::PeerSettings},
+    codec::{Options, h1},
+    http2::{Config, Connection, Opener},
     io::Io,
     last_in_line::LastInLine,
     upstream::{Caller, ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
@@ -44,11 +36,11 @@ impl Addresses {
 
 /// An HTTP/2 connection, to be driven. Boxed: the rare one need not be carried around as large as it
 /// is.
-pub(super) type Http2 = Box<h2::client::Connection<Io>>;
+pub(super) type Http2 = Box<Connection<Io>>;
 
 pub(super) enum Connected {
     Http1(Box<h1::ClientSession>, Addresses),
-    Http2(SendRequest<Bytes>, Http2, Addresses),
+    Http2(Opener, Http2, Addresses),
 }
 
 pub(super) async fn connect(
@@ -64,18 +56,20 @@ pub(super) async fn connect(
             Ok(Connected::Http1(Box::new(session), addresses))
         }
         Protocol::Http2 => {
-            let max_headers = u32::try_from(options.max_header_bytes).unwrap_or(u32::MAX);
-            let (send, connection) = h2::client::Builder::new()
-                .enable_push(false)
-                .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .initial_max_send_streams(EXPECTED_STREAMS as usize)
-                .max_header_list_size(max_headers)
-                .handshake(io)
-                .await
-                .map_err(|_ended| ConnectError::Http2)?;
-            Ok(Connected::Http2(send, Box::new(connection), addresses))
+            let (connection, opener) = Connection::client(io, config(options));
+            Ok(Connected::Http2(opener, Box::new(connection), addresses))
         }
+    }
+}
+
+fn config(options: Options) -> Config {
+    Config {
+        // Nothing is pushed.
+        max_concurrent_streams: 0,
+        max_header_bytes: options.max_header_bytes,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        connect_protocol: false,
     }
 }
 
@@ -84,47 +78,29 @@ pub(super) async fn connect(
 #[derive(Debug)]
 pub(super) struct Open {
     pub addresses: Addresses,
-    pub settings: PeerSettings,
     _closing: oneshot::Sender<()>,
 }
 
 impl Open {
     pub(super) fn new(addresses: Addresses) -> (Self, oneshot::Receiver<()>) {
         let (closing, closed) = oneshot::channel();
-        (Self { addresses, settings: PeerSettings::default(), _closing: closing }, closed)
+        (Self { addresses, _closing: closing }, closed)
     }
 }
 
 /// Runs an HTTP/2 connection to its end. Once `unused`, what is left to do is saying goodbye.
-///
-/// `settings` is told when the peer has spoken: it says SETTINGS before it can answer a PING.
-pub(super) async fn drive(
-    mut connection: Http2,
-    unused: oneshot::Receiver<()>,
-    settings: PeerSettings,
-    slot: Slot,
-) {
-    let ping = connection.ping_pong();
-    let mut introduced = pin!(async {
-        if let Some(mut ping) = ping {
-            // An error is one of the connection, of which everybody will hear.
-            let _ = ping.ping(Ping::opaque()).await;
-        }
-        settings.have_come();
-        pending::<()>().await;
-    });
+pub(super) async fn drive(mut connection: Http2, unused: oneshot::Receiver<()>, slot: Slot) {
     let mut turn = LastInLine::default();
     let moving = poll_fn(|cx| {
         ready!(turn.poll(cx));
         turn.is_over();
-        Pin::new(&mut connection).poll(cx)
+        connection.poll_closed(cx)
     });
     tokio::select! {
-        // An error of the connection is seen by each of its streams.
-        _ = moving => {}
-        () = &mut introduced => {}
+        () = moving => {}
         _ = unused => {
-            let _ = timeout(CLOSE_TIMEOUT, connection).await;
+            connection.shut_down();
+            let _ = timeout(CLOSE_TIMEOUT, poll_fn(|cx| connection.poll_closed(cx))).await;
         }
     }
     drop(slot);

@@ -4,11 +4,9 @@
 use std::{
     collections::VecDeque,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -17,12 +15,10 @@ use super::{
 };
 use crate::{
     codec::h1,
+    http2::{ASSUMED_STREAMS, Opener},
     telemetry::clusters::ClusterGauges,
     upstream::{ConnectError, Protocol, Slot, Transport},
 };
-
-/// Streams a connection is expected to take before its peer has said how many it allows.
-pub(super) const EXPECTED_STREAMS: u32 = 100;
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -58,7 +54,7 @@ struct Idle {
 #[derive(Debug)]
 pub(super) struct Shared {
     id: u64,
-    send: SendRequest<Bytes>,
+    opener: Opener,
     open: Arc<Open>,
     opened: Instant,
     requests: u32,
@@ -70,7 +66,7 @@ pub(super) struct Shared {
 /// A stream on a shared connection, not opened yet.
 pub(super) struct Stream {
     pub id: u64,
-    pub send: SendRequest<Bytes>,
+    pub opener: Opener,
     pub open: Arc<Open>,
     pub reused: bool,
 }
@@ -140,11 +136,9 @@ impl Lane {
     /// A stream on a connection that has room for one. Connections that have come to their end, by
     /// the peer's word or by ours, are dropped here.
     pub(super) fn take_stream(&mut self, transport: &Transport, now: Instant) -> Option<Stream> {
-        let mut cx = Context::from_waker(Waker::noop());
         let mut position = 0;
         while let Some(shared) = self.shared.get_mut(position) {
-            let dead = matches!(shared.send.poll_ready(&mut cx), Poll::Ready(Err(_)));
-            if dead || shared.is_too_old(transport, now) {
+            if shared.opener.is_closed() || shared.is_too_old(transport, now) {
                 self.shared.remove(position);
                 continue;
             }
@@ -212,7 +206,7 @@ impl Lane {
     ) -> Vec<Slot> {
         let each = match transport.protocol {
             Protocol::Http1 | Protocol::Tcp => 1,
-            Protocol::Http2 => transport.max_concurrent_streams.clamp(1, EXPECTED_STREAMS) as usize,
+            Protocol::Http2 => transport.max_concurrent_streams.clamp(1, ASSUMED_STREAMS) as usize,
         };
         let mut slots = Vec::new();
         while self.connecting * each < self.waiters.len() {
@@ -330,12 +324,12 @@ impl Idle {
 }
 
 impl Shared {
-    pub(super) fn new(id: u64, send: SendRequest<Bytes>, open: Arc<Open>, now: Instant) -> Self {
-        Self { id, send, open, opened: now, requests: 0, active: 0, idle_since: now }
+    pub(super) fn new(id: u64, opener: Opener, open: Arc<Open>, now: Instant) -> Self {
+        Self { id, opener, open, opened: now, requests: 0, active: 0, idle_since: now }
     }
 
     fn has_room(&self, transport: &Transport) -> bool {
-        let peer = u32::try_from(self.send.current_max_send_streams()).unwrap_or(u32::MAX);
+        let peer = self.opener.max_streams();
         // A peer that allows none would have us open connection after connection.
         self.active < transport.max_concurrent_streams.min(peer).max(1)
     }
@@ -345,7 +339,7 @@ impl Shared {
         self.requests += 1;
         Stream {
             id: self.id,
-            send: self.send.clone(),
+            opener: self.opener.clone(),
             open: Arc::clone(&self.open),
             reused: self.requests > 1,
         }

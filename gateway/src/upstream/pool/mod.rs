@@ -165,9 +165,8 @@ impl Pool {
     }
 
     fn open_stream(&self, stream: Stream) -> Held {
-        let Stream { id, send, open, reused } = stream;
-        let codec = self.target.transport.codec;
-        let session = h2::ClientSession::new(send, open.settings.clone(), codec);
+        let Stream { id, opener, open, reused } = stream;
+        let session = h2::ClientSession::new(opener, self.target.transport.codec);
         Held {
             session: ClientSession::H2(Box::new(session)),
             lease: Lease::Http2 { id, open, reused },
@@ -235,10 +234,10 @@ impl Pool {
                 state.lane(whose).begin_exchange();
                 self.pass_on(&mut state, whose, session, connection);
             }
-            Ok(Connected::Http2(send, connection, addresses)) => {
+            Ok(Connected::Http2(opener, connection, addresses)) => {
                 let id = state.next_id();
                 let open = self.run(whose, id, connection, addresses, slot);
-                state.lane(whose).add_shared(Shared::new(id, send, open, Instant::now()));
+                state.lane(whose).add_shared(Shared::new(id, opener, open, Instant::now()));
                 self.serve_streams(&mut state, whose);
                 self.settle_shared(&mut state, whose, id);
             }
@@ -264,9 +263,8 @@ impl Pool {
     ) -> Arc<Open> {
         let (open, unused) = Open::new(addresses);
         let (pool, whose) = (Arc::downgrade(self), whose.clone());
-        let settings = open.settings.clone();
         self.tasks.spawn(async move {
-            drive(connection, unused, settings, slot).await;
+            drive(connection, unused, slot).await;
             if let Some(pool) = pool.upgrade() {
                 pool.connection_ended(&whose, id);
             }
