@@ -42,6 +42,7 @@ pub mod reference {
     pub use super::{
         cluster::{patterns, service_export_to},
         name::{Age, is_exported, resolve_gateway, resolve_host, service_host},
+        ownership::{FOREIGN_ADDRESSES_ANNOTATION, FOREIGN_ENDPOINT, FOREIGN_VIRTUAL_ADDRESS},
         store::{contains, delegate_key, destinations, mesh_hosts},
     };
 }

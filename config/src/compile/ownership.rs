@@ -5,12 +5,27 @@
 //! decides about its own clients and its own hosts, the root namespace about everything;
 //! `hostTakeover: ALLOW` in the mesh configuration gives Istio's behaviour.
 
+use std::net::IpAddr;
+
 use super::{View, cluster::Service};
 use crate::{
     api::{Object, mesh_config::HostTakeover},
     model::matcher::HostPattern,
     validate::VIRTUAL_SERVICES_FROM_ANNOTATION,
 };
+
+/// On a ServiceEntry or WorkloadEntry that the controller sends: those of its addresses at which somebody
+/// else is, separated by commas. Only the controller knows all pods, nodes and Services.
+pub const FOREIGN_ADDRESSES_ANNOTATION: &str = "weir.dev/foreignAddresses";
+
+/// Of an endpoint that is somebody else's.
+pub const FOREIGN_ENDPOINT: &str = "this endpoint is not used for clients of other namespaces: its \
+     address is that of a pod of another namespace or of a node";
+/// Of an address for clients that is somebody else's.
+pub const FOREIGN_VIRTUAL_ADDRESS: &str = "clients of other namespaces do not come here by this \
+     address: it is that of another namespace's Service or pod, or of a node";
+const TOLERATED_ADDRESS: &str = "this address is that of somebody else, which hostTakeover: ALLOW in \
+     the mesh configuration permits";
 
 /// What an object of one namespace may do to a host of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +53,26 @@ pub(super) fn of_rules(
 /// That a ServiceEntry defines a host: names of the cluster are those of their namespace.
 pub(super) fn of_definition(view: &View, object: &Object, host: &str) -> Claim {
     claim(view, object, namespace_of(host, &view.proxy.cluster_domain))
+}
+
+/// That connections go to an address, or are told by it.
+pub(super) fn of_address(view: &View, object: &Object, address: IpAddr) -> Claim {
+    let text = object.metadata.annotations.get(FOREIGN_ADDRESSES_ANNOTATION);
+    let mut foreign = text.map(String::as_str).unwrap_or_default().split(',');
+    if foreign.any(|it| it.parse() == Ok(address)) {
+        claim(view, object, Some("*"))
+    } else {
+        Claim::Rightful
+    }
+}
+
+/// The warning there is of such a claim; `refusal` says what does not count.
+pub(super) fn said_of_address(claim: Claim, refusal: &'static str) -> Option<&'static str> {
+    match claim {
+        Claim::Rightful => None,
+        Claim::Tolerated => Some(TOLERATED_ADDRESS),
+        Claim::Refused => Some(refusal),
+    }
 }
 
 fn claim(view: &View, object: &Object, owner: Option<&str>) -> Claim {

@@ -17,7 +17,7 @@ use weir_config::{
     },
 };
 
-use super::{Facts, Labels, Written};
+use super::{Facts, Labels, Named, Written};
 
 /// A resource in the form it is sent in. Encoded once, shared by every proxy that gets it.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ impl From<Resource> for Encoded {
 pub struct Entry {
     pub key: ObjectKey,
     pub facts: Facts,
+    /// The addresses in it, of kinds that have some.
+    pub named: Box<[Named]>,
     pub resource: Arc<Encoded>,
     /// `metadata.generation`: which edit of the object this is.
     pub generation: Option<i64>,
@@ -78,6 +80,7 @@ impl Entry {
         Ok(Self {
             key: parsed.key(),
             facts: Facts::of(&parsed, domain),
+            named: Named::of(&parsed),
             resource: Arc::new(resource.into()),
             generation,
             findings: findings.into(),

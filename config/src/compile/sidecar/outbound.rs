@@ -220,7 +220,8 @@ impl Builder<'_, '_> {
     fn tcp(&mut self) {
         let network = tcp(mesh::cluster(&self.service.host, self.port.number));
         let mut addresses = self.destinations();
-        if self.service.is_kubernetes || self.service.has_auto_addresses {
+        let Service { is_kubernetes, has_auto_addresses, lacks_addresses, .. } = self.service;
+        if *is_kubernetes || *has_auto_addresses || *lacks_addresses {
             // Without an address of its own (ExternalName) it would take everything on its port.
             addresses.retain(Option::is_some);
         }
