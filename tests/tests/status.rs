@@ -186,6 +186,65 @@ async fn one_of_two_replicas_writes_and_the_other_takes_over() {
     eventually_eq(1.0, async || wrote(&second).await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_virtual_service_for_hosts_of_another_namespace_says_that_it_does_not_count() {
+    let server = ApiServer::start().await;
+    let service = |grants: &str| {
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "vault", "namespace": "bank",
+                "annotations": {"weir.dev/virtualServicesFrom": grants}},
+            "spec": {"ports": [{"port": 80, "name": "http"}]}})
+    };
+    let entry = |namespace: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "partner", "namespace": namespace},
+            "spec": {"hosts": ["partner.test"], "resolution": "DNS",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]}})
+    };
+    let mesh_config = |text: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "weir-system"}, "data": {"mesh": text}})
+    };
+    let rules = |host: &str| {
+        let spec = json!({"hosts": [host], "http": [{"directResponse": {"status": 418}}]});
+        virtual_service(1, spec)
+    };
+    let _controller = Controller::start(&server).await;
+    let (refused, tolerated) = ("warning: spec.hosts: for clients of other namespaces", "ALLOW");
+    let says = async |part: &'static str| {
+        let wanted = format!("a status with {part:?}");
+        eventually(&wanted, async || {
+            let all = messages(&server, "VirtualService", "shop", "shop").await?;
+            let is_so = if part.is_empty() { all.is_empty() } else { all.contains(part) };
+            is_so.then_some(())
+        })
+        .await;
+    };
+    // A name of the cluster is its namespace's, with a Service or without; that one can grant it.
+    server.apply([rules("vault.bank.svc.cluster.local")]);
+    says(refused).await;
+    server.apply([service("shop")]);
+    says("").await;
+    server.apply([service("another")]);
+    says(refused).await;
+    server.apply([mesh_config("hostTakeover: ALLOW")]);
+    says(tolerated).await;
+    server.apply([mesh_config("")]);
+    says(refused).await;
+
+    // A name of nobody is everybody's until somebody defines it.
+    server.apply([rules("partner.test")]);
+    says("").await;
+    server.apply([entry("bank")]);
+    says(refused).await;
+    server.delete("ServiceEntry", "bank", "partner");
+    says("").await;
+    server.apply([rules("*.test"), entry("bank")]);
+    says(refused).await;
+    let conditions = conditions(&server, 1).await;
+    assert_eq!(conditions, [condition("Accepted", "True", "Accepted")], "it is a warning");
+}
+
 /// The messages of an object's conditions.
 async fn messages(server: &ApiServer, kind: &str, namespace: &str, name: &str) -> Option<String> {
     let status = server.find(kind, namespace, name)?["status"].clone();

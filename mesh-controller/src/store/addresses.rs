@@ -180,6 +180,9 @@ impl Addresses {
 
     /// Whether somebody else is where an object of `namespace` says that something of it is.
     fn is_foreign(&self, namespace: &str, named: &Named) -> bool {
+        if named.r#use == Use::Endpoint && is_of_whoever_asks(named.address) {
+            return true;
+        }
         let mut holders = self.holders.get(&named.address).into_iter().flatten();
         holders.any(|holder| match holder {
             Holder::Pod((of, _)) => **of != *namespace,
@@ -210,6 +213,15 @@ impl Addresses {
         let foreign: Vec<String> = foreign.into_iter().collect();
         annotate(object, (!foreign.is_empty()).then(|| foreign.join(",")));
         self.foreign(entry).map(|named| named.warning(&entry.key)).collect()
+    }
+}
+
+/// Loopback and link-local addresses lead every proxy to another place: itself, where its admin pages are,
+/// or the metadata of its node. Kubernetes takes them for no endpoint either.
+fn is_of_whoever_asks(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
     }
 }
 
@@ -303,6 +315,22 @@ mod tests {
                 ObjectKey { kind: Kind::Service, namespace: "shop".into(), name: "web".into() };
             store.apply([Change::Remove(service)]);
             assert_eq!(foreign(&store, "thief"), (None, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_is_elsewhere_for_everybody_is_nobodys_to_name() {
+        for (text, expected) in [
+            ("127.0.0.1", true),
+            ("::ffff:127.0.0.1", true),
+            ("::1", true),
+            ("0.0.0.0", true),
+            ("169.254.169.254", true),
+            ("fe80::1", true),
+            ("192.0.2.1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(is_of_whoever_asks(text.parse().unwrap()), expected, "{text}");
         }
     }
 

@@ -22,6 +22,7 @@ mod imports;
 mod link;
 mod mesh;
 mod position;
+mod takeover;
 mod written;
 
 use self::{
@@ -29,6 +30,7 @@ use self::{
     endpoints::{Endpoints, Moved},
     mesh::MeshConfigMaps,
     position::Reaches,
+    takeover::Claims,
 };
 pub use self::{
     addresses::{Named, annotate as annotate_foreign_addresses},
@@ -99,6 +101,8 @@ pub struct Refused {
 #[derive(Debug, Default)]
 pub struct Dirty {
     pub objects: BTreeSet<ObjectKey>,
+    /// VirtualServices about whose hosts others have a say than before.
+    pub claims: BTreeSet<ObjectKey>,
     /// Everybody's resource of that name changed.
     pub mesh: bool,
     /// What is visible to whom may have changed for every object.
@@ -134,6 +138,7 @@ pub struct Store {
     unreadable: BTreeMap<ObjectKey, Refused>,
     endpoints: Endpoints,
     addresses: Addresses,
+    claims: Claims,
     namespaces: BTreeMap<Arc<str>, Labels>,
     mesh_config_maps: MeshConfigMaps,
     mesh: Mesh,
@@ -153,6 +158,7 @@ impl Store {
             unreadable: BTreeMap::new(),
             endpoints: Endpoints::default(),
             addresses: Addresses::default(),
+            claims: Claims::default(),
             namespaces: BTreeMap::new(),
             mesh_config_maps,
             mesh,
@@ -388,6 +394,7 @@ impl Store {
         }
         self.endpoints.link(&entry);
         let named_by = self.addresses.move_entry(old.as_deref(), Some(&entry));
+        dirty.claims.extend(self.claims.follow(old.as_deref(), Some(&entry)));
         dirty.object(&entry.key, old.as_deref(), Some(&entry));
         self.select_anew(old.as_deref(), Some(&*entry), dirty);
         self.name_anew(named_by, dirty);
@@ -397,6 +404,7 @@ impl Store {
         let old = self.entries.remove(key)?;
         self.unlink(&old);
         let named_by = self.addresses.move_entry(Some(&old), None);
+        dirty.claims.extend(self.claims.follow(Some(&old), None));
         dirty.object(key, Some(&old), None);
         self.name_anew(named_by, dirty);
         Some(old)

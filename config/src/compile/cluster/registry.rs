@@ -168,8 +168,11 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
         |object: &Object| is_visible(view, object) && claim(view, object, host) != Claim::Refused;
     let service = merge(view, host, counts, findings);
     for object in view.store.linked(&Link::Host(Arc::clone(host))) {
-        if is_visible(view, object) {
-            warn_claim(object, claim(view, object, host), findings);
+        let claim = claim(view, object, host);
+        if let Some(said) = ownership::said_of_definition(claim)
+            && is_visible(view, object)
+        {
+            findings.warn(object, "spec.hosts", said);
         }
     }
     let mut service = service?;
@@ -185,21 +188,6 @@ fn claim(view: &View, object: &Object, host: &str) -> Claim {
         Kind::ServiceEntry => ownership::of_definition(view, object, host),
         _ => Claim::Rightful,
     }
-}
-
-fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
-    let message = match claim {
-        Claim::Rightful => return,
-        Claim::Tolerated => {
-            "it defines a name of the cluster that is another namespace's, which hostTakeover: ALLOW \
-             in the mesh configuration permits"
-        }
-        Claim::Refused => {
-            "a name of the cluster that is another namespace's does not count; define it in that \
-             namespace or in the root namespace"
-        }
-    };
-    findings.warn(object, "spec.hosts", message);
 }
 
 /// The service called `host` that objects of the proxy's namespace define: the proxy's workload can be

@@ -91,7 +91,9 @@ fn rules<'a>(
             })
             .filter(|(object, _)| {
                 let claim = ownership::of_rules(view, object, host, service);
-                warn_claim(object, claim, findings);
+                if let Some(said) = ownership::said_of_rules(claim) {
+                    findings.warn(object, "spec.hosts", said);
+                }
                 claim != Claim::Refused
             })
             .collect();
@@ -105,21 +107,6 @@ fn rules<'a>(
         return Some(first);
     }
     None
-}
-
-fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
-    let message = match claim {
-        Claim::Rightful => return,
-        Claim::Tolerated => {
-            "it routes hosts of other namespaces for all clients of the mesh, which hostTakeover: \
-             ALLOW in the mesh configuration permits"
-        }
-        Claim::Refused => {
-            "for clients of other namespaces it does not count where a host is another namespace's; \
-             the host's Service can grant it with the annotation weir.dev/virtualServicesFrom"
-        }
-    };
-    findings.warn(object, "spec.hosts", message);
 }
 
 /// Whether the VirtualService has just this host, and not only covers it.
