@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
     time::Duration,
@@ -579,6 +579,10 @@ async fn names_of_the_mesh_are_answered_and_others_asked_for() {
     assert_eq!(client.ask_tcp(NAME_SERVER, "outside.test.", "A"), found(outside.ip));
     assert_eq!(client.ask(NAME_SERVER, "nowhere.test.", "A"), nothing("NXDomain"));
     assert_eq!(zone.asked(), ["outside.test", "outside.test", "nowhere.test"]);
+
+    // It answers nobody outside.
+    let asked = outside.connect((client.ip, 15053)).map_err(|error| error.kind());
+    assert_eq!(asked.map(|_| ()), Err(ErrorKind::ConnectionRefused));
 }
 
 #[tokio::test]
