@@ -139,6 +139,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         proxies,
         metrics,
         own_gateways_only: arguments.scope_gateway_to_namespace,
+        push_timeout: arguments.push_timeout,
         authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;

@@ -129,6 +129,10 @@ pub struct Arguments {
     #[arg(long, env = "PILOT_SCOPE_GATEWAY_TO_NAMESPACE")]
     pub scope_gateway_to_namespace: bool,
 
+    /// How long a gateway may take to read and apply what it is sent, before it is cut off.
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub push_timeout: Duration,
+
     /// How long streams are ended one after another when the process is told to end.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub drain_time: Duration,

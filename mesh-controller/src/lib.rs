@@ -19,6 +19,7 @@ pub mod inject;
 pub mod leader;
 pub mod log;
 pub mod metrics;
+mod on_purpose;
 pub mod review;
 pub mod status;
 pub mod store;

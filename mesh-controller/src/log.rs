@@ -49,7 +49,8 @@ pub fn report_panics(panics: IntCounter) {
 /// # Errors
 /// The level is none, or this was called before.
 pub fn init(level: &str, json: bool) -> Result<(), Error> {
-    // It says every failed request as an error; whoever made the request says so better.
+    // It says every failed request as an error, which whoever made the request says better, and quotes
+    // answers that it cannot read, Secrets among them.
     let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
     let filter = EnvFilter::try_new(format!("{level}{quiet}"))
         .map_err(|source| Error::Level { level: level.to_owned(), source })?;

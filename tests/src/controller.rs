@@ -39,6 +39,19 @@ pub struct Controller {
     folder: TempDir,
 }
 
+/// How a controller is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Its certificate is of its own authority and not of the harness's.
+    pub is_own_authority: bool,
+    /// Settings of injection.
+    pub injection: Option<&'a str>,
+    /// It panics over objects that contain that text, as if it had such a bug.
+    pub panic_over: Option<&'a str>,
+    /// More of the command line; of an option that is there twice the last counts.
+    pub arguments: &'a [&'a str],
+}
+
 impl Controller {
     /// Starts the binary and waits until it is ready.
     pub async fn start(server: &ApiServer) -> Self {
@@ -50,21 +63,24 @@ impl Controller {
     /// Starts the binary without waiting for anything.
     #[must_use]
     pub fn spawn(server: &ApiServer) -> Self {
-        Self::launch(server, true, None)
+        Self::launch(server, &Options::default())
+    }
+
+    /// Starts the binary with these options, and waits until it is ready.
+    pub async fn start_with(server: &ApiServer, options: &Options<'_>) -> Self {
+        let mut controller = Self::launch(server, options);
+        controller.ready().await;
+        controller
     }
 
     /// Starts the binary as its own certificate authority, and waits until it is ready.
     pub async fn start_with_own_authority(server: &ApiServer) -> Self {
-        let mut controller = Self::launch(server, false, None);
-        controller.ready().await;
-        controller
+        Self::start_with(server, &Options { is_own_authority: true, ..Options::default() }).await
     }
 
     /// Starts the binary with settings of injection, and waits until it is ready.
     pub async fn start_injecting(server: &ApiServer, settings: &str) -> Self {
-        let mut controller = Self::launch(server, true, Some(settings));
-        controller.ready().await;
-        controller
+        Self::start_with(server, &Options { injection: Some(settings), ..Options::default() }).await
     }
 
     /// Changes the settings of injection.
@@ -77,21 +93,11 @@ impl Controller {
 
     /// Starts the binary, which panics over objects that contain that text, as if it had such a bug.
     pub async fn start_panicking_over(server: &ApiServer, text: &str) -> Self {
-        let mut controller = Self::launch_with(server, true, None, Some(text));
-        controller.ready().await;
-        controller
+        Self::start_with(server, &Options { panic_over: Some(text), ..Options::default() }).await
     }
 
-    fn launch(server: &ApiServer, has_certificate: bool, injection: Option<&str>) -> Self {
-        Self::launch_with(server, has_certificate, injection, None)
-    }
-
-    fn launch_with(
-        server: &ApiServer,
-        has_certificate: bool,
-        injection: Option<&str>,
-        panic_over: Option<&str>,
-    ) -> Self {
+    fn launch(server: &ApiServer, options: &Options<'_>) -> Self {
+        let Options { is_own_authority, injection, panic_over, arguments } = *options;
         let folder = tempfile::tempdir().expect("make a folder");
         let authority = Authority::new("mesh");
         let Identity { certificate, key } = authority.server(&[NAME]);
@@ -103,7 +109,7 @@ impl Controller {
         let [discovery, monitoring, webhook] = [(); 3].map(|()| ports::free());
         let address = |port: u16| format!("127.0.0.1:{port}");
         let mut command = Command::new(built("weir-controller"));
-        if has_certificate {
+        if !is_own_authority {
             command
                 .arg("--tls-cert-file")
                 .arg(write("tls.crt", &certificate))
@@ -123,6 +129,7 @@ impl Controller {
             .args(["--monitoring-addr", &address(monitoring)])
             .args(["--webhook-addr", &address(webhook)])
             .args(["--drain-time", "1"])
+            .args(arguments)
             .env_remove("KUBECONFIG")
             .envs(panic_over.map(|text| ("WEIR_PANIC_OVER", text)))
             .kill_on_drop(true)
@@ -151,6 +158,42 @@ impl Controller {
     #[must_use]
     pub fn discovery_port(&self) -> u16 {
         self.discovery
+    }
+
+    #[must_use]
+    pub fn monitoring_port(&self) -> u16 {
+        self.monitoring
+    }
+
+    /// A line of `/proc/PID/status`, in bytes: `VmRSS`, `VmHWM`.
+    ///
+    /// # Panics
+    /// There is no such line, or no process.
+    #[must_use]
+    pub fn memory(&self, field: &str) -> u64 {
+        let pid = self.child.id().expect("the controller is running");
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a known field");
+        let kibibytes = line.split_whitespace().nth(1).expect("a value");
+        kibibytes.parse::<u64>().expect("a number") * 1024
+    }
+
+    /// The connections to its discovery port that it has not closed.
+    ///
+    /// # Panics
+    /// The kernel does not say.
+    #[must_use]
+    pub fn discovery_connections(&self) -> usize {
+        const LISTEN: &str = "0A";
+        // Of a socket that its process has closed there is no inode.
+        const CLOSED: &str = "0";
+        let sockets = fs::read_to_string("/proc/net/tcp").expect("the sockets of this host");
+        let own = format!(":{:04X}", self.discovery);
+        let is_own = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields[1].ends_with(&own) && fields[3] != LISTEN && fields[9] != CLOSED
+        };
+        sockets.lines().skip(1).filter(is_own).count()
     }
 
     #[must_use]

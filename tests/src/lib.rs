@@ -33,6 +33,7 @@ mod output;
 pub mod pattern;
 pub mod ports;
 pub mod weirctl;
+pub mod wire;
 
 #[cfg(test)]
 mod selftest;

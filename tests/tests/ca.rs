@@ -1,7 +1,13 @@
 //! The controller as the certificate authority: what it publishes is what its gateways need.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use std::{ffi::OsString, fs, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
@@ -14,8 +20,8 @@ use tempfile::TempDir;
 use weir_tests::{
     client::discovery::channel,
     config::Config,
-    controller::{Controller, NAME},
-    eventually::{eventually, eventually_eq},
+    controller::{Controller, NAME, Options},
+    eventually::{eventually, eventually_eq, eventually_within},
     gateway::{Gateway, Launch},
     kube::ApiServer,
 };
@@ -222,30 +228,172 @@ async fn a_new_namespace_has_the_roots_and_those_of_kubernetes_do_not() {
     assert_eq!(server.find("ConfigMap", "kube-system", ROOT), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plugged_in_authority_goes_before_our_own() {
+/// A root that has been one for so many days of the 365 it lives, PEM, and its key.
+fn root(age: u32) -> (String, KeyPair) {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::OrganizationName, "company");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_before = (SystemTime::now() - age * DAY).into();
+    params.not_after = (SystemTime::now() + (365 - age) * DAY).into();
     let key = KeyPair::generate().unwrap();
-    let root = params.self_signed(&key).unwrap().pem();
-    let data = json!({
-        "ca-cert.pem": STANDARD.encode(&root),
-        "ca-key.pem": STANDARD.encode(key.serialize_pem()),
-        "root-cert.pem": STANDARD.encode(&root),
-        "cert-chain.pem": STANDARD.encode(&root),
-    });
+    (params.self_signed(&key).unwrap().pem(), key)
+}
+
+/// A Secret of the controller's namespace.
+fn secret(name: &str, data: &[(&str, &str)]) -> Value {
+    let data = data.iter().map(|(name, text)| ((*name).to_owned(), json!(STANDARD.encode(text))));
+    let data: serde_json::Map<String, Value> = data.collect();
+    json!({"apiVersion": "v1", "kind": "Secret", "data": data,
+        "metadata": {"name": name, "namespace": "weir-system"}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugged_in_authority_goes_before_our_own() {
+    let (root, key) = root(0);
+    let data = [
+        ("ca-cert.pem", &*root),
+        ("ca-key.pem", &key.serialize_pem()),
+        ("root-cert.pem", &root),
+        ("cert-chain.pem", &root),
+    ];
     let mut config = Config::new();
     let server = ApiServer::start().await;
     server.apply(objects(config.port("http")));
-    let metadata = json!({"name": "cacerts", "namespace": "weir-system"});
-    server
-        .apply([json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})]);
+    server.apply([secret("cacerts", &data)]);
     let controller = Controller::start_with_own_authority(&server).await;
     assert_eq!(roots(&server, "edge").await, root);
     assert_eq!(server.find("Secret", "weir-system", "istio-ca-secret"), None);
     let pod = Pod::new(&server, "gateway").await;
     let mut gateway = pod.gateway(&controller, config).start().await;
     serves(&mut gateway).await;
+}
+
+/// Every way in which the secret part of a key may be written: the scalar of the curve, 32 bytes of its
+/// encoding (RFC 5208). What comes after it in there is the public key, which is in certificates too.
+fn spellings(key: &KeyPair) -> Vec<String> {
+    const AT: usize = 36;
+    let der = key.serialize_der();
+    let scalar = &der[AT..AT + 32];
+    assert_eq!(der[AT - 2..AT], [4, 32], "an octet string of 32 bytes");
+    let hex = |separator: &str| {
+        let digits: Vec<String> = scalar[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        digits.join(separator)
+    };
+    let listed: Vec<String> = scalar[..8].iter().map(ToString::to_string).collect();
+    let mut spellings = vec![hex(""), hex(":"), hex(" "), hex("\\x"), listed.join(", ")];
+    spellings.extend(key.serialize_pem().lines().nth(1).map(str::to_owned));
+    // Base64 of the key as it is, and of its PEM as a Secret has it, wherever three bytes begin.
+    for text in [der.clone(), key.serialize_pem().into_bytes(), scalar.to_vec()] {
+        let secret = if text == der { AT..AT + 32 } else { 0..text.len() };
+        for from in 0..3 {
+            let part = &text[secret.start + from..secret.end];
+            let encoded = STANDARD.encode(&part[..part.len() / 3 * 3]);
+            let window = encoded.len().min(4 * 8);
+            spellings.push(encoded[encoded.len() - window..].to_owned());
+        }
+    }
+    spellings
+}
+
+/// What the controller has logged has nothing of the key, in any spelling.
+fn keeps(controller: &Controller, key: &KeyPair) {
+    let log = controller.log();
+    let lower = log.to_ascii_lowercase();
+    for spelling in spellings(key) {
+        assert!(!log.contains(&spelling), "{spelling}");
+        assert!(!lower.contains(&spelling.to_ascii_lowercase()), "{spelling}");
+    }
+}
+
+/// The key under that name in our own root's Secret.
+fn stored(server: &ApiServer, name: &str) -> Option<KeyPair> {
+    let secret = server.find("Secret", "weir-system", "istio-ca-secret")?;
+    let pem = STANDARD.decode(secret["data"][name].as_str()?).ok()?;
+    KeyPair::from_pem(&String::from_utf8(pem).ok()?).ok()
+}
+
+/// Everything it says, and everything its libraries say.
+const TALKATIVE: &[&str] = &["--log-level", "trace"];
+
+fn talkative<'a>(arguments: &'a [&'a str]) -> Options<'a> {
+    Options { is_own_authority: true, arguments, ..Options::default() }
+}
+
+/// Hardening C07.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_our_own_root_is_never_logged_while_it_signs_and_is_succeeded() {
+    let mut config = Config::new();
+    let server = ApiServer::start().await;
+    server.apply(objects(config.port("http")));
+    // It has signed for more than two thirds of its life.
+    let (certificate, first) = root(300);
+    let data = [("ca-cert.pem", &*certificate), ("ca-key.pem", &first.serialize_pem())];
+    server.apply([secret("istio-ca-secret", &data)]);
+    let lifetimes = ["--workload-cert-ttl", "60s", "--max-workload-cert-ttl", "60s"];
+    let arguments = [TALKATIVE, &lifetimes].concat();
+    let controller = Controller::start_with(&server, &talkative(&arguments)).await;
+    let pod = Pod::new(&server, "gateway").await;
+    let mut gateway = pod.gateway(&controller, config).start().await;
+    serves(&mut gateway).await;
+    // On a machine that is busy it may sign already.
+    let is_another = |key: &KeyPair| key.serialize_pem() != first.serialize_pem();
+    let second = eventually("a successor", async || {
+        let current = stored(&server, "ca-key.pem").filter(is_another);
+        stored(&server, "next-key.pem").or(current)
+    })
+    .await;
+    let signs = async || stored(&server, "ca-key.pem").map(|key| key.serialize_pem());
+    eventually_within(Duration::from_secs(120), "the successor signs", async || {
+        (signs().await == Some(second.serialize_pem())).then_some(())
+    })
+    .await;
+    controller.log_line("certificates are signed by another authority").await;
+    assert!(controller.log().contains("issued a certificate"), "the log is one of everything");
+    for key in [&first, &second] {
+        keeps(&controller, key);
+    }
+}
+
+/// Hardening C07.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugged_in_key_is_never_logged_whether_it_can_be_used_or_not() {
+    let mut config = Config::new();
+    let server = ApiServer::start().await;
+    server.apply(objects(config.port("http")));
+    let (root, key) = root(0);
+    let (_, another) = self::root(0);
+    let pem = key.serialize_pem();
+    let plug_in = |pem: &str| {
+        let chain = [("tls.crt", &*root), ("tls.key", pem), ("ca.crt", &root)];
+        server.apply([secret("cacerts", &chain)]);
+    };
+    // One that belongs to another certificate, one with its end cut off, and one that is no PEM.
+    plug_in(&another.serialize_pem());
+    let controller = Controller::start_with(&server, &talkative(TALKATIVE)).await;
+    controller.log_line("the key does not belong to the certificate").await;
+    let cut: String = pem.chars().take(pem.len() * 3 / 4).collect();
+    for wrong in [&*cut, &pem.replace("-----", "")] {
+        let said = controller.log().matches("the authority stays as it is").count();
+        plug_in(wrong);
+        eventually("another problem", async || {
+            let now = controller.log().matches("the authority stays as it is").count();
+            (now > said || controller.log().contains("read the authority's key")).then_some(())
+        })
+        .await;
+    }
+    // What no API server sends: a text where entries are. Readers of JSON quote what they did not expect.
+    let mut text = secret("cacerts", &[]);
+    text["data"] = json!(pem);
+    server.apply([text]);
+    controller.log_line("what is sent as Secret cacerts is none").await;
+    plug_in(&pem);
+    let pod = Pod::new(&server, "gateway").await;
+    let mut gateway = pod.gateway(&controller, config).start().await;
+    serves(&mut gateway).await;
+    controller.log_line("issued a certificate").await;
+    for key in [&key, &another] {
+        keeps(&controller, key);
+    }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
     time::Duration,
@@ -70,12 +70,24 @@ spec: {{mtls: {{mode: {mode}}}}}
 
 /// A pod with a sidecar and the certificate of a service account.
 async fn meshed(pod: &mut Pod, app: &str, config: &str, authority: &Authority, uri: &str) {
+    meshed_with(&[], pod, app, config, (authority, uri)).await;
+}
+
+/// The same with more in the environment of the sidecar.
+async fn meshed_with(
+    environment: &[(&str, &str)],
+    pod: &mut Pod,
+    app: &str,
+    config: &str,
+    (authority, uri): (&Authority, &str),
+) {
     let identity = authority.workload(uri);
     let labels = format!("app={app}");
     pod.start_sidecar(SidecarOptions {
         labels: &labels,
         config,
         identity: Some((&identity, authority)),
+        environment,
         ..SidecarOptions::default()
     })
     .await;
@@ -567,6 +579,10 @@ async fn names_of_the_mesh_are_answered_and_others_asked_for() {
     assert_eq!(client.ask_tcp(NAME_SERVER, "outside.test.", "A"), found(outside.ip));
     assert_eq!(client.ask(NAME_SERVER, "nowhere.test.", "A"), nothing("NXDomain"));
     assert_eq!(zone.asked(), ["outside.test", "outside.test", "nowhere.test"]);
+
+    // It answers nobody outside.
+    let asked = outside.connect((client.ip, 15053)).map_err(|error| error.kind());
+    assert_eq!(asked.map(|_| ()), Err(ErrorKind::ConnectionRefused));
 }
 
 #[tokio::test]
@@ -1331,19 +1347,8 @@ spec:
     )
 }
 
-/// A pod with a sidecar that speaks HBONE.
-async fn tunnelled(pod: &mut Pod, app: &str, config: &str, authority: &Authority, uri: &str) {
-    let identity = authority.workload(uri);
-    let labels = format!("app={app}");
-    pod.start_sidecar(SidecarOptions {
-        labels: &labels,
-        config,
-        identity: Some((&identity, authority)),
-        environment: &[("ISTIO_META_ENABLE_HBONE", "true")],
-        ..SidecarOptions::default()
-    })
-    .await;
-}
+/// In the environment of a sidecar that speaks HBONE.
+const HBONE: &[(&str, &str)] = &[("ISTIO_META_ENABLE_HBONE", "true")];
 
 /// A tunnel of a client with this identity.
 async fn hbone(from: &Pod, to: &Pod, authority: &Authority, uri: &str) -> Hbone {
@@ -1366,7 +1371,7 @@ async fn hbone_takes_workloads_of_the_mesh_to_this_pod_and_to_no_other() {
         + &peer_authentication("STRICT")
         + &only_the_client("reviews");
     let authority = Authority::new("mesh");
-    tunnelled(&mut server, "reviews", &config, &authority, SERVER).await;
+    meshed_with(HBONE, &mut server, "reviews", &config, (&authority, SERVER)).await;
 
     let tunnels = hbone(&client, &server, &authority, CLIENT).await;
     let here = |port: u16| format!("{}:{port}", server.ip);
@@ -1439,8 +1444,8 @@ async fn two_sidecars_speak_hbone_and_share_connections_for_requests_and_for_byt
         + &peer_authentication("STRICT")
         + &only_the_client("reviews");
     let authority = Authority::new("mesh");
-    tunnelled(&mut server, "reviews", &config, &authority, SERVER).await;
-    tunnelled(&mut client, "client", &config, &authority, CLIENT).await;
+    meshed_with(HBONE, &mut server, "reviews", &config, (&authority, SERVER)).await;
+    meshed_with(HBONE, &mut client, "client", &config, (&authority, CLIENT)).await;
 
     for _ in 0..3 {
         let answer = client.http((REVIEWS, 80), "GET /", "reviews");

@@ -185,3 +185,126 @@ async fn one_of_two_replicas_writes_and_the_other_takes_over() {
     conditions(&server, 2).await;
     eventually_eq(1.0, async || wrote(&second).await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_virtual_service_for_hosts_of_another_namespace_says_that_it_does_not_count() {
+    let server = ApiServer::start().await;
+    let service = |grants: &str| {
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "vault", "namespace": "bank",
+                "annotations": {"weir.dev/virtualServicesFrom": grants}},
+            "spec": {"ports": [{"port": 80, "name": "http"}]}})
+    };
+    let entry = |namespace: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "partner", "namespace": namespace},
+            "spec": {"hosts": ["partner.test"], "resolution": "DNS",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]}})
+    };
+    let mesh_config = |text: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "weir-system"}, "data": {"mesh": text}})
+    };
+    let rules = |host: &str| {
+        let spec = json!({"hosts": [host], "http": [{"directResponse": {"status": 418}}]});
+        virtual_service(1, spec)
+    };
+    let _controller = Controller::start(&server).await;
+    let (refused, tolerated) = ("warning: spec.hosts: for clients of other namespaces", "ALLOW");
+    let says = async |part: &'static str| {
+        let wanted = format!("a status with {part:?}");
+        eventually(&wanted, async || {
+            let all = messages(&server, "VirtualService", "shop", "shop").await?;
+            let is_so = if part.is_empty() { all.is_empty() } else { all.contains(part) };
+            is_so.then_some(())
+        })
+        .await;
+    };
+    // A name of the cluster is its namespace's, with a Service or without; that one can grant it.
+    server.apply([rules("vault.bank.svc.cluster.local")]);
+    says(refused).await;
+    server.apply([service("shop")]);
+    says("").await;
+    server.apply([service("another")]);
+    says(refused).await;
+    server.apply([mesh_config("hostTakeover: ALLOW")]);
+    says(tolerated).await;
+    server.apply([mesh_config("")]);
+    says(refused).await;
+
+    // A name of nobody is everybody's until somebody defines it.
+    server.apply([rules("partner.test")]);
+    says("").await;
+    server.apply([entry("bank")]);
+    says(refused).await;
+    server.delete("ServiceEntry", "bank", "partner");
+    says("").await;
+    server.apply([rules("*.test"), entry("bank")]);
+    says(refused).await;
+    let conditions = conditions(&server, 1).await;
+    assert_eq!(conditions, [condition("Accepted", "True", "Accepted")], "it is a warning");
+}
+
+/// The messages of an object's conditions.
+async fn messages(server: &ApiServer, kind: &str, namespace: &str, name: &str) -> Option<String> {
+    let status = server.find(kind, namespace, name)?["status"].clone();
+    let conditions = status["conditions"].as_array()?.iter();
+    Some(conditions.filter_map(|it| it["message"].as_str()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_at_the_address_of_another_namespaces_pod_is_a_warning_and_proxies_are_told() {
+    let server = ApiServer::start().await;
+    let entry = |address: &str| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": "e", "namespace": "shop", "generation": 1,
+                "annotations": {"weir.dev/foreignAddresses": "1.1.1.1"}},
+            "spec": {"hosts": ["web.shop.svc.cluster.local"], "resolution": "STATIC",
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
+                "endpoints": [{"address": address, "serviceAccount": "web"}]}})
+    };
+    let pod = |namespace: &str, name: &str, status: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+            "spec": {}, "status": status})
+    };
+    let bank = json!({"podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}, {"ip": "fd00::7"}],
+        "hostIPs": [{"ip": "172.16.0.1"}], "phase": "Running"});
+    server.apply([gateway(), virtual_service(1, good()), entry("fd00::7"), pod("bank", "p", bank)]);
+    let controller = Controller::start(&server).await;
+    let hello = Hello {
+        token: Some(server.token("istio-ca", "ingress", "gateway", None)),
+        labels: vec![("istio", "ingressgateway")],
+        ..Hello::default()
+    };
+    let tls = controller.authority().client_config(None, &["h2"]);
+    let mut proxy =
+        Proxy::connect(controller.discovery_port(), &tls, hello).await.expect("connect");
+    let name = "networking.istio.io/ServiceEntry/shop/e";
+    let told = |proxy: &Proxy| proxy.documents[name]["metadata"]["annotations"].clone();
+    proxy.push().await;
+    assert_eq!(told(&proxy), json!({"weir.dev/foreignAddresses": "fd00::7"}));
+    let warns = async |part: &str| {
+        let all = messages(&server, "ServiceEntry", "shop", "e").await.unwrap_or_default();
+        part.is_empty() && all.is_empty() || !part.is_empty() && all.contains(part)
+    };
+    let place = "warning: spec.endpoints[0].address: this endpoint is not used";
+    eventually_eq(true, async || warns(place).await).await;
+
+    // A node is nobody's; a pod that is over leaves its address to others.
+    server.apply([entry("172.16.0.1")]);
+    proxy.push().await;
+    assert_eq!(told(&proxy), json!({"weir.dev/foreignAddresses": "172.16.0.1"}));
+    server.apply([pod("bank", "p", json!({"podIP": "10.1.0.7", "phase": "Succeeded"}))]);
+    proxy.push().await;
+    assert_eq!(told(&proxy), Value::Null);
+    eventually_eq(true, async || warns("").await).await;
+
+    // Its own pods are a namespace's to name, and those in a node's network have no address to name.
+    let on_node = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "n", "namespace": "bank"},
+        "spec": {"hostNetwork": true}, "status": {"podIP": "10.1.0.9", "phase": "Running"}});
+    server.apply([pod("shop", "p", json!({"podIP": "10.1.0.8", "phase": "Running"})), on_node]);
+    server.apply([entry("10.1.0.8")]);
+    proxy.push().await;
+    assert_eq!(told(&proxy), Value::Null);
+    assert!(warns("").await);
+}

@@ -300,3 +300,52 @@ async fn without_settings_nothing_is_injected() {
     let request = Request::post(NAME, "/inject", vec![]).https();
     assert_eq!(send(&controller, &tls, &request).await.status, 404);
 }
+
+/// Hardening C03.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_no_object_fits_is_refused_before_it_is_read() {
+    let (_server, controller, mut tls) = registered().await;
+    for protocol in ["http/1.1", "h2"] {
+        tls.alpn_protocols = vec![protocol.into()];
+        for is_sized in [true, false] {
+            let large = Request::post_pattern(NAME, "/validate", 9 * 1024 * 1024, is_sized).https();
+            let reply = send(&controller, &tls, &large).await;
+            assert_eq!(reply.status, 413, "{protocol} {is_sized}: {}", reply.text());
+        }
+    }
+    // The largest object the API server takes is judged.
+    let mut largest = wrong_virtual_service(false);
+    largest["request"]["object"]["spec"]["large"] = json!("x".repeat(3 * 1024 * 1024));
+    let started = std::time::Instant::now();
+    let answer = review(&controller, &tls, &largest).await;
+    assert_eq!(answer["response"]["allowed"], false);
+    println!("an object of 3 MiB was judged in {:?}", started.elapsed());
+}
+
+/// Hardening C03.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_brings_out_a_panic_costs_its_own_request_only() {
+    let server = ApiServer::start().await;
+    server.apply([registration()]);
+    let controller = Controller::start_panicking_over(&server, "bring-it-out").await;
+    let mut tls = trust(&webhook(&server, "ValidatingWebhookConfiguration").await);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let rule = json!({"route": [{"destination": {"host": "web"}}]});
+    let hostile = review_of(json!({"hosts": ["bring-it-out.test"], "http": [rule]}));
+    let request = |review: &Value| Request::post(NAME, "/validate", review.to_string()).https();
+    // Others are judged on the same connection at the same time, and after it.
+    let mut connection =
+        Connection::tls(controller.webhook_port(), &tls, NAME).await.expect("connect");
+    let (hostile, other) = (request(&hostile), request(&wrong_virtual_service(false)));
+    for _ in 0..20 {
+        let mut shared = connection.share();
+        let (failed, judged) = tokio::join!(connection.send(&hostile), shared.send(&other));
+        assert_eq!(failed.expect("an answer").status, 500);
+        let judged: Value = serde_json::from_str(judged.expect("an answer").text()).expect("JSON");
+        assert_eq!(judged["response"]["status"]["code"], 422);
+    }
+    let metrics = controller.metrics().await;
+    assert_eq!(metrics.sum("weir_controller_panics_total", &[]), 20.0);
+    assert_eq!(metrics.sum("galley_validation_failed", &[]), 20.0);
+    controller.log_line("a review failed; this is a bug").await;
+}

@@ -40,6 +40,30 @@ async fn servers_that_exclude_each_other_are_found() {
 }
 
 #[tokio::test]
+async fn objects_for_hosts_of_other_namespaces_are_found() {
+    let about = async |args: &[&str]| -> Vec<(String, bool)> {
+        let all = analyze(&[args, &["takeovers.yaml", "--output", "json"]].concat()).await.json();
+        let all = all.as_array().unwrap().iter();
+        let hosts = all.filter(|it| it["field"] == "spec.hosts" && it["code"] == "IST0133");
+        let is_tolerated = |it: &Value| it["message"].as_str().unwrap().contains("ALLOW");
+        hosts.map(|it| (it["origin"].as_str().unwrap().to_owned(), is_tolerated(it))).collect()
+    };
+    let named = |is_tolerated: bool| {
+        [
+            "VirtualService thief/of-a-service",
+            "VirtualService thief/of-an-entry",
+            "ServiceEntry thief/definition",
+        ]
+        .map(|name| (name.to_owned(), is_tolerated))
+    };
+    assert_eq!(about(&[]).await, named(false));
+    let folder = tempfile::tempdir().unwrap();
+    let mesh = folder.path().join("mesh.yaml");
+    fs::write(&mesh, "hostTakeover: ALLOW\n").unwrap();
+    assert_eq!(about(&["--meshConfigFile", mesh.to_str().unwrap()]).await, named(true));
+}
+
+#[tokio::test]
 async fn findings_for_programs_have_a_code_a_place_and_a_page() {
     let outcome = analyze(&["references.yaml", "--output", "json"]).await;
     let all = outcome.json();

@@ -41,7 +41,14 @@ mod store;
 pub mod reference {
     pub use super::{
         cluster::{patterns, service_export_to},
-        name::{Age, is_exported, resolve_gateway, resolve_host, service_host},
+        name::{
+            Age, is_exported, is_exported_elsewhere, resolve_gateway, resolve_host, service_host,
+        },
+        ownership::{
+            Claim, Definition, FOREIGN_ADDRESSES_ANNOTATION, FOREIGN_ENDPOINT,
+            FOREIGN_VIRTUAL_ADDRESS, Rules, namespace_of, routes_elsewhere, said_of_definition,
+            said_of_rules,
+        },
         store::{contains, delegate_key, destinations, mesh_hosts},
     };
 }

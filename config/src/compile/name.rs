@@ -71,6 +71,13 @@ pub fn is_exported(export_to: &[String], default: &[String], own: &str, to: &str
         })
 }
 
+/// Whether an object is exported to a namespace that is not its own.
+#[must_use]
+pub fn is_exported_elsewhere(export_to: &[String], default: &[String], own: &str) -> bool {
+    let list = if export_to.is_empty() { default } else { export_to };
+    list.is_empty() || list.iter().any(|entry| !["~", ".", own].contains(&entry.as_str()))
+}
+
 /// Orders objects that claim the same thing: the oldest wins, then the name, then the namespace
 /// (istio-compat 1.1). Objects without a timestamp are as old as each other, and the oldest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

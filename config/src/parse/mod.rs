@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 
 use crate::{
-    api::{MeshConfig, Object, Source},
+    api::{MeshConfig, Object, Source, mesh_config::ProxyConfig},
     diagnostic::{Diagnostic, FieldPath, Severity},
 };
 
@@ -100,6 +100,21 @@ pub fn parse_mesh_config(file: &str, bytes: &[u8]) -> (Option<MeshConfig>, Vec<D
         }
         Err(message) => (None, vec![error(source, message)]),
     }
+}
+
+/// Reads a proxy's settings as a pod has them in the annotation `proxy.istio.io/config`.
+///
+/// # Errors
+/// Everything that is wrong, each with the path of its field.
+pub fn parse_proxy_config(text: &str) -> Result<ProxyConfig, Vec<String>> {
+    let document = value::from_yaml(text).map_err(|error| vec![format!("no YAML: {error}")])?;
+    let Typed { value, errors, unknown: _ } = typed(&document, FieldPath::ROOT);
+    let wrong = errors.into_iter().map(|Finding { field, message }| match field.as_str() {
+        "" => message,
+        field => format!("{field}: {message}"),
+    });
+    let wrong: Vec<String> = wrong.collect();
+    value.filter(|_| wrong.is_empty()).ok_or(wrong)
 }
 
 /// Unwraps the ConfigMap that Istio keeps its mesh configuration in.

@@ -27,7 +27,7 @@ enum Workers {
     Several(Runtime),
     One {
         /// Dropped to end it.
-        _running: oneshot::Sender<()>,
+        stop: oneshot::Sender<()>,
         /// Hangs up once all its tasks are gone.
         ended: mpsc::Receiver<()>,
     },
@@ -49,8 +49,8 @@ impl DataPlane {
     pub(super) fn shutdown(self, limit: Duration) {
         match self.workers {
             Workers::Several(runtime) => runtime.shutdown_timeout(limit),
-            Workers::One { _running, ended } => {
-                drop(_running);
+            Workers::One { stop, ended } => {
+                drop(stop);
                 if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                     tracing::debug!("a task does not give way, left behind");
                 }
@@ -71,7 +71,7 @@ fn several(workers: usize) -> anyhow::Result<DataPlane> {
 fn one() -> anyhow::Result<DataPlane> {
     let runtime = Builder::new_current_thread().thread_name(WORKER).enable_all().build()?;
     let handle = runtime.handle().clone();
-    let (running, stopped) = oneshot::channel::<()>();
+    let (stop, stopped) = oneshot::channel::<()>();
     let (end, ended) = mpsc::channel::<()>();
     thread::Builder::new().name(WORKER.to_owned()).spawn(move || {
         // An error: the other end was dropped, which is what is waited for.
@@ -79,5 +79,5 @@ fn one() -> anyhow::Result<DataPlane> {
         runtime.shutdown_background();
         drop(end);
     })?;
-    Ok(DataPlane { handle, workers: Workers::One { _running: running, ended } })
+    Ok(DataPlane { handle, workers: Workers::One { stop, ended } })
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwapOption;
 use k8s_openapi::{
     ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -201,7 +201,7 @@ impl Keeper {
 
     /// One look at the Secrets, and what follows from it.
     async fn look(&mut self, now: SystemTime) -> anyhow::Result<()> {
-        let plugged_in = self.secrets.get_opt(PLUGGED_IN).await.context("read Secret cacerts")?;
+        let plugged_in = read(PLUGGED_IN, self.secrets.get_opt(PLUGGED_IN).await)?;
         let authority = match plugged_in {
             Some(secret) => Authority::plugged_in(&data_of(secret))
                 .with_context(|| format!("use Secret {PLUGGED_IN}"))?,
@@ -214,12 +214,13 @@ impl Keeper {
     async fn self_signed(&self, now: SystemTime) -> anyhow::Result<Roots> {
         let plan = self.plan();
         let organisation = &self.options.trust_domain;
-        let Some(mut secret) = self.secrets.get_opt(SELF_SIGNED).await.context(SELF_SIGNED)? else {
+        let found = read(SELF_SIGNED, self.secrets.get_opt(SELF_SIGNED).await)?;
+        let Some(mut secret) = found else {
             let roots = Roots::generate(organisation, plan, now)?;
             let secret = new_secret(roots.write()?);
             // Of several replicas one is the first; the others come back and find its Secret.
             let created = self.secrets.create(&PostParams::default(), &secret).await;
-            created.with_context(|| format!("create Secret {SELF_SIGNED}"))?;
+            read(SELF_SIGNED, created).context("create it")?;
             info!("a root was made and put into Secret {SELF_SIGNED}");
             return Ok(roots);
         };
@@ -232,7 +233,7 @@ impl Keeper {
         secret.data = Some(bytes(next.write()?));
         // With the version that was read: what another replica did meanwhile is not undone.
         let replaced = self.secrets.replace(SELF_SIGNED, &PostParams::default(), &secret).await;
-        replaced.with_context(|| format!("write Secret {SELF_SIGNED}"))?;
+        read(SELF_SIGNED, replaced).context("write it")?;
         info!(
             introduced = next.next.is_some(),
             retired = next.retired.len(),
@@ -298,6 +299,15 @@ impl Options {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+/// What the API server answered about a Secret. Why an answer is no Secret is not told: the reason quotes
+/// what cannot be read, which may be the key.
+fn read<T>(name: &str, answer: kube::Result<T>) -> anyhow::Result<T> {
+    match answer {
+        Err(kube::Error::SerdeError(_)) => bail!("what is sent as Secret {name} is none"),
+        answer => answer.with_context(|| format!("Secret {name}")),
     }
 }
 

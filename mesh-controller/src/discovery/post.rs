@@ -47,11 +47,14 @@ impl Post {
 
     /// Becomes both: of each resource the latest.
     pub(super) fn add(&mut self, later: &Self) {
-        let changes = later.changes.iter();
-        self.changes.extend(changes.map(|(name, change)| (Arc::clone(name), change.clone())));
+        for (name, change) in &later.changes {
+            let before = self.changes.insert(Arc::clone(name), change.clone());
+            let before = before.map(|change| size_of_change(name, change.as_deref()));
+            self.size += size_of_change(name, change.as_deref());
+            self.size -= before.unwrap_or_default();
+        }
         self.version = Arc::clone(&later.version);
         self.position = Arc::clone(&later.position);
-        self.size = size_of(&self.changes);
         self.whole = OnceLock::new();
     }
 
@@ -176,6 +179,14 @@ mod tests {
         ];
         assert_eq!(shown(&post), expected);
         assert_eq!(post.size, 3 + "/Secret/a/b".len() + 3);
+    }
+
+    #[test]
+    fn of_two_posts_the_later_counts_and_so_does_its_size() {
+        let mut both = post(&[(OBJECT, Some(9)), ("/Secret/a/b", None), ("mesh", Some(3))]);
+        both.add(&post(&[(OBJECT, None), ("/Secret/a/b", Some(40)), ("/Secret/a/c", Some(2))]));
+        assert_eq!(both.size, OBJECT.len() + 40 + 2 + 3);
+        assert_eq!(both.size, size_of(&both.changes));
     }
 
     #[test]

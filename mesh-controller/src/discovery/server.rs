@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     Proxies,
     push::Writer,
-    services::{DrainTime, Shared},
+    services::{DrainTime, Peer, Shared},
     session::Sessions,
 };
 use crate::{ca::Authorities, metrics::Metrics, review::Reviews, tls::Serving};
@@ -40,6 +40,8 @@ pub struct Parts {
     pub proxies: Arc<Proxies>,
     pub metrics: Arc<Metrics>,
     pub own_gateways_only: bool,
+    /// How long a proxy may take to apply a push.
+    pub push_timeout: Duration,
     pub authorities: Arc<Authorities>,
 }
 
@@ -64,13 +66,21 @@ pub async fn start(address: SocketAddr, parts: Parts) -> anyhow::Result<Server> 
         .with_context(|| format!("listen on {address} for discovery"))?;
     let address = listener.local_addr().context("find out where discovery listens")?;
     info!(%address, "discovery");
-    let Parts { serving, writer, reviews, proxies, metrics, own_gateways_only, authorities } =
-        parts;
+    let Parts {
+        serving,
+        writer,
+        reviews,
+        proxies,
+        metrics,
+        own_gateways_only,
+        push_timeout,
+        authorities,
+    } = parts;
     let (streams, connections) = (TaskTracker::new(), TaskTracker::new());
     let drain = Arc::new(DrainTime::new());
     let (closed, ended) = (CancellationToken::new(), CancellationToken::new());
     let shared = Arc::new(Shared {
-        sessions: Sessions { writer, reviews, proxies, metrics, own_gateways_only },
+        sessions: Sessions { writer, reviews, proxies, metrics, own_gateways_only, push_timeout },
         serving,
         authorities,
         streams: streams.clone(),
@@ -134,9 +144,11 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|chain| chain.first()).cloned().map(Arc::new);
     let ended = shared.ended.clone();
+    let cut = CancellationToken::new();
+    let peer = Peer { certificate, cut: cut.clone() };
     let service = service_fn(move |request| {
-        let (shared, certificate) = (Arc::clone(&shared), certificate.clone());
-        async move { Ok::<_, Infallible>(shared.route(request, certificate).await) }
+        let (shared, peer) = (Arc::clone(&shared), peer.clone());
+        async move { Ok::<_, Infallible>(shared.route(request, peer).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -149,6 +161,7 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
     let mut connection = pin!(connection);
     tokio::select! {
         result = &mut connection => return result.context("serve"),
+        () = cut.cancelled() => bail!("the proxy reads no more"),
         () = ended.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -14,7 +14,13 @@ use weir_config::wire::{
     discovery::DELTA_AGGREGATED_RESOURCES,
 };
 
-use super::{Identity, auth::authenticate, codec::Messages, requests::Requests, session::Sessions};
+use super::{
+    Identity,
+    auth::authenticate,
+    codec::Messages,
+    requests::Requests,
+    session::{End, Sessions},
+};
 use crate::{ca::Authorities, review::ServiceAccount, tls::Serving};
 
 /// A request for a certificate: a key, and what proxies of Istio say about themselves.
@@ -36,6 +42,14 @@ pub(super) struct Shared {
     pub(super) drain: Arc<DrainTime>,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
+    /// Cuts the connection off.
+    pub(super) cut: CancellationToken,
+}
+
 /// Over how long streams end, once that is known.
 pub(super) type DrainTime = std::sync::OnceLock<Duration>;
 
@@ -44,7 +58,7 @@ impl Shared {
     pub(super) async fn route(
         self: Arc<Self>,
         request: Request<Incoming>,
-        certificate: Option<Arc<CertificateDer<'static>>>,
+        Peer { certificate, cut }: Peer,
     ) -> HttpResponse<Body> {
         let path = request.uri().path();
         let is_signing = path == CREATE_CERTIFICATE;
@@ -66,7 +80,7 @@ impl Shared {
                 let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_SIGNING_REQUEST);
                 grpc.unary(service, request).await
             }
-            Ok(identity) => self.converse(identity, request.into_body()),
+            Ok(identity) => self.converse(identity, request.into_body(), cut),
             Err(status) => {
                 self.sessions.metrics.unauthenticated.inc();
                 status.into_http()
@@ -75,13 +89,21 @@ impl Shared {
     }
 
     /// Begins a discovery stream.
-    fn converse(self: Arc<Self>, identity: Identity, body: Incoming) -> HttpResponse<Body> {
+    fn converse(
+        self: Arc<Self>,
+        identity: Identity,
+        body: Incoming,
+        cut: CancellationToken,
+    ) -> HttpResponse<Body> {
         let (sender, receiver) = mpsc::channel(WAITING);
         let ended = CancellationToken::new();
         let turn = tokio::spawn(Arc::clone(&self).turn_comes(ended.clone()));
         let streams = self.streams.clone();
         streams.spawn(async move {
-            self.sessions.serve(identity, Requests::new(body), sender, ended).await;
+            let end = self.sessions.serve(identity, Requests::new(body), sender, ended).await;
+            if end == End::Unread {
+                cut.cancel();
+            }
             turn.abort();
         });
         let mut response = HttpResponse::new(Body::new(Messages::new(receiver)));

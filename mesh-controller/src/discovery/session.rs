@@ -28,8 +28,6 @@ use crate::{metrics::Metrics, review::Reviews, store::Position, translate::Audie
 
 /// How long a proxy may take to say what it wants.
 const FIRST_REQUESTS: Duration = Duration::from_secs(30);
-/// How long it may take to apply a push. One that does not answer holds resources, and nobody else.
-const ANSWER: Duration = Duration::from_secs(120);
 /// How long it may take to take note of how the stream ends.
 const LAST_WORD: Duration = Duration::from_millis(500);
 /// How long a proxy waits here that was told newer things elsewhere, before it is sent away.
@@ -45,6 +43,18 @@ pub(super) struct Sessions {
     pub(super) proxies: Arc<Proxies>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) own_gateways_only: bool,
+    /// How long a proxy may take to apply a push. One that does not answer holds resources, and nobody
+    /// else.
+    pub(super) push_timeout: Duration,
+}
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The proxy left, or was told why.
+    Told,
+    /// The proxy did not read how: what was sent before is still in the way.
+    Unread,
 }
 
 /// Messages to a proxy, and how its stream ends.
@@ -73,17 +83,25 @@ impl Sessions {
         mut requests: Requests<Incoming>,
         responses: Responses,
         ended: CancellationToken,
-    ) {
+    ) -> End {
         let result = tokio::select! {
             result = self.converse(&identity, &mut requests, &responses) => result,
             () = ended.cancelled() => Err(Status::unavailable("this replica is ending")),
         };
         match result {
-            Ok(()) => debug!(%identity, "a proxy left"),
+            Ok(()) => {
+                debug!(%identity, "a proxy left");
+                End::Told
+            }
             Err(status) => {
                 info!(%identity, code = ?status.code(), "a stream ends: {}", status.message());
-                // It may be gone already, or not be reading.
-                let _ = timeout(LAST_WORD, responses.send(Err(status))).await;
+                let told = async {
+                    // It may be gone already.
+                    let _ = responses.send(Err(status)).await;
+                    responses.closed().await;
+                };
+                let told = timeout(LAST_WORD, told).await;
+                told.map_or(End::Unread, |()| End::Told)
             }
         }
     }
@@ -150,7 +168,8 @@ impl Sessions {
             };
             let mut push = self.start(post, takes_whole);
             connected.update(|status| status.sent = Arc::clone(&push.post.version));
-            let delivered = timeout(ANSWER, self.deliver(&mut push, requests, responses)).await;
+            let delivered =
+                timeout(self.push_timeout, self.deliver(&mut push, requests, responses)).await;
             match delivered {
                 Ok(Ok(Delivered::Answered)) => self.finish(push, connected),
                 Ok(Ok(Delivered::Left)) => return Ok(()),

@@ -1,7 +1,10 @@
 //! What a pod asks for in annotations, over what the configuration says.
 
 use serde_json::{Map, Value};
-use weir_config::api::mesh_config::{ProxyConfig, proxy_config::InterceptionMode};
+use weir_config::{
+    api::mesh_config::{ProxyConfig, proxy_config::InterceptionMode},
+    parse::parse_proxy_config,
+};
 
 use super::{
     annotations,
@@ -55,14 +58,15 @@ impl Knobs {
     /// Everything that is wrong with its annotations.
     pub fn of(pod: &Pod, config: &Config) -> Result<Self, Vec<String>> {
         let mut problems = annotations::problems(pod);
-        let proxy_config = proxy_config(pod, config).unwrap_or_else(|problem| {
-            problems.push(problem);
+        let proxy_config = proxy_config(pod, config).unwrap_or_else(|wrong| {
+            let annotation = "metadata.annotations[proxy.istio.io/config]";
+            problems.extend(wrong.into_iter().map(|wrong| format!("{annotation}: {wrong}")));
             Value::Null
         });
         let proxy = serde_json::from_value(proxy_config.clone()).unwrap_or_else(|error| {
-            // What could not be read at all was said already.
+            // What is wrong with the pod's own was said already.
             if !proxy_config.is_null() {
-                problems.push(format!("metadata.annotations[proxy.istio.io/config]: {error}"));
+                problems.push(format!("defaultConfig of the mesh configuration: {error}"));
             }
             ProxyConfig::default()
         });
@@ -122,18 +126,17 @@ impl Knobs {
     }
 }
 
-fn proxy_config(pod: &Pod, config: &Config) -> Result<Value, String> {
+/// The mesh's settings of proxies with the pod's own in their place.
+fn proxy_config(pod: &Pod, config: &Config) -> Result<Value, Vec<String>> {
     let mut merged = config.mesh_config.get("defaultConfig").cloned().unwrap_or_default();
     if merged.is_null() {
         merged = Value::Object(Map::new());
     }
-    if let Some(text) = pod.annotation("proxy.istio.io/config") {
-        let failed = |why: String| format!("metadata.annotations[proxy.istio.io/config]: {why}");
+    let own = pod.annotation("proxy.istio.io/config");
+    if let Some(text) = own.filter(|text| !text.trim().is_empty()) {
+        parse_proxy_config(text)?;
         let own: Value =
-            serde_yaml::from_str(text).map_err(|error| failed(format!("no YAML: {error}")))?;
-        if !own.is_object() {
-            return Err(failed("not a ProxyConfig".into()));
-        }
+            serde_yaml::from_str(text).map_err(|error| vec![format!("no YAML: {error}")])?;
         merge(&mut merged, &own);
     }
     let address = merged.get("discoveryAddress").and_then(Value::as_str).unwrap_or_default();

@@ -191,17 +191,15 @@ fn a_pod_that_cannot_be_injected_is_rejected_with_every_reason() {
     pod["metadata"]["annotations"]["proxy.istio.io/config"] = json!("concurrency: many");
     let problems = rejection(&pod);
     assert_eq!(
-        problems[..2],
+        problems,
         [
             "metadata.annotations[traffic.sidecar.istio.io/excludeOutboundIPRanges]: \"10.0.0.1\" is \
              not a range of addresses, such as 10.0.0.0/8",
             "metadata.annotations[traffic.sidecar.istio.io/excludeInboundPorts]: \"x\" is not a port \
              from 1 to 65535",
+            "metadata.annotations[proxy.istio.io/config]: concurrency: expected a whole number from 0 \
+             to 4294967295, found a string",
         ]
-    );
-    assert!(
-        problems[2].starts_with("metadata.annotations[proxy.istio.io/config]: "),
-        "{problems:?}"
     );
     assert_eq!(
         rejection(&with_annotation("inject.istio.io/templates", "gate")),
@@ -218,6 +216,40 @@ fn a_pod_that_cannot_be_injected_is_rejected_with_every_reason() {
           100m or 128Mi"
         ]
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_proxys_settings_is_told_by_field() {
+    for (text, expected) in [
+        (
+            "tracing: {sampling: [1]}\ndrainDuration: soon\nextraStatTags: [a, {b: c}]",
+            &[
+                "tracing.sampling: expected a number, found a list",
+                "drainDuration: \"soon\" is not a duration; write for example \"1.5s\", \"100ms\" or \"1m30s\"",
+                "extraStatTags[1]: expected a string, found a mapping",
+            ][..],
+        ),
+        (
+            "interceptionMode: MAGIC",
+            &["interceptionMode: \"MAGIC\" is not one of its values; use \
+            one of REDIRECT, TPROXY, NONE"],
+        ),
+        ("[concurrency]", &["expected a mapping, found a list"]),
+        ("concurrency: {", &[]),
+    ] {
+        let problems = rejection(&with_annotation("proxy.istio.io/config", text));
+        let prefix = "metadata.annotations[proxy.istio.io/config]: ";
+        let told = problems.iter().map(|it| it.strip_prefix(prefix).expect("the annotation"));
+        let told: Vec<&str> = told.collect();
+        if expected.is_empty() {
+            assert!(told[0].starts_with("no YAML: "), "{told:?}");
+        } else {
+            assert_eq!(told, expected, "{text}");
+        }
+    }
+    // Istio takes an empty one for nothing said.
+    let pod = with_annotation("proxy.istio.io/config", "\n");
+    assert_eq!(injected(&pod, &Config::default()).warnings, [""; 0]);
 }
 
 #[test]

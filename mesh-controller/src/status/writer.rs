@@ -114,8 +114,11 @@ impl Statuses {
                     let Some(dirty) = dirty else { return };
                     // Whoever leads later looks at everything anyway.
                     if leads {
-                        let keys = dirty.objects.into_iter();
+                        let keys = dirty.objects.into_iter().chain(dirty.claims);
                         self.pending.extend(keys.filter(|key| KINDS.contains(&key.kind)));
+                        if dirty.mesh {
+                            self.look_at_everything().await;
+                        }
                     }
                 }
                 result = leadership.changed() => {
@@ -148,7 +151,7 @@ impl Statuses {
             let keys = entries.chain(unreadable);
             keys.filter(|key| KINDS.contains(&key.kind)).collect::<BTreeSet<_>>()
         });
-        self.pending = keys.await.unwrap_or_default();
+        self.pending.extend(keys.await.unwrap_or_default());
     }
 
     /// Looks again at what is no longer rejected, or newly.
@@ -225,6 +228,9 @@ impl Statuses {
 /// What is to be written for an object; `None` if it is there already.
 fn write_for(state: &State, key: &ObjectKey, rejections: &[String]) -> Option<Write> {
     let entry = state.store.find(key);
+    let takeover = entry.and_then(|entry| state.store.takeover(entry));
+    let findings: Vec<_> =
+        entry.iter().flat_map(|entry| &entry.findings).chain(&takeover).cloned().collect();
     let (generation, judgement, written) = match (state.store.find_unreadable(key), entry) {
         (Some(refused), _) => {
             (refused.generation, Judgement::Unreadable(&refused.reason), &refused.written)
@@ -232,7 +238,7 @@ fn write_for(state: &State, key: &ObjectKey, rejections: &[String]) -> Option<Wr
         (None, Some(entry)) if key.kind == Kind::EnvoyFilter => {
             (entry.generation, Judgement::NotApplied, &entry.written)
         }
-        (None, Some(entry)) => (entry.generation, Judgement::Read(&entry.findings), &entry.written),
+        (None, Some(entry)) => (entry.generation, Judgement::Read(&findings), &entry.written),
         (None, None) => return None,
     };
     let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();

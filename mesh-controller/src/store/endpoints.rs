@@ -13,7 +13,7 @@ use weir_config::api::ObjectKey;
 
 use super::{Entry, Facts, Labels};
 
-type PodName = (Arc<str>, Arc<str>);
+pub(super) type PodName = (Arc<str>, Arc<str>);
 
 /// Where a node is. Slices have its zone already.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,6 +29,10 @@ pub struct Pod {
     pub labels: Arc<Labels>,
     /// Whom its certificate in the mesh is for.
     pub service_account: Arc<str>,
+    /// Those it alone has, ready or not.
+    pub addresses: Box<[IpAddr]>,
+    /// Those of the node it is on.
+    pub node_addresses: Box<[IpAddr]>,
     /// `None` while nothing is to be sent to it.
     pub place: Option<Place>,
 }
@@ -80,13 +84,7 @@ impl Endpoints {
     }
 
     /// A gone pod has no description to complete slices with: they are about to be gone as well.
-    pub(super) fn set_pod(
-        &mut self,
-        namespace: &Arc<str>,
-        name: &Arc<str>,
-        pod: Option<Pod>,
-    ) -> Moved {
-        let name = (Arc::clone(namespace), Arc::clone(name));
+    pub(super) fn set_pod(&mut self, name: PodName, pod: Option<Pod>) -> Moved {
         let Some(pod) = pod else {
             self.pods.remove(&name);
             return Moved::Place;
@@ -108,7 +106,7 @@ impl Endpoints {
         namespace: &Arc<str>,
         name: &Arc<str>,
     ) -> Option<Map<String, Value>> {
-        let Pod { labels, service_account, place } = self.pod(namespace, name)?;
+        let Pod { labels, service_account, place, .. } = self.pod(namespace, name)?;
         let Place { address, node, ports } = place.as_ref()?;
         let ports: Vec<Value> = ports
             .iter()
@@ -190,7 +188,7 @@ impl Endpoints {
                 value.as_str().map(Into::into)
             };
             let pod = name(endpoint, &["targetRef", "name"]);
-            if let Some(Pod { labels, service_account, place: _ }) =
+            if let Some(Pod { labels, service_account, .. }) =
                 pod.and_then(|pod| self.pod(&namespace, &pod))
             {
                 let labels = labels.iter().map(|(key, value)| (key.clone(), value.clone().into()));

@@ -17,7 +17,8 @@ use weir_config::{
     },
 };
 
-use super::{Facts, Labels, Written};
+use super::{Facts, Labels, Named, Written};
+use crate::on_purpose;
 
 /// A resource in the form it is sent in. Encoded once, shared by every proxy that gets it.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ impl From<Resource> for Encoded {
 pub struct Entry {
     pub key: ObjectKey,
     pub facts: Facts,
+    /// The addresses in it, of kinds that have some.
+    pub named: Box<[Named]>,
     pub resource: Arc<Encoded>,
     /// `metadata.generation`: which edit of the object this is.
     pub generation: Option<i64>,
@@ -78,6 +81,7 @@ impl Entry {
         Ok(Self {
             key: parsed.key(),
             facts: Facts::of(&parsed, domain),
+            named: Named::of(&parsed),
             resource: Arc::new(resource.into()),
             generation,
             findings: findings.into(),
@@ -126,24 +130,6 @@ fn parse_body(resource: &Resource) -> Result<(Object, Vec<Diagnostic>), Unusable
         Some(object) => Ok((object, parsed.diagnostics)),
         None => Err(Unusable::Unreadable(parsed.diagnostics.into())),
     }
-}
-
-/// No object is known that panics, or it would not any more. So that tests can see what becomes of one
-/// from the outside, debug builds panic over objects that contain the text `WEIR_PANIC_OVER`.
-mod on_purpose {
-    use weir_config::api::Object;
-
-    #[cfg(debug_assertions)]
-    pub(super) fn panic_over(object: &Object) {
-        use std::{env, sync::LazyLock};
-
-        static TEXT: LazyLock<Option<String>> = LazyLock::new(|| env::var("WEIR_PANIC_OVER").ok());
-        let Some(text) = &*TEXT else { return };
-        assert!(!format!("{object:?}").contains(text), "asked to panic over {text}");
-    }
-
-    #[cfg(not(debug_assertions))]
-    pub(super) fn panic_over(_object: &Object) {}
 }
 
 fn json(resource: &Resource) -> Bytes {

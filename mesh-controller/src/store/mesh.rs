@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::{Map, Value};
 use tracing::{info, warn};
 use weir_config::{
-    api::{Kind, LabelSelector, MeshConfig, ObjectKey},
+    api::{Kind, LabelSelector, MeshConfig, ObjectKey, mesh_config::HostTakeover},
     diagnostic::Severity,
     parse::parse_mesh_config,
     wire::discovery::Resource,
@@ -21,6 +21,7 @@ const NAMES: [&str; 2] = ["weir", "istio"];
 pub struct Mesh {
     pub root_namespace: Arc<str>,
     pub trust_domain: Arc<str>,
+    pub host_takeover: HostTakeover,
     pub service_export_to: Box<[String]>,
     pub virtual_service_export_to: Box<[String]>,
     pub destination_rule_export_to: Box<[String]>,
@@ -129,6 +130,7 @@ impl MeshConfigMaps {
         Mesh {
             root_namespace,
             trust_domain: or(&config.trust_domain, "cluster.local"),
+            host_takeover: config.host_takeover,
             service_export_to: config.default_service_export_to.as_slice().into(),
             virtual_service_export_to: config.default_virtual_service_export_to.as_slice().into(),
             destination_rule_export_to: config.default_destination_rule_export_to.as_slice().into(),

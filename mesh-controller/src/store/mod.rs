@@ -14,6 +14,7 @@ use weir_config::{
     compile::reference::contains,
 };
 
+mod addresses;
 mod endpoints;
 mod entry;
 mod facts;
@@ -21,14 +22,18 @@ mod imports;
 mod link;
 mod mesh;
 mod position;
+mod takeover;
 mod written;
 
 use self::{
+    addresses::Addresses,
     endpoints::{Endpoints, Moved},
     mesh::MeshConfigMaps,
     position::Reaches,
+    takeover::Claims,
 };
 pub use self::{
+    addresses::{Named, annotate as annotate_foreign_addresses},
     endpoints::{Locality, Place, Pod},
     entry::{Encoded, Entry, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels, Passes},
@@ -96,6 +101,8 @@ pub struct Refused {
 #[derive(Debug, Default)]
 pub struct Dirty {
     pub objects: BTreeSet<ObjectKey>,
+    /// VirtualServices about whose hosts others have a say than before.
+    pub claims: BTreeSet<ObjectKey>,
     /// Everybody's resource of that name changed.
     pub mesh: bool,
     /// What is visible to whom may have changed for every object.
@@ -130,6 +137,8 @@ pub struct Store {
     index: BTreeSet<(Link, ObjectKey)>,
     unreadable: BTreeMap<ObjectKey, Refused>,
     endpoints: Endpoints,
+    addresses: Addresses,
+    claims: Claims,
     namespaces: BTreeMap<Arc<str>, Labels>,
     mesh_config_maps: MeshConfigMaps,
     mesh: Mesh,
@@ -148,6 +157,8 @@ impl Store {
             index: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             endpoints: Endpoints::default(),
+            addresses: Addresses::default(),
+            claims: Claims::default(),
             namespaces: BTreeMap::new(),
             mesh_config_maps,
             mesh,
@@ -291,14 +302,7 @@ impl Store {
                 }
             }
             Change::Pod { namespace, name, pod } => {
-                let moved = self.endpoints.set_pod(&namespace, &name, pod);
-                if moved == Moved::Description {
-                    let slices = self.endpoints.slices_of(&namespace, &name);
-                    self.complete(slices, dirty);
-                }
-                if moved != Moved::Nothing {
-                    self.select_pod(&namespace, &name, dirty);
-                }
+                self.move_pod(&namespace, &name, pod, dirty);
             }
             Change::Node { name, locality } => {
                 if self.endpoints.set_node(&name, locality) {
@@ -336,7 +340,51 @@ impl Store {
         }
     }
 
+    fn move_pod(
+        &mut self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        pod: Option<Pod>,
+        dirty: &mut Dirty,
+    ) {
+        let full_name = (Arc::clone(namespace), Arc::clone(name));
+        let old = self.endpoints.pod(namespace, name);
+        let named_by = self.addresses.move_pod(&full_name, old, pod.as_ref());
+        let moved = self.endpoints.set_pod(full_name, pod);
+        if moved == Moved::Description {
+            let slices = self.endpoints.slices_of(namespace, name);
+            self.complete(slices, dirty);
+        }
+        if moved != Moved::Nothing {
+            self.select_pod(namespace, name, dirty);
+        }
+        self.name_anew(named_by, dirty);
+    }
+
+    /// Looks again at objects with addresses at which somebody came or went.
+    fn name_anew(&mut self, keys: Vec<ObjectKey>, dirty: &mut Dirty) {
+        for key in keys {
+            if let Some(entry) = self.entries.get(&key).and_then(|it| self.named(it, it.object())) {
+                self.upsert_named(entry, dirty);
+            }
+        }
+    }
+
+    /// The same object, with what is known of the addresses in it.
+    fn named(&self, entry: &Entry, mut object: Map<String, Value>) -> Option<Entry> {
+        let warnings = self.addresses.complete(entry, &mut object);
+        let read = Entry::read(object, &self.domain).ok()?;
+        let findings = read.findings.into_iter().chain(warnings).collect();
+        Some(Entry { findings, written: entry.written.clone(), ..read })
+    }
+
     fn upsert(&mut self, entry: Entry, dirty: &mut Dirty) {
+        let names_foreign = self.addresses.has_foreign(&entry);
+        let named = names_foreign.then(|| self.named(&entry, entry.object())).flatten();
+        self.upsert_named(named.unwrap_or(entry), dirty);
+    }
+
+    fn upsert_named(&mut self, entry: Entry, dirty: &mut Dirty) {
         self.unreadable.remove(&entry.key);
         let entry = Arc::new(entry);
         let old = self.entries.insert(entry.key.clone(), Arc::clone(&entry));
@@ -345,14 +393,20 @@ impl Store {
             self.index.insert((link, entry.key.clone()));
         }
         self.endpoints.link(&entry);
+        let named_by = self.addresses.move_entry(old.as_deref(), Some(&entry));
+        dirty.claims.extend(self.claims.follow(old.as_deref(), Some(&entry)));
         dirty.object(&entry.key, old.as_deref(), Some(&entry));
         self.select_anew(old.as_deref(), Some(&*entry), dirty);
+        self.name_anew(named_by, dirty);
     }
 
     fn remove(&mut self, key: &ObjectKey, dirty: &mut Dirty) -> Option<Arc<Entry>> {
         let old = self.entries.remove(key)?;
         self.unlink(&old);
+        let named_by = self.addresses.move_entry(Some(&old), None);
+        dirty.claims.extend(self.claims.follow(Some(&old), None));
         dirty.object(key, Some(&old), None);
+        self.name_anew(named_by, dirty);
         Some(old)
     }
 

@@ -1,6 +1,10 @@
 //! From what the API server has to what is kept of it: kilobytes, and nothing that no proxy needs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 use weir_config::api::{Kind, ObjectKey, kubernetes};
@@ -9,7 +13,10 @@ use super::{
     Watched, WatchedKind,
     request::{Document, Identity},
 };
-use crate::store::{Change, Entry, Locality, Place, Pod, Refused, Unusable, Written, generation};
+use crate::store::{
+    Change, Entry, Locality, Place, Pod, Refused, Unusable, Written, annotate_foreign_addresses,
+    generation,
+};
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -71,6 +78,7 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
                 return Change::Remove(key);
             }
         }
+        Kind::ServiceEntry | Kind::WorkloadEntry => annotate_foreign_addresses(&mut object, None),
         Kind::Service => keep(object.get_mut("spec"), SERVICE_FIELDS),
         Kind::EndpointSlice => {
             reduce_slice(&mut object);
@@ -158,8 +166,31 @@ fn pod(object: &Document) -> Pod {
     Pod {
         labels: Arc::new(labels(object)),
         service_account: account.and_then(Value::as_str).unwrap_or_default().into(),
+        addresses: own_addresses(object),
+        node_addresses: status_addresses(object, "hostIP", "hostIPs"),
         place: place(object),
     }
+}
+
+/// The addresses that are a pod's until it is over; one in the network of its node has none.
+fn own_addresses(object: &Document) -> Box<[IpAddr]> {
+    let field = |parent: &str, name: &str| object.get(parent).and_then(|it| it.get(name)).cloned();
+    let is_on_node = field("spec", "hostNetwork") == Some(Value::Bool(true));
+    let phase = field("status", "phase").unwrap_or_default();
+    if is_on_node || phase == "Succeeded" || phase == "Failed" {
+        return Box::default();
+    }
+    status_addresses(object, "podIP", "podIPs")
+}
+
+/// What `status` has in a list, of which older Kubernetes has the first one only.
+fn status_addresses(object: &Document, first: &str, all: &str) -> Box<[IpAddr]> {
+    let Some(status) = object.get("status") else { return Box::default() };
+    let list = status.get(all).and_then(Value::as_array).into_iter().flatten();
+    let list = list.filter_map(|entry| entry.get("ip"));
+    let texts = status.get(first).into_iter().chain(list).filter_map(Value::as_str);
+    let addresses: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    addresses.into_iter().collect()
 }
 
 /// Where a pod is that can be sent to: it is ready and not about to end.

@@ -129,10 +129,11 @@ impl Webhook {
             _ => return plain(StatusCode::NOT_FOUND, "no such page\n"),
         };
         let body = Limited::new(request.into_body(), MAX_BODY).collect();
-        let Ok(Ok(body)) = timeout(REQUEST, body).await else {
-            return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large, or too slow\n");
+        let body = match timeout(REQUEST, body).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "the review is too large\n"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the review is too slow\n"),
         };
-        let body = body.to_bytes();
         // Reviews take processor time; the semaphore is never closed.
         let permit = self.reviews.acquire().await;
         let judged = tokio::task::spawn_blocking(move || match injector {

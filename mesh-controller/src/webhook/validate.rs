@@ -8,6 +8,8 @@ use weir_config::{
     validate::validate,
 };
 
+use crate::on_purpose;
+
 /// What the API server passes on to the user, per warning; longer ones are cut there.
 const MAX_WARNING: usize = 256;
 
@@ -59,6 +61,7 @@ fn judge(object: &Value, namespace: &str) -> Vec<Diagnostic> {
     let parsed = parse("object", object.to_string().as_bytes(), &options);
     let mut findings = parsed.diagnostics;
     for object in &parsed.objects {
+        on_purpose::panic_over(object);
         findings.extend(validate(object));
         if object.kind() == Kind::EnvoyFilter {
             findings.push(Diagnostic {

@@ -321,7 +321,9 @@ fn destinations(networks: &[IpNet]) -> impl Iterator<Item = Match> + use<> {
 /// Ports of the proxy that are reached as they are.
 fn own_ports(settings: &Settings) -> BTreeSet<u16> {
     let configured = [settings.outbound_port, settings.inbound_port, settings.tunnel_port];
-    configured.into_iter().chain(OWN_PORTS).collect()
+    // On loopback only: from outside there is nobody.
+    let dns = captures_dns(settings).then_some(PROXY_DNS_PORT);
+    configured.into_iter().chain(OWN_PORTS).chain(dns).collect()
 }
 
 fn sorted(ports: &BTreeSet<u16>) -> Vec<u16> {

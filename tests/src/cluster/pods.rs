@@ -1,10 +1,56 @@
-//! What is done to programs in pods, from the host.
+//! What is done to programs in pods, from the host, and how pods begin.
 
-use std::fs;
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+    time::timeout,
+};
 
-use crate::client::tools;
+use super::Namespace;
+use crate::{client::tools, eventually::DEADLINE};
+
+impl Namespace<'_> {
+    /// How long a pod takes from being created to being ready, as who watches sees it.
+    ///
+    /// # Panics
+    /// It does not become ready.
+    pub async fn ready_after(&self, pod: &Value) -> Duration {
+        let name = pod["metadata"]["name"].as_str().expect("a name");
+        let shown =
+            "jsonpath={.metadata.name} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}";
+        let mut watching = Command::new(&self.cluster.program)
+            .args(["kubectl", "--namespace", &self.name, "get", "pods", "--watch", "--output"])
+            .arg(shown)
+            .env("KUBECONFIG", &self.cluster.kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("run kubectl");
+        let output = watching.stdout.take().expect("standard output is piped");
+        let mut lines = BufReader::new(output).lines();
+        self.apply(&pod.to_string()).await;
+        let mut created = None;
+        let ready = async {
+            while let Some(line) = lines.next_line().await.expect("a line") {
+                let Some(state) = line.strip_prefix(name) else { continue };
+                let since: &mut Instant = created.get_or_insert_with(Instant::now);
+                if state.trim() == "True" {
+                    return since.elapsed();
+                }
+            }
+            panic!("the watch ended before {name} was ready");
+        };
+        timeout(DEADLINE, ready).await.unwrap_or_else(|_| panic!("{name} is not ready"))
+    }
+}
 
 /// Kills a program that runs in containers of these pods.
 ///

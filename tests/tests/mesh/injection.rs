@@ -146,7 +146,7 @@ pub async fn what_has_no_meaning_is_refused_with_its_place(cluster: Arc<Cluster>
         ("sidecar.istio.io/proxyCPU", "lots", "\"lots\" is not a quantity"),
         ("status.sidecar.istio.io/port", "-1", "\"-1\" is not a port, or 0 for none"),
         ("inject.istio.io/templates", "gate", "there is no template \"gate\""),
-        ("proxy.istio.io/config", "concurrency: many", "invalid type: string \"many\""),
+        ("proxy.istio.io/config", "concurrency: many", "concurrency: expected a whole number"),
     ];
     for (name, value, reason) in annotations {
         let mut wrong = pod("wrong");

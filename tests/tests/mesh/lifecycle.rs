@@ -1,5 +1,7 @@
 //! Pods from their start to their end.
 
+use std::time::Duration;
+
 use weir_tests::cluster::pods::kill_program_of_pods;
 
 use super::*;
@@ -136,4 +138,32 @@ async fn starts_once_the_controller_is_back(cluster: &Cluster, shop: &Namespace<
     cluster.scale_controller(1).await;
     shop.wait("pod/later", "condition=Ready").await;
     shop.served_to("later", &["http://pay/"]).await;
+}
+
+/// Prints what injection adds until a pod is ready. A machine that runs everything, and programs that are
+/// built for debugging, are no place for a limit in milliseconds; that it is not seconds is held.
+#[expect(clippy::print_stdout, reason = "the figures are for who reads them")]
+pub async fn a_pod_with_a_sidecar_is_ready_soon_after_one_without(cluster: Arc<Cluster>) {
+    const PODS: usize = 5;
+    let _alone = CONTROLLER.write().await;
+    mesh(&cluster).await;
+    let namespace = cluster.asking_for_sidecars("soon").await;
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for number in 0..PODS {
+        for (is_injected, times) in [false, true].into_iter().zip(&mut times) {
+            let name = format!("{}-{number}", if is_injected { "with" } else { "without" });
+            let inject = is_injected.to_string();
+            let pod = json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": name, "labels": {"sidecar.istio.io/inject": inject}},
+                "spec": {"containers": [
+                    {"name": "app", "image": app::IMAGE, "imagePullPolicy": "Never"}]}});
+            times.push(namespace.ready_after(&pod).await);
+            let created = namespace.get(&format!("pod/{name}")).await;
+            assert_eq!(created["spec"]["initContainers"].is_array(), is_injected);
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    let [without, with] = times.map(|times| times[PODS / 2]);
+    println!("ready after {without:?} without a sidecar, {with:?} with one (medians of {PODS})");
+    assert!(with < without + Duration::from_secs(10), "{without:?} {with:?}");
 }

@@ -48,6 +48,7 @@ weir_tests::cluster_suite! {
     a_pod_of_a_headless_service_that_is_replaced_is_found_again,
     a_sidecar_ends_in_time_when_the_application_does_not,
     a_sidecar_restarts_and_another_starts_without_a_controller,
+    a_pod_with_a_sidecar_is_ready_soon_after_one_without,
 }
 
 /// Held alone by who takes the controller away, or changes what all others depend on.
@@ -133,7 +134,7 @@ async fn a_label_on_a_namespace_gives_its_pods_sidecars_that_know_each_other(
         .await;
     }
     calls_of_itself_are_taken_by_its_name_only(&shop, &web).await;
-    ports_of_the_sidecar_are_no_way_in(&shop).await;
+    ports_of_the_sidecar_are_no_way_in(&cluster, &shop).await;
 }
 
 /// By the name of its service a workload meets its own policy; by its address it does not.
@@ -148,8 +149,9 @@ async fn calls_of_itself_are_taken_by_its_name_only(shop: &Namespace<'_>, web: &
     }
 }
 
-/// From outside the pod: nothing that ends it, no way round the redirection, no admin pages.
-async fn ports_of_the_sidecar_are_no_way_in(shop: &Namespace<'_>) {
+/// From outside the pod, a pod or none: nothing that ends it, no way round the redirection, nobody who
+/// looks up names for others, no admin pages.
+async fn ports_of_the_sidecar_are_no_way_in(cluster: &Cluster, shop: &Namespace<'_>) {
     let drain = Request::get("pay", "/drain").method("POST");
     let refused = shop.ask_plainly("pay", 15020, &drain).await.unwrap();
     assert_eq!(refused.status, 403);
@@ -157,6 +159,20 @@ async fn ports_of_the_sidecar_are_no_way_in(shop: &Namespace<'_>) {
     for port in [15001, 15006] {
         let connected = TcpStream::connect(SocketAddr::new(ip, port)).await;
         assert!(connected.is_err(), "{port} is open");
+    }
+    let other = cluster.namespace("stranger").await;
+    other.apply(&app::manifest("stranger", "v1", 1)).await;
+    other.rolled_out("stranger-v1").await;
+    for (method, port, path, expected) in [
+        ("GET", 15021, "/healthz/ready", 200),
+        ("POST", 15020, "/drain", 403),
+        ("POST", 15020, "/quitquitquit", 403),
+        // Without DNS of its own, any other port of the pod.
+        ("GET", 15053, "/", 503),
+    ] {
+        let url = format!("http://{ip}:{port}{path}");
+        let answer = other.ask_from("stranger", &["--request", method, &url]).await;
+        assert_eq!(answer.status, expected, "{method} {url}: {}", answer.body);
     }
     // Taken in as any other port of the pod, where nothing but the sidecar's loopback has it.
     let dump = Request::get("pay", "/config_dump");

@@ -27,6 +27,7 @@ use crate::{
         finding::Findings,
         mtls::PeerPolicies,
         name::cluster_name,
+        ownership::{self, Claim},
         store::{Link, contains},
     },
     model::{
@@ -231,6 +232,10 @@ fn entry_members(
     }
     let mut members = Vec::new();
     for (index, endpoint) in entry.endpoints.iter().enumerate() {
+        let field = || format!("spec.endpoints[{index}].address");
+        if !is_rightful(view, owner, &endpoint.address, field, findings) {
+            continue;
+        }
         let member = workload_member(endpoint, port).filter(|member| {
             resolves || !matches!(member.endpoint.address, EndpointAddress::Dns { .. })
         });
@@ -243,7 +248,7 @@ fn entry_members(
             }
             None => findings.warn(
                 owner,
-                format!("spec.endpoints[{index}].address"),
+                field(),
                 format!(
                     "this endpoint is not used: {:?} is not an address with resolution {}",
                     endpoint.address,
@@ -270,7 +275,10 @@ impl Selected<'_> {
         for object in self.of_kind(Kind::WorkloadEntry) {
             let Spec::WorkloadEntry(entry) = &object.spec else { continue };
             let own_labels = workload_labels(object, entry);
-            if !contains(&own_labels, self.labels) {
+            let field = || "spec.address".to_owned();
+            if !contains(&own_labels, self.labels)
+                || !is_rightful(self.view, object, &entry.address, field, findings)
+            {
                 continue;
             }
             let member = workload_member(entry, port).filter(|member| {
@@ -335,6 +343,22 @@ impl Selected<'_> {
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
         self.view.store.in_namespace(kind, &self.owner.metadata.namespace)
     }
+}
+
+/// Whether an endpoint may be at that address: not where the workload of another namespace is.
+fn is_rightful(
+    view: &View,
+    object: &Object,
+    address: &str,
+    field: impl Fn() -> String,
+    findings: &mut Findings,
+) -> bool {
+    let Ok(address) = address.parse() else { return true };
+    let claim = ownership::of_address(view, object, address);
+    if let Some(said) = ownership::said_of_address(claim, ownership::FOREIGN_ENDPOINT) {
+        findings.warn(object, field(), said);
+    }
+    claim != Claim::Refused
 }
 
 /// The labels of a WorkloadEntry; those of its metadata win.

@@ -72,6 +72,8 @@ pub(in crate::compile) struct Service {
     pub(in crate::compile) addresses: Vec<IpNet>,
     /// The addresses are ours: who has not asked us for them does not know them.
     pub(in crate::compile) has_auto_addresses: bool,
+    /// An address that was written is somebody else's: without it, it is not at every address.
+    pub(in crate::compile) lacks_addresses: bool,
     /// Clients connect to an endpoint of their own choice.
     pub(in crate::compile) is_headless: bool,
     pub(in crate::compile) is_kubernetes: bool,
@@ -128,6 +130,26 @@ impl Service {
         self.subsets.iter().any(|subset| &*subset.name == name)
     }
 
+    /// Clients come by the addresses of `object`, but for those that are somebody else's.
+    fn add_addresses(&mut self, view: &View, object: &Object, findings: &mut Findings) {
+        for net in addresses(object) {
+            let is_single = net.prefix_len() == net.max_prefix_len();
+            let claim = match is_single {
+                true => ownership::of_address(view, object, net.addr()),
+                false => Claim::Rightful,
+            };
+            let refusal = ownership::FOREIGN_VIRTUAL_ADDRESS;
+            if let Some(said) = ownership::said_of_address(claim, refusal) {
+                findings.warn(object, "spec.addresses", format!("{}: {said}", net.addr()));
+            }
+            if claim == Claim::Refused {
+                self.lacks_addresses = true;
+            } else {
+                self.addresses.push(net);
+            }
+        }
+    }
+
     /// Whether routes find the same clusters in both.
     pub(super) fn has_same_clusters(&self, other: &Self) -> bool {
         let ports = |service: &Self| -> BTreeSet<u16> {
@@ -146,8 +168,11 @@ pub(super) fn define(view: &View, host: &Arc<str>, findings: &mut Findings) -> O
         |object: &Object| is_visible(view, object) && claim(view, object, host) != Claim::Refused;
     let service = merge(view, host, counts, findings);
     for object in view.store.linked(&Link::Host(Arc::clone(host))) {
-        if is_visible(view, object) {
-            warn_claim(object, claim(view, object, host), findings);
+        let claim = claim(view, object, host);
+        if let Some(said) = ownership::said_of_definition(claim)
+            && is_visible(view, object)
+        {
+            findings.warn(object, "spec.hosts", said);
         }
     }
     let mut service = service?;
@@ -163,21 +188,6 @@ fn claim(view: &View, object: &Object, host: &str) -> Claim {
         Kind::ServiceEntry => ownership::of_definition(view, object, host),
         _ => Claim::Rightful,
     }
-}
-
-fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
-    let message = match claim {
-        Claim::Rightful => return,
-        Claim::Tolerated => {
-            "it defines a name of the cluster that is another namespace's, which hostTakeover: ALLOW \
-             in the mesh configuration permits"
-        }
-        Claim::Refused => {
-            "a name of the cluster that is another namespace's does not count; define it in that \
-             namespace or in the root namespace"
-        }
-    };
-    findings.warn(object, "spec.hosts", message);
 }
 
 /// The service called `host` that objects of the proxy's namespace define: the proxy's workload can be
@@ -219,11 +229,13 @@ fn merge(
         namespace: Arc::clone(&first.metadata.namespace),
         ports: ports(first),
         subsets: Vec::new(),
-        addresses: addresses(first),
+        addresses: Vec::new(),
         has_auto_addresses: false,
+        lacks_addresses: false,
         is_headless: matches!(&first.spec, Spec::Service(spec) if spec.cluster_ip == HEADLESS),
         is_kubernetes: first.kind() == Kind::Service,
     };
+    service.add_addresses(view, first, findings);
     for object in rest {
         let adds_ports = first.kind() == Kind::ServiceEntry
             && object.kind() == Kind::ServiceEntry
@@ -240,7 +252,7 @@ fn merge(
             );
         }
         if adds_ports {
-            service.addresses.extend(addresses(object));
+            service.add_addresses(view, object, findings);
         }
         service.ports.extend(new);
     }

@@ -91,7 +91,9 @@ fn rules<'a>(
             })
             .filter(|(object, _)| {
                 let claim = ownership::of_rules(view, object, host, service);
-                warn_claim(object, claim, findings);
+                if let Some(said) = ownership::said_of_rules(claim) {
+                    findings.warn(object, "spec.hosts", said);
+                }
                 claim != Claim::Refused
             })
             .collect();
@@ -105,21 +107,6 @@ fn rules<'a>(
         return Some(first);
     }
     None
-}
-
-fn warn_claim(object: &Object, claim: Claim, findings: &mut Findings) {
-    let message = match claim {
-        Claim::Rightful => return,
-        Claim::Tolerated => {
-            "it routes hosts of other namespaces for all clients of the mesh, which hostTakeover: \
-             ALLOW in the mesh configuration permits"
-        }
-        Claim::Refused => {
-            "for clients of other namespaces it does not count where a host is another namespace's; \
-             the host's Service can grant it with the annotation weir.dev/virtualServicesFrom"
-        }
-    };
-    findings.warn(object, "spec.hosts", message);
 }
 
 /// Whether the VirtualService has just this host, and not only covers it.
@@ -220,7 +207,8 @@ impl Builder<'_, '_> {
     fn tcp(&mut self) {
         let network = tcp(mesh::cluster(&self.service.host, self.port.number));
         let mut addresses = self.destinations();
-        if self.service.is_kubernetes || self.service.has_auto_addresses {
+        let Service { is_kubernetes, has_auto_addresses, lacks_addresses, .. } = self.service;
+        if *is_kubernetes || *has_auto_addresses || *lacks_addresses {
             // Without an address of its own (ExternalName) it would take everything on its port.
             addresses.retain(Option::is_some);
         }

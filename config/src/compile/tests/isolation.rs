@@ -3,7 +3,7 @@
 use super::{compile, mesh, objects, texts};
 use crate::{
     compile::{Proxy, ProxyKind},
-    model::{Resources, cluster::EndpointAddress, route::RouteAction},
+    model::{FilterChainName, Resources, cluster::EndpointAddress, route::RouteAction},
 };
 
 /// Who calls, whose service it is, and who has no business with either.
@@ -173,6 +173,59 @@ fn a_name_of_the_cluster_is_defined_by_its_namespace_even_where_there_is_no_serv
         let (resources, said) = seen_from("client", mesh_config, &yaml);
         assert_eq!(!endpoints(&resources, kubernetes).is_empty(), is_known, "{namespace}");
         assert_eq!(said.is_empty(), namespace != "thief", "{said:?}");
+    }
+}
+
+/// An address that the controller found at somebody else's, and one that it did not.
+const FOREIGN: &str =
+    "metadata: {name: e, annotations: {weir.dev/foreignAddresses: '192.0.2.1,10.0.0.1'}, ";
+
+#[test]
+fn an_endpoint_at_somebody_elses_address_is_for_clients_of_its_own_namespace() {
+    for (of, from, mesh_config, is_used, is_said) in [
+        ("thief", "client", "{}", false, true),
+        ("thief", "thief", "{}", true, false),
+        ("istio-system", "client", "{}", true, false),
+        ("thief", "client", "hostTakeover: ALLOW", true, true),
+    ] {
+        let written = entry(of, "x.example.com", "")
+            .replace("address: 198.51.100.66}", "address: 198.51.100.66}, {address: 192.0.2.1}")
+            .replace("metadata: {name: e, ", FOREIGN);
+        let selected = format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+             metadata: {{name: s, namespace: {of}}}\nspec: {{hosts: [y.example.com], \
+             resolution: STATIC, ports: [{{number: 80, name: http, protocol: HTTP}}], \
+             workloadSelector: {{labels: {{app: y}}}}}}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n{FOREIGN}namespace: {of}}}\n\
+             spec: {{address: 192.0.2.1, labels: {{app: y}}, serviceAccount: y}}\n---\n"
+        );
+        let (resources, said) = seen_from(from, mesh_config, &(written + &selected));
+        let expected: &[&str] =
+            if is_used { &["198.51.100.66", "192.0.2.1"] } else { &["198.51.100.66"] };
+        assert_eq!(endpoints(&resources, "x.example.com"), expected, "{of} {from} {mesh_config}");
+        let expected = &expected[1..];
+        assert_eq!(endpoints(&resources, "y.example.com"), expected, "{of} {from} {mesh_config}");
+        for field in ["spec.endpoints[1].address", "spec.address"] {
+            let found = said.iter().any(|it| it.contains(field));
+            assert_eq!(found, is_said, "{of} {from} {mesh_config}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn a_service_entry_takes_no_connections_to_somebody_elses_address() {
+    for (protocol, of, is_taken) in
+        [("HTTP", "thief", false), ("TCP", "thief", false), ("TCP", "istio-system", true)]
+    {
+        let addresses = "addresses: [10.0.0.1],";
+        let yaml = entry(of, "x.example.com", addresses)
+            .replace("metadata: {name: e, ", FOREIGN)
+            .replace("protocol: HTTP", &format!("protocol: {protocol}"));
+        let (resources, said) = seen_from("client", "{}", &yaml);
+        let mut chains = resources.filter_chains.keys();
+        let is_own = |name: &FilterChainName| name.as_str().contains("x.example.com");
+        assert_eq!(chains.any(is_own), is_taken, "{protocol} {of}");
+        assert_eq!(said.iter().any(|it| it.contains("spec.addresses")), !is_taken, "{said:?}");
     }
 }
 

@@ -13,7 +13,10 @@ use weir_config::{
             virtual_service::{Destination, VirtualService},
         },
     },
-    compile::reference::{contains, resolve_gateway, resolve_host},
+    compile::reference::{
+        Rules, contains, is_exported_elsewhere, mesh_hosts, namespace_of, resolve_gateway,
+        resolve_host, routes_elsewhere, said_of_definition, said_of_rules,
+    },
 };
 
 use super::{
@@ -23,8 +26,8 @@ use super::{
 use crate::ctl::args::Level;
 
 /// In the order they run, which says nothing about the order of what they find.
-pub const ALL: [fn(&Config, &mut Vec<Message>); 4] =
-    [gateway_references, destination_references, selectors, destination_rules];
+pub const ALL: [fn(&Config, &mut Vec<Message>); 5] =
+    [gateway_references, destination_references, selectors, destination_rules, takeovers];
 
 fn message(
     code: Code,
@@ -238,6 +241,50 @@ fn destination_rules(config: &Config, messages: &mut Vec<Message>) {
             let code = Code::UnknownDestinationRuleHost;
             messages.push(message(code, Level::Warning, object, "spec.host", text));
         }
+    }
+}
+
+/// VirtualServices and ServiceEntries for hosts of other namespaces.
+fn takeovers(config: &Config, messages: &mut Vec<Message>) {
+    let mesh = config.mesh.clone().unwrap_or_default();
+    let root_namespace = match mesh.root_namespace.as_str() {
+        "" => "istio-system",
+        name => name,
+    };
+    let rules = Rules { root_namespace, takeover: mesh.host_takeover };
+    let definitions = config.definitions();
+    for object in config.objects.values() {
+        let from = &*object.metadata.namespace;
+        let said = match &object.spec {
+            Spec::VirtualService(spec)
+                if is_exported_elsewhere(
+                    &spec.export_to,
+                    &mesh.default_virtual_service_export_to,
+                    from,
+                ) =>
+            {
+                let claims = mesh_hosts(spec, from, DOMAIN).map(|hosts| {
+                    let covered = definitions.iter().filter(|(host, _)| hosts.covers(host));
+                    let covered: Vec<_> = covered.map(|(_, it)| it.clone()).collect();
+                    routes_elsewhere(&rules, from, &hosts, DOMAIN, &covered)
+                });
+                claims.max().and_then(said_of_rules)
+            }
+            Spec::ServiceEntry(spec)
+                if is_exported_elsewhere(
+                    &spec.export_to,
+                    &mesh.default_service_export_to,
+                    from,
+                ) =>
+            {
+                let hosts = spec.hosts.iter().map(|host| resolve_host(host, from, DOMAIN));
+                let claims = hosts.map(|host| rules.claim(from, namespace_of(&host, DOMAIN)));
+                claims.max().and_then(said_of_definition)
+            }
+            _ => None,
+        };
+        let code = Code::SchemaWarning;
+        messages.extend(said.map(|text| message(code, Level::Warning, object, "spec.hosts", text)));
     }
 }
 

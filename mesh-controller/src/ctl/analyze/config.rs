@@ -6,9 +6,10 @@ use std::{
 };
 
 use weir_config::{
-    api::{Kind, MeshConfig, Object, ObjectKey, Spec, istio::VirtualService},
-    compile::reference::service_host,
+    api::{Kind, MeshConfig, Metadata, Object, ObjectKey, Spec, istio::VirtualService},
+    compile::reference::{Definition, resolve_host, service_host},
     diagnostic::{Diagnostic, Severity},
+    model::matcher::HostPattern,
     parse::Parsed,
     validate::validate,
 };
@@ -92,6 +93,26 @@ impl Config {
             Spec::VirtualService(spec) => Some((object, spec)),
             _ => None,
         })
+    }
+
+    /// Objects that define hosts, with these.
+    pub fn definitions(&self) -> Vec<(HostPattern, Definition)> {
+        let mut all = Vec::new();
+        for object in self.objects.values() {
+            let Metadata { name, namespace, .. } = &object.metadata;
+            let hosts = match &object.spec {
+                Spec::Service(_) => vec![service_host(name, namespace, DOMAIN)],
+                Spec::ServiceEntry(entry) => {
+                    let hosts = entry.hosts.iter();
+                    hosts.map(|host| resolve_host(host, namespace, DOMAIN)).collect()
+                }
+                _ => continue,
+            };
+            let definition = Definition::of(object);
+            let patterns = hosts.iter().map(|host| HostPattern::parse(host));
+            all.extend(patterns.map(|pattern| (pattern, definition.clone())));
+        }
+        all
     }
 
     /// Every host that a Service or ServiceEntry defines; some begin with `*`.

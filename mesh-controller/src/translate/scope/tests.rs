@@ -351,7 +351,7 @@ fn endpoints_carry_the_labels_and_identities_of_their_pods() {
         pod: Some(Pod {
             labels: Arc::new(Labels::from([("version".to_owned(), version.to_owned())])),
             service_account: "web".into(),
-            place: None,
+            ..Pod::default()
         }),
     };
     assert_eq!(cluster.change(vec![pod("v1")]), ["EndpointSlice/shop/web-1"]);
