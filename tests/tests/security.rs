@@ -796,3 +796,43 @@ async fn a_preflight_is_answered_before_anybody_asks_for_credentials() {
     assert_eq!(gateway.send(&actual).await.status, 403);
     assert!(echo.requests().is_empty());
 }
+
+#[tokio::test]
+async fn nobody_reaches_the_admin_pages_by_way_of_the_gateway() {
+    let echo = Echo::start("v1").await;
+    let mut gateway = gateway_with(&echo, &[]).await;
+    let port = gateway.admin_port();
+    for (name, resolution, address) in [
+        ("literal", "STATIC", "127.0.0.1"),
+        ("any-address", "STATIC", "0.0.0.0"),
+        ("name", "DNS", "localhost"),
+    ] {
+        let host = format!("{name}.test");
+        let entry = format!(
+            r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{host}]
+  location: MESH_EXTERNAL
+  ports: [{{number: 80, name: main, protocol: HTTP}}]
+  resolution: {resolution}
+  endpoints: [{{address: {address}, ports: {{main: {port}}}}}]
+"#
+        );
+        gateway.config().write(&format!("{name}-entry.yaml"), entry);
+        // With the name the pages expect of somebody on this host.
+        let http = format!(
+            "- rewrite: {{authority: localhost}}\n  route:\n  - destination: {{host: {host}}}\n"
+        );
+        let file = format!("{name}-route.yaml");
+        gateway.config().write(&file, virtual_service(name, &host, &http));
+        let request = Request::get(&host, "/config_dump");
+        // Not yet configured, it is 404.
+        eventually_eq(503, async || gateway.send(&request).await.status).await;
+    }
+    let line = gateway.access_log_line("own admin port").await;
+    assert!(line.contains(" 503 "), "{line}");
+    assert_eq!(gateway.admin("/config_dump").await.status, 200, "C05: it is this host's");
+}

@@ -117,6 +117,7 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
             quit,
         },
     )?;
+    upstream::keep_private(admin.admin);
 
     let ready = Readiness::new(bootstrap, ready);
     let configuring = source.follow(applier, ready.clone());

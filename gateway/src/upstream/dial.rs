@@ -16,6 +16,7 @@ use weir_config::model::cluster::{self, SourceAddress, UpstreamTls, UpstreamTrus
 use super::{
     Address, Caller, Protocol, Target, TlsContext, Transport,
     error::ConnectError,
+    own::{is_private, is_private_connection},
     source::{connect_as, connect_inbound},
     verify,
 };
@@ -72,10 +73,16 @@ async fn connect(target: &Target, caller: Caller<'_>) -> Result<Io, ConnectError
         // Boxed, so that others do not hold the room for it.
         return Ok(Io::Tunnel(Box::new(Box::pin(opening).await?)));
     }
+    if is_private(address) {
+        return Err(ConnectError::OwnPages);
+    }
     let Transport { keepalive, source_address, .. } = *target.transport;
     let io = connect_tcp(address, keepalive, source_address, source)
         .await
         .map_err(|error| ConnectError::from_connect(&error))?;
+    if io.local_addr().is_ok_and(|from| is_private_connection(from, address)) {
+        return Err(ConnectError::OwnPages);
+    }
     match &target.transport.tls {
         None => Ok(Io::Tcp(io)),
         Some(tls) => {

@@ -24,6 +24,8 @@ pub enum ConnectError {
     /// A name that never resolved.
     #[error("connect to the upstream: its address is not known")]
     NoAddress,
+    #[error("connect to the upstream: it is this proxy's own admin port")]
+    OwnPages,
     #[error("more requests wait for a connection than the circuit breaker allows")]
     PendingOverflow,
     #[error("more connections are open than the circuit breaker allows")]
@@ -40,7 +42,8 @@ impl ConnectError {
             | Self::Http2
             | Self::TunnelDenied
             | Self::TunnelRefused
-            | Self::NoAddress => ResponseFlag::UpstreamConnectionFailure,
+            | Self::NoAddress
+            | Self::OwnPages => ResponseFlag::UpstreamConnectionFailure,
             Self::PendingOverflow | Self::ConnectionOverflow => ResponseFlag::UpstreamOverflow,
         }
     }
@@ -62,6 +65,7 @@ impl ConnectError {
             Self::TunnelDenied => Cow::Borrowed("HBONE: not authorized"),
             Self::TunnelRefused => Cow::Borrowed("HBONE: CONNECT refused"),
             Self::NoAddress => Cow::Borrowed("DNS resolution failed"),
+            Self::OwnPages => Cow::Borrowed("own admin port"),
             Self::PendingOverflow | Self::ConnectionOverflow => Cow::Borrowed("overflow"),
         }
     }

@@ -18,6 +18,7 @@ use crate::codec;
 pub mod count;
 mod dial;
 mod error;
+mod own;
 pub mod pool;
 mod source;
 mod tls;
@@ -28,6 +29,7 @@ pub use self::{
     count::Slot,
     dial::{dial, dial_application},
     error::{ConnectError, TlsFailure},
+    own::keep_private,
     pool::{Checkout, Pool, Reuse},
     source::{TransparentError, may_be_transparent},
     tls::TlsContext,
