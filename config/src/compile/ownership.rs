@@ -59,7 +59,7 @@ fn grants(view: &View, service: &Service, object: &Object) -> bool {
         let owner = view.store.find(&port.owner);
         let text =
             owner.and_then(|it| it.metadata.annotations.get(VIRTUAL_SERVICES_FROM_ANNOTATION));
-        let mut names = text.map(String::as_str).unwrap_or_default().split(',').map(str::trim);
+        let mut names = text.unwrap_or_default().split(',').map(str::trim);
         names.any(|name| name == "*" || name == from)
     })
 }
