@@ -130,7 +130,7 @@ impl Dirty {
             }
             Spec::EndpointSlice(_) => {
                 let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
-                self.endpoints.extend(service.map(|service| own_host(service)));
+                self.endpoints.extend(service.map(own_host));
             }
             Spec::Endpoints(_) => {
                 self.endpoints.insert(own_host(&object.metadata.name));

@@ -255,6 +255,9 @@ fn merge(
     }
     service.addresses.sort_unstable();
     service.addresses.dedup();
+    // Most have one port and one address, and room for four.
+    service.addresses.shrink_to_fit();
+    service.ports.shrink_to_fit();
     Some(service)
 }
 
