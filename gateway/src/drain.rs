@@ -5,7 +5,10 @@
 use std::{
     future::{self, poll_fn},
     pin::{Pin, pin},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -15,9 +18,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The side that decides. Dropping it drains as well.
-#[derive(Debug)]
-pub struct DrainTrigger(watch::Sender<Phase>);
+/// The side that decides. Dropping it drains as well. Ten thousand chains have one, and few of them
+/// connections: there is a channel from the first signal on.
+#[derive(Debug, Default)]
+pub struct DrainTrigger(OnceLock<watch::Sender<Phase>>);
 
 /// The side a connection holds.
 #[derive(Debug, Clone)]
@@ -38,14 +42,15 @@ enum Phase {
 
 #[must_use]
 pub fn channel() -> (DrainTrigger, DrainSignal) {
-    let (tx, phase) = watch::channel(Phase::Serving);
-    (DrainTrigger(tx), DrainSignal { phase, begun: false })
+    let trigger = DrainTrigger::new();
+    let signal = trigger.signal();
+    (trigger, signal)
 }
 
 impl DrainTrigger {
     #[must_use]
     pub fn new() -> Self {
-        Self(watch::Sender::new(Phase::Serving))
+        Self::default()
     }
 
     /// Asks connections to end after what they are doing.
@@ -60,14 +65,14 @@ impl DrainTrigger {
 
     #[must_use]
     pub fn signal(&self) -> DrainSignal {
-        let phase = self.0.subscribe();
+        let phase = self.sender().subscribe();
         let begun = *phase.borrow() != Phase::Serving;
         DrainSignal { phase, begun }
     }
 
     /// A deadline once given can only come closer.
     fn begin(&self, cut: Option<Instant>) {
-        self.0.send_modify(|phase| {
+        self.sender().send_modify(|phase| {
             let earlier = match *phase {
                 Phase::Serving => None,
                 Phase::Draining { cut } => cut,
@@ -75,11 +80,9 @@ impl DrainTrigger {
             *phase = Phase::Draining { cut: [earlier, cut].into_iter().flatten().min() };
         });
     }
-}
 
-impl Default for DrainTrigger {
-    fn default() -> Self {
-        Self::new()
+    fn sender(&self) -> &watch::Sender<Phase> {
+        self.0.get_or_init(|| watch::Sender::new(Phase::Serving))
     }
 }
 
@@ -206,6 +209,15 @@ mod tests {
         trigger.drain();
         assert!(early.is_draining());
         assert!(trigger.signal().is_draining());
+    }
+
+    #[test]
+    fn a_trigger_nobody_has_a_signal_of_has_no_channel() {
+        let trigger = DrainTrigger::new();
+        assert!(trigger.0.get().is_none());
+        let signal = trigger.signal();
+        assert!(trigger.0.get().is_some());
+        assert!(!signal.is_draining());
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,12 +49,12 @@ impl Snapshot {
         prev: &Self,
         resources: &Resources,
         delta: &Delta,
-        environment: &Environment<'_>,
+        environment: &Arc<Environment>,
     ) -> Self {
         Self {
             version: prev.version + 1,
             settings: Arc::clone(&resources.settings),
-            listeners: Listeners::next(&prev.listeners, resources, delta, environment.secrets),
+            listeners: Listeners::next(&prev.listeners, resources, delta, &environment.secrets),
             route_tables: RouteTables::next(&prev.route_tables, delta),
             filters: match &delta.policies {
                 Some(policies) => Arc::new(HttpFilters::next(&prev.filters, policies)),

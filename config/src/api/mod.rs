@@ -4,12 +4,13 @@
 //! set": an empty string or list, or `None` where zero and absent mean different things. They say
 //! what was written, not what it means: `validate` judges it and `compile` gives it meaning.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 pub mod bytes;
 pub mod duration;
 pub mod istio;
 pub mod kubernetes;
+pub mod labels;
 pub mod mesh_config;
 pub mod number;
 pub mod protocol;
@@ -18,6 +19,7 @@ pub mod string_match;
 
 pub use bytes::{Base64Bytes, SecretBytes, SecretText};
 pub use duration::Duration;
+pub use labels::{LabelSet, Labels};
 pub use mesh_config::MeshConfig;
 pub use number::{IntOrString, Percent, PortSelector};
 pub use protocol::Protocol;
@@ -108,8 +110,8 @@ pub struct Metadata {
     pub name: Arc<str>,
     /// Empty for cluster-scoped kinds.
     pub namespace: Arc<str>,
-    pub labels: BTreeMap<String, String>,
-    pub annotations: BTreeMap<String, String>,
+    pub labels: Labels,
+    pub annotations: Labels,
     /// RFC 3339 `creationTimestamp`, when present. Orders objects that claim the same thing; objects
     /// without one sort as if created at the same moment, then by name and namespace.
     pub creation_timestamp: Option<String>,

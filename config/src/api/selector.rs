@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::LabelSet;
+
 /// Selects workloads that carry all of `matchLabels`; empty selects every workload.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -13,8 +15,8 @@ pub struct Selector {
 
 impl Selector {
     /// Whether a workload with `labels` is selected.
-    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    pub fn selects(&self, labels: &impl LabelSet) -> bool {
+        labels.has_all(&self.match_labels)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        Kind, Object, ObjectKey, Spec, istio::VirtualService,
+        Kind, LabelSet, Object, ObjectKey, Spec, istio::VirtualService,
         kubernetes::endpoint_slice::SERVICE_NAME_LABEL,
     },
     model::{SecretName, matcher::HostPattern},
@@ -130,7 +130,7 @@ impl Dirty {
             }
             Spec::EndpointSlice(_) => {
                 let service = object.metadata.labels.get(SERVICE_NAME_LABEL);
-                self.endpoints.extend(service.map(|service| own_host(service)));
+                self.endpoints.extend(service.map(own_host));
             }
             Spec::Endpoints(_) => {
                 self.endpoints.insert(own_host(&object.metadata.name));
@@ -199,12 +199,7 @@ impl Dirty {
     }
 
     /// The hosts of `owner`, if it selects workloads with `labels`.
-    fn mark_selecting(
-        &mut self,
-        compiler: &Compiler,
-        owner: &Object,
-        labels: &std::collections::BTreeMap<String, String>,
-    ) {
+    fn mark_selecting(&mut self, compiler: &Compiler, owner: &Object, labels: &impl LabelSet) {
         let proxy = &compiler.view.proxy;
         let namespace = &owner.metadata.namespace;
         match &owner.spec {

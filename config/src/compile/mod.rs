@@ -27,6 +27,7 @@ mod mtls;
 mod name;
 mod output;
 mod ownership;
+mod packed;
 mod policy;
 mod recompile;
 mod restart;
@@ -271,7 +272,9 @@ impl Compiler {
     /// validate is refused: its last good version, if there is one, stays in force.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Delta {
         let mut dirty = Dirty::default();
+        let mut count = 0;
         for change in changes {
+            count += 1;
             match change {
                 Change::Upsert(object) => self.upsert(object, &mut dirty),
                 Change::Remove(key) => {
@@ -283,7 +286,19 @@ impl Compiler {
                 }
             }
         }
-        self.recompile(dirty)
+        let delta = self.recompile(dirty);
+        // It costs what the change did.
+        if count > self.view.store.len() / 2 {
+            self.pack();
+        }
+        delta
+    }
+
+    fn pack(&mut self) {
+        self.view.store.pack();
+        self.registry.pack();
+        self.sidecar.pack();
+        self.output.pack();
     }
 
     /// Replaces the mesh configuration; `None` is Istio's defaults with an access log.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{View, name::Age};
 use crate::api::{
-    Kind, Object, Spec,
+    Kind, LabelSet, Object, Spec,
     istio::peer_authentication::{MutualTls, MutualTlsMode, PeerAuthentication},
 };
 
@@ -48,7 +48,7 @@ impl<'a> PeerPolicies<'a> {
     }
 
     /// Of a workload with these labels.
-    pub(super) fn modes(&self, labels: &BTreeMap<String, String>) -> Modes {
+    pub(super) fn modes(&self, labels: &impl LabelSet) -> Modes {
         let workload = self.of_workload(labels);
         let mode = self.mode(workload);
         let ports = workload.map(|policy| &policy.port_level_mtls).into_iter().flatten();
@@ -57,14 +57,14 @@ impl<'a> PeerPolicies<'a> {
     }
 
     /// Whether this port of a workload with these labels takes mutual TLS.
-    pub(super) fn take_mtls(&self, labels: &BTreeMap<String, String>, port: Option<u16>) -> bool {
+    pub(super) fn take_mtls(&self, labels: &impl LabelSet, port: Option<u16>) -> bool {
         let workload = self.of_workload(labels);
         let mode = self.mode(workload);
         let on_port = workload.zip(port).and_then(|(it, port)| it.port_level_mtls.get(&port));
         on_port.map_or(mode, |mtls| Mode::of(*mtls, mode)) != Mode::Disable
     }
 
-    fn of_workload(&self, labels: &BTreeMap<String, String>) -> Option<&'a PeerAuthentication> {
+    fn of_workload(&self, labels: &impl LabelSet) -> Option<&'a PeerAuthentication> {
         let selects = |policy: &PeerAuthentication| {
             policy.selector.as_ref().is_some_and(|it| it.selects(labels))
         };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Unit, finding::Findings};
+use super::{Unit, finding::Findings, packed::pack};
 use crate::{
     diagnostic::Diagnostic,
     model::{
@@ -21,6 +21,15 @@ pub(super) struct Output {
 }
 
 impl Output {
+    pub(super) fn pack(&mut self) {
+        let resources = &mut self.resources;
+        pack(&mut resources.filter_chains);
+        pack(&mut resources.virtual_hosts);
+        pack(&mut resources.clusters);
+        pack(&mut resources.endpoints);
+        pack(&mut resources.dns_records);
+    }
+
     /// What changed since this was called last.
     pub(super) fn take_delta(&mut self) -> Delta {
         std::mem::take(&mut self.delta)
@@ -131,10 +140,11 @@ fn set<K: Ord + Clone, V>(
 /// Equality that does not look into routes that are shared: a virtual host may have ten thousand,
 /// and all but one are usually the same `Arc` as before.
 fn same_virtual_host(a: &VirtualHost, b: &VirtualHost) -> bool {
-    let VirtualHost { name, route_table, domain, require_tls, routes } = a;
+    let VirtualHost { name, route_table, domain, aliases, require_tls, routes } = a;
     *name == b.name
         && *route_table == b.route_table
         && *domain == b.domain
+        && *aliases == b.aliases
         && *require_tls == b.require_tls
         && routes.len() == b.routes.len()
         && routes.iter().zip(&*b.routes).all(|(a, b)| Arc::ptr_eq(a, b) || a == b)

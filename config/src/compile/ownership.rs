@@ -58,7 +58,7 @@ pub(super) fn of_definition(view: &View, object: &Object, host: &str) -> Claim {
 /// That connections go to an address, or are told by it.
 pub(super) fn of_address(view: &View, object: &Object, address: IpAddr) -> Claim {
     let text = object.metadata.annotations.get(FOREIGN_ADDRESSES_ANNOTATION);
-    let mut foreign = text.map(String::as_str).unwrap_or_default().split(',');
+    let mut foreign = text.unwrap_or_default().split(',');
     if foreign.any(|it| it.parse() == Ok(address)) {
         claim(view, object, Some("*"))
     } else {
@@ -117,7 +117,7 @@ impl Definition {
         let grants = object.metadata.annotations.get(VIRTUAL_SERVICES_FROM_ANNOTATION);
         Self {
             namespace: Arc::clone(&object.metadata.namespace),
-            grants: grants.cloned().unwrap_or_default(),
+            grants: grants.unwrap_or_default().to_owned(),
         }
     }
 }

@@ -6,10 +6,11 @@ use super::{
     Proxy,
     members::Members,
     name::{MESH_GATEWAY, resolve_gateway, resolve_host, service_host},
+    packed::pack,
 };
 use crate::{
     api::{
-        Kind, Object, ObjectKey, Spec,
+        Kind, LabelSet, Object, ObjectKey, Spec,
         istio::virtual_service::{Destination, HttpRoute, VirtualService},
         kubernetes::endpoint_slice::SERVICE_NAME_LABEL,
     },
@@ -86,6 +87,12 @@ impl Store {
     /// Replaces an object by one that differs in nothing but where it was read.
     pub(super) fn relocate(&mut self, object: Arc<Object>) {
         self.objects.insert(object.key(), object);
+    }
+
+    pub(super) fn pack(&mut self) {
+        let Self { objects, links } = self;
+        pack(objects);
+        pack(links);
     }
 
     /// The objects that have `link`, in the order of their keys.
@@ -219,6 +226,6 @@ pub(super) fn http_destinations(rule: &HttpRoute) -> impl Iterator<Item = &Desti
 }
 
 /// Whether `labels` has all of `selector`.
-pub fn contains(labels: &BTreeMap<String, String>, selector: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+pub fn contains(labels: &impl LabelSet, selector: &impl LabelSet) -> bool {
+    labels.has_all(selector)
 }

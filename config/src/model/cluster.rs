@@ -255,15 +255,17 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Relative; at least 1.
     pub weight: u32,
-    pub locality: Locality,
+    /// Shared by endpoints of one place.
+    pub locality: Arc<Locality>,
     /// It takes the mesh's TLS (`security.istio.io/tlsMode: istio`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub mesh_tls: bool,
     /// It takes the mesh's tunnels (`networking.istio.io/tunnel: http`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hbone: bool,
-    /// What the standard metrics call the workload; empty where not known.
-    pub workload: Workload,
+    /// What the standard metrics call the workload; empty where not known. Shared by endpoints that
+    /// are called the same.
+    pub workload: Arc<Workload>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]

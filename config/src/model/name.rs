@@ -48,7 +48,7 @@ names! {
     FilterChainName;
     /// A set of virtual hosts HTTP connections share: `http.8080`, `https.443.https.gateway.default`.
     RouteTableName;
-    /// One domain of one route table: `http.8080|reviews.example.com`.
+    /// A host of one route table: `http.8080|reviews.example.com`.
     VirtualHostName;
     /// What the access log prints as `ROUTE_NAME`; not unique.
     RouteName;

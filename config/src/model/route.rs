@@ -11,16 +11,30 @@ use super::{
     name::{ClusterName, RouteName, RouteTableName, VirtualHostName},
 };
 
-/// One domain of a route table with its routes, in the order they are tried.
+/// Domains of a route table with their routes, in the order they are tried.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualHost {
     pub name: VirtualHostName,
     pub route_table: RouteTableName,
     pub domain: HostPattern,
+    /// What else the host is called: one list of routes, however many names a service has.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub aliases: Arc<[HostPattern]>,
     /// `httpsRedirect`: plain requests are answered with a 301 to https before any route.
     pub require_tls: bool,
     pub routes: Arc<[Arc<Route>]>,
+}
+
+impl VirtualHost {
+    /// Everything requests may call the host.
+    pub fn domains(&self) -> impl Iterator<Item = &HostPattern> {
+        std::iter::once(&self.domain).chain(&*self.aliases)
+    }
+}
+
+fn is_empty(aliases: &[HostPattern]) -> bool {
+    aliases.is_empty()
 }
 
 /// One match of one rule, with its action.

@@ -13,9 +13,9 @@ use super::{
 use crate::api::Object;
 use crate::{
     api::{
-        Kind, Metadata, ObjectKey, Source, Spec,
+        Kind, Labels, Metadata, ObjectKey, Source, Spec,
         istio::EnvoyFilter,
-        kubernetes::{Namespace, Pod},
+        kubernetes::{EndpointSlice, Namespace, Pod},
     },
     diagnostic::{Diagnostic, FieldPath, Severity},
 };
@@ -169,7 +169,10 @@ impl Reader<'_> {
                 self.read_spec(envelope, key).map(Spec::AuthorizationPolicy)
             }
             Kind::Service => self.read_spec(envelope, key).map(Spec::Service),
-            Kind::EndpointSlice => self.read_body(envelope, key).map(Spec::EndpointSlice),
+            Kind::EndpointSlice => self.read_body(envelope, key).map(|mut slice: EndpointSlice| {
+                slice.share();
+                Spec::EndpointSlice(slice)
+            }),
             Kind::Endpoints => self.read_body(envelope, key).map(Spec::Endpoints),
             Kind::Secret => self.read_body(envelope, key).map(Spec::Secret),
             Kind::ConfigMap => self.read_body(envelope, key).map(Spec::ConfigMap),
@@ -281,8 +284,16 @@ const SERVICE_FIELDS_NOT_READ: &[&str] = &[
     "sessionAffinityConfig",
 ];
 
-const ENDPOINT_FIELDS_NOT_READ: &[&str] =
-    &["apiVersion", "deprecatedTopology", "fieldPath", "hints", "resourceVersion", "uid"];
+const ENDPOINT_FIELDS_NOT_READ: &[&str] = &[
+    "apiVersion",
+    "deprecatedTopology",
+    "fieldPath",
+    "hints",
+    "hostname",
+    "nodeName",
+    "resourceVersion",
+    "uid",
+];
 
 /// The items of a `List` or `GatewayList`.
 fn items(kind: &str, rest: &mut Vec<(String, Value)>) -> Option<Vec<Value>> {
@@ -325,6 +336,7 @@ impl WrittenMetadata {
 }
 
 /// Kubernetes reads a label or annotation that is null as an empty one.
-fn without_null(map: BTreeMap<String, Option<String>>) -> BTreeMap<String, String> {
-    map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+fn without_null(map: BTreeMap<String, Option<String>>) -> Labels {
+    let present = map.into_iter().map(|(key, value)| (key, value.unwrap_or_default()));
+    present.collect::<BTreeMap<_, _>>().into()
 }

@@ -210,9 +210,9 @@ fn metadata_keeps_what_matters_and_ignores_the_rest() {
     );
     assert_eq!(findings(&parsed), [""; 0]);
     let metadata = &parsed.objects[0].metadata;
-    assert_eq!(metadata.labels["app"], "x");
-    assert_eq!(metadata.labels["empty"], "");
-    assert_eq!(metadata.annotations["note"], "y");
+    assert_eq!(&metadata.labels["app"], "x");
+    assert_eq!(&metadata.labels["empty"], "");
+    assert_eq!(&metadata.annotations["note"], "y");
     assert_eq!(metadata.creation_timestamp.as_deref(), Some("2024-05-01T10:00:00Z"));
 }
 

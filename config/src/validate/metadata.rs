@@ -27,7 +27,7 @@ pub(super) fn validate(object: &Object, findings: &mut Findings<'_>) {
         );
     }
     let annotations = metadata.field("annotations");
-    for (key, value) in &object.metadata.annotations {
+    for (key, value) in object.metadata.annotations.iter() {
         if key == DRY_RUN {
             dry_run(object, value, annotations.key(key), findings);
         }

@@ -1,17 +1,13 @@
 //! The clusters of a configuration by name.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
-use weir_config::model::{self, ClusterName, Delta, cluster::Destination};
+use weir_config::model::{ClusterName, Delta};
 
-use super::{Cluster, dns::Members, resolver::Resolver};
-use crate::{
-    limits::Limits,
-    telemetry::{clusters::ClusterGauges, labels::ClusterStats},
-    tls::Secrets,
-};
+use super::{Cluster, dns::Members, on_demand::OnDemand, resolver::Resolver};
+use crate::{limits::Limits, telemetry::Telemetry, tls::Secrets};
 
 /// All clusters. Cloning shares everything; a change costs one copy of the table of names.
 #[derive(Debug, Clone, Default)]
@@ -24,25 +20,17 @@ pub struct Clusters {
 /// A cluster and its members, which are separate resources: either may come first.
 #[derive(Debug, Clone, Default)]
 struct Entry {
-    cluster: Option<Arc<Cluster>>,
+    cluster: Option<Arc<OnDemand>>,
     members: Members,
 }
 
 /// What clusters need from around them.
-pub struct Environment<'a> {
-    pub secrets: &'a Secrets,
-    pub resolver: &'a Resolver,
-    pub limits: &'a Limits,
-    /// The metric handles of a destination.
-    pub stats: &'a dyn Fn(&Destination) -> Arc<ClusterStats>,
-    /// The gauges of a cluster's name; the same for as long as anyone holds them.
-    pub gauges: &'a dyn Fn(&ClusterName) -> Arc<ClusterGauges>,
-}
-
-impl fmt::Debug for Environment<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Environment").field("secrets", self.secrets).finish_non_exhaustive()
-    }
+#[derive(Debug)]
+pub struct Environment {
+    pub secrets: Secrets,
+    pub resolver: Resolver,
+    pub limits: Limits,
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Clusters {
@@ -51,8 +39,8 @@ impl Clusters {
     ///
     /// Has to be called within a Tokio runtime: names are resolved by tasks of it.
     #[must_use]
-    pub fn next(prev: &Self, delta: &Delta, environment: &Environment<'_>) -> Self {
-        let same_secrets = prev.secrets.is_same(environment.secrets);
+    pub fn next(prev: &Self, delta: &Delta, environment: &Arc<Environment>) -> Self {
+        let same_secrets = prev.secrets.is_same(&environment.secrets);
         if delta.clusters.is_empty() && delta.endpoints.is_empty() && same_secrets {
             return prev.clone();
         }
@@ -63,26 +51,24 @@ impl Clusters {
         }
         for (name, change) in &delta.clusters {
             let entry = by_name.entry(name.clone()).or_default();
-            entry.cluster = match change {
-                Some(config) => Some(entry.next(config, environment)),
-                None => {
-                    if let Some(removed) = &entry.cluster {
-                        removed.retire(None);
-                    }
-                    None
-                }
-            };
+            let before = entry.cluster.take();
+            entry.cluster = change.as_ref().map(|config| {
+                OnDemand::next(before.as_deref(), config, &entry.members, environment)
+            });
+            if change.is_none()
+                && let Some(removed) = before.as_ref().and_then(|before| before.made())
+            {
+                removed.retire(None);
+            }
         }
         // Clusters that changed have their new members already.
         for name in delta.endpoints.keys().filter(|name| !delta.clusters.contains_key(*name)) {
-            if let Some(Entry { cluster: Some(cluster), members }) = by_name.get(name) {
-                cluster.set_members(members);
+            if let Some(entry) = by_name.get_mut(name) {
+                entry.refresh(environment);
             }
         }
         if !same_secrets {
-            for entry in by_name.values_mut() {
-                entry.renew(environment);
-            }
+            by_name.values_mut().for_each(|entry| entry.refresh(environment));
         }
         for name in delta.clusters.keys().chain(delta.endpoints.keys()) {
             if by_name.get(name).is_some_and(Entry::is_empty) {
@@ -94,11 +80,18 @@ impl Clusters {
 
     #[must_use]
     pub fn find(&self, name: &ClusterName) -> Option<&Arc<Cluster>> {
-        self.by_name.get(name)?.cluster.as_ref()
+        self.by_name.get(name)?.cluster.as_ref().map(|cluster| cluster.cluster())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.by_name.values().filter_map(|entry| entry.cluster.as_ref())
+    /// All of them, to look at: those that nobody has called are made for that, one after the other,
+    /// and forgotten.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Cluster>> {
+        self.on_demand().map(|cluster| cluster.look())
+    }
+
+    /// Those that are there: somebody called them, or they have something to do before.
+    pub fn running(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.on_demand().filter_map(|cluster| cluster.made())
     }
 
     /// Returns once the names of all clusters were asked for, or after `limit`; true in the first
@@ -106,10 +99,14 @@ impl Clusters {
     pub async fn warm(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut resolved = true;
-        for cluster in self.iter() {
+        for cluster in self.running() {
             resolved &= cluster.resolved(deadline).await;
         }
         resolved
+    }
+
+    fn on_demand(&self) -> impl Iterator<Item = &Arc<OnDemand>> {
+        self.by_name.values().filter_map(|entry| entry.cluster.as_ref())
     }
 }
 
@@ -118,25 +115,11 @@ impl Entry {
         self.cluster.is_none() && self.members.is_empty()
     }
 
-    fn next(&self, config: &Arc<model::Cluster>, environment: &Environment<'_>) -> Arc<Cluster> {
-        if let Some(prev) = &self.cluster
-            && prev.config == *config
-            && prev.transports.are_current(environment.secrets)
-        {
-            prev.set_members(&self.members);
-            return Arc::clone(prev);
-        }
-        Cluster::next(self.cluster.as_ref(), config, &self.members, environment)
-    }
-
-    /// Builds the cluster again if its keys or its trust have changed: connections made with the old
-    /// ones take no new requests.
-    fn renew(&mut self, environment: &Environment<'_>) {
-        if let Some(prev) = &self.cluster
-            && !prev.transports.are_current(environment.secrets)
-        {
-            let config = Arc::clone(&prev.config);
-            self.cluster = Some(Cluster::next(Some(prev), &config, &self.members, environment));
+    /// Brings the cluster to the members, keys and trust of now: connections made with old keys take
+    /// no new requests.
+    fn refresh(&mut self, environment: &Arc<Environment>) {
+        if let Some(cluster) = &self.cluster {
+            self.cluster = Some(cluster.with(&self.members, environment));
         }
     }
 }

@@ -211,8 +211,8 @@ impl Membership {
             let prev = previous.remove(&key);
             let Some(address) = location.address(prev.as_deref()) else { continue };
             let workload = match &prev {
-                Some(prev) if **prev.workload() == config.workload => Arc::clone(prev.workload()),
-                _ => Arc::new(config.workload.clone()),
+                Some(prev) if *prev.workload() == config.workload => Arc::clone(prev.workload()),
+                _ => Arc::clone(&config.workload),
             };
             let takes = Takes { mesh_tls: config.mesh_tls, hbone: config.hbone };
             let member = Member { key, address, weight: config.weight, takes, workload };

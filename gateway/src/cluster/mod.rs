@@ -41,6 +41,7 @@ mod dynamic_dns;
 mod endpoint;
 mod endpoint_set;
 mod hash_table;
+mod on_demand;
 mod original_dst;
 mod outlier;
 mod resolver;
@@ -88,16 +89,16 @@ impl Cluster {
         prev: Option<&Arc<Self>>,
         config: &Arc<model::Cluster>,
         members: &Members,
-        environment: &Environment<'_>,
+        environment: &Environment,
     ) -> Arc<Self> {
         let transports = Transports::next(
             prev.map(|prev| (&*prev.config, &prev.transports)),
             config,
-            environment.secrets,
-            environment.limits,
+            &environment.secrets,
+            &environment.limits,
         );
         let breaker = prev.map_or_else(
-            || Arc::new(CircuitBreaker::new((environment.gauges)(&config.name))),
+            || Arc::new(CircuitBreaker::new(environment.telemetry.metrics.cluster(&config.name))),
             |prev| Arc::clone(&prev.breaker),
         );
         let detection = config.outlier_detection.as_ref();
@@ -106,7 +107,7 @@ impl Cluster {
             |prev| prev.membership().successor(detection, &transports, breaker.gauges()),
         );
         let cluster = Arc::new(Self {
-            stats: (environment.stats)(&config.destination),
+            stats: environment.telemetry.cluster_stats(&config.destination),
             config: Arc::clone(config),
             transports,
             breaker,

@@ -131,6 +131,15 @@ impl Ways {
     }
 }
 
+/// Logs why no handshake with the cluster's endpoints can succeed.
+pub(super) fn tell_failures(config: &model::Cluster, secrets: &Secrets) {
+    let tunnel = config.tunnel.as_ref().map(|tunnel| &tunnel.tls);
+    for tls in config.tls.iter().chain(tunnel) {
+        // The protocol plays no part in it.
+        tls_context(&config.name, tls, Protocol::Http1, secrets);
+    }
+}
+
 fn tunnels(cluster: &ClusterName, tunnel: &Tunnel, secrets: &Secrets) -> Tunnels {
     let tls = tls_context(cluster, &tunnel.tls, Protocol::Http2, secrets);
     Tunnels::new(tls, &tunnel.baggage)

@@ -192,14 +192,12 @@ impl Applier {
         prev: &Snapshot,
     ) -> Snapshot {
         let _runtime = self.runtime.enter();
-        let telemetry = &self.engine.telemetry;
-        let environment = Environment {
-            secrets,
-            resolver: &self.resolver,
-            limits: &self.engine.limits,
-            stats: &|destination| telemetry.cluster_stats(destination),
-            gauges: &|name| telemetry.metrics.cluster(name),
-        };
+        let environment = Arc::new(Environment {
+            secrets: secrets.clone(),
+            resolver: self.resolver.clone(),
+            limits: self.engine.limits.clone(),
+            telemetry: Arc::clone(&self.engine.telemetry),
+        });
         Snapshot::next(prev, resources, delta, &environment)
     }
 

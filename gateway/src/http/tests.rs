@@ -98,14 +98,12 @@ fn engine_to(limits: Limits, endpoints: Vec<SocketAddr>, routes: Vec<model::Rout
     let endpoints = endpoints
         .into_iter()
         .map(|address| cluster::tests::member(model::cluster::EndpointAddress::Ip(address)));
-    let telemetry = &engine.telemetry;
-    let environment = Environment {
-        secrets: &Secrets::default(),
-        resolver: &Resolver::with_name_server((Ipv4Addr::LOCALHOST, 53).into()).unwrap(),
-        limits: &engine.limits,
-        stats: &|destination| telemetry.cluster_stats(destination),
-        gauges: &|name| telemetry.metrics.cluster(name),
-    };
+    let environment = Arc::new(Environment {
+        secrets: Secrets::default(),
+        resolver: Resolver::with_name_server((Ipv4Addr::LOCALHOST, 53).into()).unwrap(),
+        limits: engine.limits.clone(),
+        telemetry: Arc::clone(&engine.telemetry),
+    });
     let delta = Delta {
         virtual_hosts: route::tests::delta(vec![route::tests::virtual_host("*", routes)])
             .virtual_hosts,

@@ -47,8 +47,12 @@ impl HostMap {
     }
 
     /// Returns the virtual host that had the domain before.
-    pub(super) fn insert(&mut self, virtual_host: Arc<VirtualHost>) -> Option<Arc<VirtualHost>> {
-        match virtual_host.config.domain.clone() {
+    pub(super) fn insert(
+        &mut self,
+        domain: &HostPattern,
+        virtual_host: Arc<VirtualHost>,
+    ) -> Option<Arc<VirtualHost>> {
+        match domain.clone() {
             HostPattern::Exact(host) => self.exact.insert(host, virtual_host),
             HostPattern::Suffix(suffix) if suffix.starts_with('.') => {
                 self.suffixes.insert(suffix, virtual_host)
@@ -65,10 +69,13 @@ impl HostMap {
         }
     }
 
-    /// Removes a virtual host, unless its domain is another's now.
-    pub(super) fn remove(&mut self, virtual_host: &VirtualHost) -> Option<Arc<VirtualHost>> {
+    /// Takes a domain from a virtual host, unless it is another's now.
+    pub(super) fn remove(
+        &mut self,
+        domain: &HostPattern,
+        virtual_host: &VirtualHost,
+    ) -> Option<Arc<VirtualHost>> {
         let name = &virtual_host.config.name;
-        let domain = &virtual_host.config.domain;
         let present = match domain {
             HostPattern::Exact(host) => self.exact.get(host),
             HostPattern::Suffix(suffix) if suffix.starts_with('.') => self.suffixes.get(suffix),
@@ -89,11 +96,6 @@ impl HostMap {
     pub(super) fn is_empty(&self) -> bool {
         let Self { exact, suffixes, partial, any } = self;
         exact.is_empty() && suffixes.is_empty() && partial.is_empty() && any.is_none()
-    }
-
-    pub(super) fn values(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
-        let partial = self.partial.iter().map(|(_, virtual_host)| virtual_host);
-        self.exact.values().chain(self.suffixes.values()).chain(partial).chain(&self.any)
     }
 
     fn remove_partial(&mut self, suffix: &str) -> Option<Arc<VirtualHost>> {

@@ -7,10 +7,7 @@
 use std::sync::Arc;
 
 use http::Method;
-use weir_config::model::{
-    self, RouteTableName, VirtualHostName,
-    route::{RouteMatch, Scheme},
-};
+use weir_config::model::{self, RouteTableName, VirtualHostName, route::Scheme};
 
 use crate::{
     canonical::authority,
@@ -27,15 +24,12 @@ mod index;
 mod matcher;
 mod prefix_map;
 mod rewrite;
+mod routes;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use self::action::Destination;
-use self::{
-    host::HostMap,
-    index::{Matchers, RouteIndex},
-    matcher::Subject,
-};
+use self::{host::HostMap, matcher::Subject, routes::Routes};
 
 /// All route tables of a configuration.
 #[derive(Debug, Clone, Default)]
@@ -49,16 +43,15 @@ pub struct RouteTables {
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     hosts: HostMap,
-    /// How many of them have routes that match on claims.
+    /// How many domains have routes that match on claims.
     with_claims: usize,
 }
 
-/// One domain with its routes.
+/// One host, by whatever domains it is called, with its routes.
 #[derive(Debug)]
 pub struct VirtualHost {
     pub config: Arc<model::VirtualHost>,
-    routes: Box<[Arc<Route>]>,
-    index: RouteIndex,
+    routes: Routes,
     with_claims: bool,
 }
 
@@ -83,8 +76,8 @@ impl RouteTables {
             }
             if let Some(config) = change {
                 let after = Arc::new(VirtualHost::new(config, before.as_deref()));
-                next.virtual_hosts.insert(name.clone(), Arc::clone(&after));
-                next.edit(&config.route_table, |table| table.insert(after));
+                next.edit(&config.route_table, |table| table.insert(&after));
+                next.virtual_hosts.insert(name.clone(), after);
             }
         }
         next
@@ -137,54 +130,34 @@ impl RouteTable {
         self.with_claims > 0
     }
 
-    pub fn virtual_hosts(&self) -> impl Iterator<Item = &Arc<VirtualHost>> {
-        self.hosts.values()
-    }
-
-    fn insert(&mut self, virtual_host: Arc<VirtualHost>) {
-        self.with_claims += usize::from(virtual_host.with_claims);
-        if let Some(replaced) = self.hosts.insert(virtual_host) {
-            self.with_claims -= usize::from(replaced.with_claims);
+    fn insert(&mut self, virtual_host: &Arc<VirtualHost>) {
+        for domain in virtual_host.config.domains() {
+            self.with_claims += usize::from(virtual_host.with_claims);
+            if let Some(replaced) = self.hosts.insert(domain, Arc::clone(virtual_host)) {
+                self.with_claims -= usize::from(replaced.with_claims);
+            }
         }
     }
 
     fn remove(&mut self, virtual_host: &VirtualHost) {
-        // Its domain may have passed to another one in the same change.
-        if let Some(removed) = self.hosts.remove(virtual_host) {
-            self.with_claims -= usize::from(removed.with_claims);
+        for domain in virtual_host.config.domains() {
+            // It may have passed to another one in the same change.
+            if let Some(removed) = self.hosts.remove(domain, virtual_host) {
+                self.with_claims -= usize::from(removed.with_claims);
+            }
         }
     }
 }
 
 impl VirtualHost {
     fn new(config: &Arc<model::VirtualHost>, before: Option<&Self>) -> Self {
-        let matchers: Vec<&RouteMatch> = config.routes.iter().map(|route| &route.matcher).collect();
-        let known = before.map(|before| &*before.routes).unwrap_or_default();
-        Self {
-            routes: routes(&config.routes, known),
-            index: RouteIndex::new(&matchers),
-            with_claims: matchers.iter().any(|matcher| !matcher.claims.is_empty()),
-            config: Arc::clone(config),
-        }
+        let routes = Routes::new(&config.routes, before.map(|before| &before.routes));
+        let with_claims = routes.have_claims();
+        Self { config: Arc::clone(config), routes, with_claims }
     }
 
     fn select(&self, subject: Subject<'_>) -> Option<&Arc<Route>> {
-        self.index.find(&self.routes, subject).map(|position| &self.routes[position])
-    }
-}
-
-/// Routes ready to run; those that stay in place are the same objects.
-fn routes(configs: &[Arc<model::Route>], known: &[Arc<Route>]) -> Box<[Arc<Route>]> {
-    let ready = configs.iter().enumerate().map(|(i, config)| match known.get(i) {
-        Some(route) if Arc::ptr_eq(&route.config, config) => Arc::clone(route),
-        _ => Arc::new(Route::new(Arc::clone(config))),
-    });
-    ready.collect()
-}
-
-impl Matchers for Box<[Arc<Route>]> {
-    fn matcher(&self, position: usize) -> &RouteMatch {
-        &self[position].config.matcher
+        self.routes.select(subject)
     }
 }
 

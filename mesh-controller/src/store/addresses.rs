@@ -284,9 +284,9 @@ mod tests {
         let yaml = Value::Object(entry.object()).to_string();
         let parsed = parse("test", yaml.as_bytes(), &Options::default());
         let annotations = &parsed.objects[0].metadata.annotations;
-        assert_eq!(annotations["weir.dev/kept"], "a");
+        assert_eq!(&annotations["weir.dev/kept"], "a");
         let fields = entry.findings.iter().map(|finding| finding.field.clone());
-        (annotations.get(FOREIGN_ADDRESSES_ANNOTATION).cloned(), fields.collect())
+        (annotations.get(FOREIGN_ADDRESSES_ANNOTATION).map(str::to_owned), fields.collect())
     }
 
     #[test]

@@ -187,7 +187,7 @@ impl Facts {
             Spec::Service(spec) => Self::Service {
                 host: service_host(&object.metadata.name, namespace, domain),
                 export_to: service_export_to(object).into(),
-                selector: Arc::new(spec.selector.clone()),
+                selector: Arc::new((&spec.selector).into()),
             },
             Spec::ServiceEntry(spec) => Self::ServiceEntry {
                 hosts: spec
@@ -200,10 +200,10 @@ impl Facts {
             },
             Spec::WorkloadEntry(spec) => {
                 let mut labels = spec.labels.clone();
-                labels.extend(object.metadata.labels.clone());
+                labels.extend(Labels::from(&object.metadata.labels));
                 Self::Workload { labels }
             }
-            Spec::Pod(_) => Self::Workload { labels: object.metadata.labels.clone() },
+            Spec::Pod(_) => Self::Workload { labels: (&object.metadata.labels).into() },
             Spec::EndpointSlice(spec) => endpoint_slice(object, spec),
             Spec::RequestAuthentication(spec) => Self::Policy {
                 selector: spec.selector.clone().map(|selector| selector.match_labels),
@@ -318,8 +318,8 @@ fn endpoint_slice(object: &Object, spec: &EndpointSlice) -> Facts {
     };
     let targets = spec.endpoints.iter().filter_map(|endpoint| endpoint.target_ref.as_ref());
     let pods =
-        targets.filter(|target| target.kind == "Pod").map(|target| target.name.as_str().into());
-    Facts::EndpointSlice { service: service.as_str().into(), pods: pods.collect() }
+        targets.filter(|target| *target.kind == *"Pod").map(|target| Arc::clone(&target.name));
+    Facts::EndpointSlice { service: service.into(), pods: pods.collect() }
 }
 
 #[cfg(test)]

@@ -16,15 +16,17 @@ pub use pod::Pod;
 pub use secret::Secret;
 pub use service::Service;
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 
 /// A reference from an endpoint to the object behind it, usually a Pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectReference {
-    pub kind: String,
-    pub namespace: String,
-    pub name: String,
+    pub kind: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// A port behind a service.

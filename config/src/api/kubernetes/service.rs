@@ -1,9 +1,7 @@
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use super::TransportProtocol;
-use crate::api::IntOrString;
+use crate::api::{IntOrString, Labels};
 
 /// `v1` Service: a name and ports for a set of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -11,7 +9,7 @@ use crate::api::IntOrString;
 pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Labels of the pods behind the service.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Labels,
     /// Virtual address; `None` as text marks a headless service.
     #[serde(rename = "clusterIP")]
     pub cluster_ip: String,

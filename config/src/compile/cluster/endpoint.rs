@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use super::{Port, Service};
 use crate::{
     api::{
-        Kind, Object, Spec,
+        Kind, LabelSet, Labels, Object, Spec,
         istio::{
             WorkloadEntry,
             service_entry::{Resolution, ServiceEntry},
@@ -39,7 +39,7 @@ use crate::{
 /// An endpoint with what subsets are chosen by.
 struct Member {
     endpoint: Endpoint,
-    labels: BTreeMap<String, String>,
+    labels: Labels,
 }
 
 /// The endpoints of every cluster of `service`.
@@ -50,8 +50,15 @@ pub(in crate::compile) fn compile(
 ) -> Vec<ClusterEndpoints> {
     let mut clusters = Vec::new();
     let policies = PeerPolicies::of(view, &service.namespace);
+    let mut before: Option<Endpoint> = None;
     for port in &service.ports {
-        let members = unique(members(view, service, port, findings));
+        let mut members = unique(members(view, service, port, findings));
+        for member in &mut members {
+            if let Some(before) = &before {
+                member.share_with(before);
+            }
+            before = Some(member.endpoint.clone());
+        }
         let mut add = |subset: &str, labels: &BTreeMap<String, String>| {
             let endpoints = members
                 .iter()
@@ -81,7 +88,7 @@ fn members(view: &View, service: &Service, port: &Port, findings: &mut Findings)
             let mut members = kubernetes_members(view, service, spec, port);
             if !spec.selector.is_empty() {
                 // Of the pods it selects there are slices.
-                let from = Selected { view, owner, labels: &spec.selector, resolves: false };
+                let from = Selected { view, owner, labels: spec.selector.clone(), resolves: false };
                 members.extend(from.workload_entries(port, findings));
             }
             members
@@ -144,17 +151,16 @@ fn slice_members(
             // A name (`addressType: FQDN`) is not an endpoint for Istio either.
             let address = ip_address(endpoint.addresses.first()?, number)?;
             let mut member = Member::at(address);
-            member.endpoint.locality = Locality {
-                region: endpoint.region.as_str().into(),
-                zone: endpoint.zone.as_str().into(),
-                subzone: endpoint.sub_zone.as_str().into(),
-            };
+            member.endpoint.locality = Arc::new(Locality {
+                region: Arc::clone(&endpoint.region),
+                zone: Arc::clone(&endpoint.zone),
+                subzone: Arc::clone(&endpoint.sub_zone),
+            });
             let has_own = !endpoint.labels.is_empty();
             let labels = if has_own { &endpoint.labels } else { &object.metadata.labels };
             member.describe(object, labels, endpoint.target_ref.as_ref());
-            let namespace = &member.endpoint.workload.namespace;
-            member.endpoint.workload.principal =
-                principal(view, namespace, &endpoint.service_account);
+            let workload = member.workload_mut();
+            workload.principal = principal(view, &workload.namespace, &endpoint.service_account);
             Some(member)
         })
         .collect()
@@ -221,7 +227,7 @@ fn entry_members(
         Resolution::Dns | Resolution::DnsRoundRobin => true,
     };
     if let Some(selector) = &entry.workload_selector {
-        let from = Selected { view, owner, labels: &selector.labels, resolves };
+        let from = Selected { view, owner, labels: selector.labels.clone().into(), resolves };
         let mut members = from.workload_entries(port, findings);
         members.extend(from.pods(port));
         return members;
@@ -241,9 +247,9 @@ fn entry_members(
         });
         match member {
             Some(mut member) => {
-                member.labels.clone_from(&endpoint.labels);
-                member.endpoint.workload =
-                    workload(view, owner, &endpoint.service_account, &member.labels);
+                member.labels = endpoint.labels.clone().into();
+                *member.workload_mut() =
+                    workload(view, owner, &endpoint.service_account, &endpoint.labels);
                 members.push(member);
             }
             None => findings.warn(
@@ -264,7 +270,7 @@ fn entry_members(
 struct Selected<'a> {
     view: &'a View,
     owner: &'a Object,
-    labels: &'a BTreeMap<String, String>,
+    labels: Labels,
     /// Names are looked up.
     resolves: bool,
 }
@@ -276,7 +282,7 @@ impl Selected<'_> {
             let Spec::WorkloadEntry(entry) = &object.spec else { continue };
             let own_labels = workload_labels(object, entry);
             let field = || "spec.address".to_owned();
-            if !contains(&own_labels, self.labels)
+            if !contains(&own_labels, &self.labels)
                 || !is_rightful(self.view, object, &entry.address, field, findings)
             {
                 continue;
@@ -291,10 +297,11 @@ impl Selected<'_> {
                 findings.warn(object, field, message);
                 continue;
             };
-            member.endpoint.workload =
-                workload(self.view, object, &entry.service_account, &own_labels);
-            member.endpoint.workload.name = Arc::clone(&object.metadata.name);
-            member.labels = own_labels;
+            *member.workload_mut() = Workload {
+                name: Arc::clone(&object.metadata.name),
+                ..workload(self.view, object, &entry.service_account, &own_labels)
+            };
+            member.labels = own_labels.into();
             members.push(member);
         }
         members
@@ -316,7 +323,7 @@ impl Selected<'_> {
 
     fn pods(&self, port: &Port) -> Vec<Member> {
         let members = self.of_kind(Kind::Pod).filter_map(|object| match &object.spec {
-            Spec::Pod(pod) if contains(&object.metadata.labels, self.labels) => {
+            Spec::Pod(pod) if contains(&object.metadata.labels, &self.labels) => {
                 self.pod_member(object, pod, port)
             }
             _ => None,
@@ -332,11 +339,13 @@ impl Selected<'_> {
         let named = pod.named_ports().get(&*port.name).copied();
         let address = ip_address(&pod.status.pod_ip, named.unwrap_or(port.target))?;
         let mut member = Member::at(address);
-        member.endpoint.locality = locality(&pod.locality);
+        member.endpoint.locality = Arc::new(locality(&pod.locality));
         member.labels.clone_from(&object.metadata.labels);
         let account = &pod.spec.service_account_name;
-        member.endpoint.workload = workload(self.view, object, account, &member.labels);
-        member.endpoint.workload.name = Arc::clone(&object.metadata.name);
+        *member.workload_mut() = Workload {
+            name: Arc::clone(&object.metadata.name),
+            ..workload(self.view, object, account, &object.metadata.labels)
+        };
         Some(member)
     }
 
@@ -367,7 +376,7 @@ pub(in crate::compile) fn workload_labels(
     entry: &WorkloadEntry,
 ) -> BTreeMap<String, String> {
     let mut labels = entry.labels.clone();
-    labels.extend(object.metadata.labels.clone());
+    labels.extend(BTreeMap::from(&object.metadata.labels));
     labels
 }
 
@@ -380,7 +389,7 @@ fn workload_member(entry: &WorkloadEntry, port: &Port) -> Option<Member> {
     };
     let mut member = Member::at(address(&entry.address, number)?);
     member.endpoint.weight = entry.weight.unwrap_or(1).max(1);
-    member.endpoint.locality = locality(&entry.locality);
+    member.endpoint.locality = Arc::new(locality(&entry.locality));
     Some(member)
 }
 
@@ -391,17 +400,12 @@ fn locality(text: &str) -> Locality {
     Locality { region: next(), zone: next(), subzone: next() }
 }
 
-fn workload(
-    view: &View,
-    owner: &Object,
-    account: &str,
-    labels: &BTreeMap<String, String>,
-) -> Workload {
+fn workload(view: &View, owner: &Object, account: &str, labels: &impl LabelSet) -> Workload {
     let namespace = &owner.metadata.namespace;
     Workload {
         namespace: Arc::clone(namespace),
         principal: principal(view, namespace, account),
-        ..Workload::labelled(|name| labels.get(name).map(String::as_str))
+        ..Workload::labelled(|name| labels.label(name))
     }
 }
 
@@ -437,45 +441,56 @@ impl Member {
         let endpoint = Endpoint {
             address,
             weight: 1,
-            locality: Locality::default(),
+            locality: Arc::default(),
             mesh_tls: false,
             hbone: false,
-            workload: Workload::default(),
+            workload: Arc::default(),
         };
-        Self { endpoint, labels: BTreeMap::new() }
+        Self { endpoint, labels: Labels::default() }
+    }
+
+    /// Its own until it is shared.
+    fn workload_mut(&mut self) -> &mut Workload {
+        Arc::make_mut(&mut self.endpoint.workload)
+    }
+
+    /// Keeps what both have in common once: there are many endpoints, and few workloads.
+    fn share_with(&mut self, other: &Endpoint) {
+        let Endpoint { locality, workload, .. } = &mut self.endpoint;
+        if *locality == other.locality {
+            locality.clone_from(&other.locality);
+        }
+        if *workload == other.workload {
+            workload.clone_from(&other.workload);
+        }
     }
 
     /// Takes over what a Kubernetes object says about its endpoints.
-    fn describe(
-        &mut self,
-        object: &Object,
-        labels: &BTreeMap<String, String>,
-        target: Option<&ObjectReference>,
-    ) {
+    fn describe(&mut self, object: &Object, labels: &Labels, target: Option<&ObjectReference>) {
         self.labels.clone_from(labels);
-        let namespace = target.map(|target| target.namespace.as_str()).unwrap_or_default();
-        self.endpoint.workload = Workload {
+        let namespace = target.map(|target| &*target.namespace).unwrap_or_default();
+        *self.workload_mut() = Workload {
             name: target.map(|target| owner_name(target, labels).into()).unwrap_or_default(),
             namespace: match namespace {
                 "" => Arc::clone(&object.metadata.namespace),
                 namespace => namespace.into(),
             },
-            ..Workload::labelled(|name| labels.get(name).map(String::as_str))
+            ..Workload::labelled(|name| labels.get(name))
         };
     }
 }
 
 /// What a pod is one of: a Deployment, StatefulSet, DaemonSet or Job, by what these do to names of pods. Its
 /// owner is not known here; a pod of none of them is a workload of its own.
-fn owner_name<'a>(target: &'a ObjectReference, labels: &'a BTreeMap<String, String>) -> &'a str {
-    let label = |name: &str| labels.get(name).map(String::as_str).filter(|text| !text.is_empty());
-    if target.kind != "Pod" {
+fn owner_name<'a>(target: &'a ObjectReference, labels: &'a Labels) -> &'a str {
+    let label = |name: &str| labels.get(name).filter(|text| !text.is_empty());
+    if *target.kind != *"Pod" {
         return "";
     }
     if let Some(said) = label("service.istio.io/workload-name") {
         return said;
     }
-    let name = target.name.as_str();
+    let name = &*target.name;
     let without_suffix = name.rsplit_once('-').map_or(name, |(owner, _)| owner);
     if let Some(hash) = label("pod-template-hash") {
         let deployment = without_suffix.strip_suffix(hash).and_then(|it| it.strip_suffix('-'));

@@ -186,7 +186,7 @@ impl Builder<'_> {
 /// validation.
 fn allowed_networks(owner: Option<&Arc<Object>>) -> Arc<[IpNet]> {
     let text = owner.and_then(|object| object.metadata.annotations.get(ALLOWED_RANGES_ANNOTATION));
-    let ranges = text.map(String::as_str).unwrap_or_default().split(',');
+    let ranges = text.unwrap_or_default().split(',');
     ranges.filter_map(|range| range.trim().parse().ok()).collect()
 }
 

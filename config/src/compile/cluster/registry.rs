@@ -20,6 +20,7 @@ use crate::{
         finding::Findings,
         name::{Age, is_exported},
         ownership::{self, Claim},
+        packed::pack,
         store::Link,
     },
 };
@@ -44,6 +45,10 @@ impl Registry {
 
     pub(in crate::compile) fn services(&self) -> impl Iterator<Item = &Service> {
         self.0.values()
+    }
+
+    pub(in crate::compile) fn pack(&mut self) {
+        pack(&mut self.0);
     }
 
     /// Puts `service` in the place of the one that had the host, which is returned.
@@ -262,6 +267,9 @@ fn merge(
     }
     service.addresses.sort_unstable();
     service.addresses.dedup();
+    // Most have one port and one address, and room for four.
+    service.addresses.shrink_to_fit();
+    service.ports.shrink_to_fit();
     Some(service)
 }
 

@@ -120,7 +120,7 @@ fn policy_name(object: &Object) -> Arc<str> {
 /// Read as Go reads booleans.
 fn is_dry_run(object: &Object) -> bool {
     let value = object.metadata.annotations.get(DRY_RUN_ANNOTATION);
-    value.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    value.is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
 /// A part of a rule that cannot be expressed.

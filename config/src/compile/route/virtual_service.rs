@@ -128,6 +128,7 @@ pub(in crate::compile) fn virtual_host(
         name: virtual_host_name(domain),
         route_table: domain.table.clone(),
         domain: domain.host.clone(),
+        aliases: Arc::default(),
         require_tls,
         routes: ordered.into(),
     })

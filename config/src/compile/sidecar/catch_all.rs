@@ -115,6 +115,7 @@ pub(in crate::compile) fn port<'a>(
             name: VirtualHostName::new(format!("{port}|*")),
             route_table: table(port),
             domain: HostPattern::Any,
+            aliases: Arc::default(),
             require_tls: false,
             routes,
         });

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        Protocol, Spec,
+        LabelSet, Protocol, Spec,
         istio::sidecar::{CaptureMode, IngressListener},
         mesh_config::InboundTrafficPolicyMode,
     },
@@ -32,8 +32,7 @@ use crate::{
         Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, Listener,
         ListenerName, RouteTableName, VirtualHost, VirtualHostName,
         cluster::{
-            Destination, Discovery, Endpoint, EndpointAddress, Locality, SourceAddress,
-            UpstreamProtocol, Workload,
+            Destination, Discovery, Endpoint, EndpointAddress, SourceAddress, UpstreamProtocol,
         },
         listener::{Beginning, ListenerKind, NetworkFilter, RedirectMatch},
         matcher::HostPattern,
@@ -181,8 +180,8 @@ fn service_ports(view: &View) -> BTreeMap<u16, Port> {
     ports
 }
 
-fn is_own(view: &View, selector: Option<&BTreeMap<String, String>>) -> bool {
-    selector.is_some_and(|labels| !labels.is_empty() && contains(&view.proxy.labels, labels))
+fn is_own(view: &View, selector: Option<&impl LabelSet>) -> bool {
+    selector.is_some_and(|it| !it.selects_all() && contains(&view.proxy.labels, it))
 }
 
 struct Inbound<'a> {
@@ -286,10 +285,10 @@ impl Inbound<'_> {
             let endpoint = Endpoint {
                 address,
                 weight: 1,
-                locality: Locality::default(),
+                locality: Arc::default(),
                 mesh_tls: false,
                 hbone: false,
-                workload: Workload::default(),
+                workload: Arc::default(),
             };
             let endpoints = [endpoint].into();
             self.made.endpoints.push(ClusterEndpoints { cluster: name.clone(), endpoints });
@@ -307,6 +306,7 @@ impl Inbound<'_> {
                 name: VirtualHostName::new(format!("{route_table}|*")),
                 route_table: route_table.clone(),
                 domain: HostPattern::Any,
+                aliases: Arc::default(),
                 require_tls: false,
                 routes: mesh::once("default", cluster.clone()),
             });

@@ -2,10 +2,7 @@
 //! (inbound). Both are listeners that everything is redirected to; the chains say what is done, by
 //! where a connection was going and how it begins.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 mod auto_address;
 mod catch_all;
@@ -22,7 +19,7 @@ pub(super) use self::{
     outbound::{Outbound, compile as outbound},
     scope::Scope,
 };
-use super::output::Output;
+use super::{output::Output, packed::pack};
 use crate::model::{
     Cluster, ClusterEndpoints, ClusterName, FilterChain, FilterChainName, Listener, ListenerName,
     VirtualHost, VirtualHostName,
@@ -39,6 +36,13 @@ pub(super) struct Sidecar {
     pub(super) inbound: Names,
 }
 
+impl Sidecar {
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.hosts);
+        self.ports.values_mut().for_each(pack);
+    }
+}
+
 /// Resources that belong together.
 #[derive(Debug, Default)]
 pub(super) struct Made {
@@ -49,34 +53,35 @@ pub(super) struct Made {
     pub(super) endpoints: Vec<ClusterEndpoints>,
 }
 
-/// What they are called, to know what is gone when they are made again.
+/// What they are called, to know what is gone when they are made again. Sorted; a set of one as a tree
+/// would take the room of eleven.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    listeners: BTreeSet<ListenerName>,
-    chains: BTreeSet<FilterChainName>,
-    virtual_hosts: BTreeSet<VirtualHostName>,
-    clusters: BTreeSet<ClusterName>,
+    listeners: Box<[ListenerName]>,
+    chains: Box<[FilterChainName]>,
+    virtual_hosts: Box<[VirtualHostName]>,
+    clusters: Box<[ClusterName]>,
 }
 
 impl Made {
     /// Puts these in the place of those called `before`.
     pub(super) fn replace(self, before: &mut Names, output: &mut Output) {
         let names = Names {
-            listeners: self.listeners.iter().map(|listener| listener.name.clone()).collect(),
-            chains: self.chains.iter().map(|chain| chain.name.clone()).collect(),
-            virtual_hosts: self.virtual_hosts.iter().map(|host| host.name.clone()).collect(),
-            clusters: self.clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            listeners: sorted(self.listeners.iter().map(|listener| &listener.name)),
+            chains: sorted(self.chains.iter().map(|chain| &chain.name)),
+            virtual_hosts: sorted(self.virtual_hosts.iter().map(|host| &host.name)),
+            clusters: sorted(self.clusters.iter().map(|cluster| &cluster.name)),
         };
-        for name in before.listeners.difference(&names.listeners) {
+        for name in gone(&before.listeners, &names.listeners) {
             output.set_listener(name.clone(), None);
         }
-        for name in before.chains.difference(&names.chains) {
+        for name in gone(&before.chains, &names.chains) {
             output.set_filter_chain(name.clone(), None);
         }
-        for name in before.virtual_hosts.difference(&names.virtual_hosts) {
+        for name in gone(&before.virtual_hosts, &names.virtual_hosts) {
             output.set_virtual_host(name.clone(), None);
         }
-        for name in before.clusters.difference(&names.clusters) {
+        for name in gone(&before.clusters, &names.clusters) {
             output.set_cluster(name.clone(), None);
             output.set_endpoints(name.clone(), None);
         }
@@ -97,4 +102,16 @@ impl Made {
         }
         *before = names;
     }
+}
+
+fn sorted<'a, N: Ord + Clone + 'a>(names: impl Iterator<Item = &'a N>) -> Box<[N]> {
+    let mut names: Vec<N> = names.cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into()
+}
+
+/// What is no longer there of `before`.
+fn gone<'a, N: Ord>(before: &'a [N], now: &'a [N]) -> impl Iterator<Item = &'a N> {
+    before.iter().filter(|name| now.binary_search(name).is_err())
 }

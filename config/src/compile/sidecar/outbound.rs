@@ -127,8 +127,8 @@ impl Outbound {
     ) {
         let routes = mesh::http(lookup, rules, HTTP_PORT, findings);
         if !routes.is_empty() {
-            let domain = HostPattern::parse(host);
-            self.made.virtual_hosts.push(virtual_host(&table(HTTP_PORT), host, domain, routes));
+            let domains = vec![HostPattern::parse(host)];
+            self.made.virtual_hosts.push(virtual_host(&table(HTTP_PORT), host, domains, routes));
             self.uses.insert(HTTP_PORT, Uses { http: true, rest: false });
         }
     }
@@ -249,7 +249,7 @@ impl Builder<'_, '_> {
         let name = format!("{}:{}", self.service.host, self.port.number);
         let route_table = RouteTableName::new(name);
         let routes = self.routes();
-        let host = virtual_host(&route_table, &self.service.host, HostPattern::Any, routes);
+        let host = virtual_host(&route_table, &self.service.host, vec![HostPattern::Any], routes);
         self.outbound.made.virtual_hosts.push(host);
         let tcp_rule = self
             .rules
@@ -279,10 +279,8 @@ impl Builder<'_, '_> {
     /// Everything clients may call the service.
     fn add_hosts(&mut self, route_table: &RouteTableName) {
         let routes = self.routes();
-        for domain in self.domains() {
-            let host = virtual_host(route_table, &self.service.host, domain, Arc::clone(&routes));
-            self.outbound.made.virtual_hosts.push(host);
-        }
+        let host = virtual_host(route_table, &self.service.host, self.domains(), routes);
+        self.outbound.made.virtual_hosts.push(host);
         self.outbound.uses.entry(self.port.number).or_default().http = true;
     }
 
@@ -386,16 +384,18 @@ impl Builder<'_, '_> {
     }
 }
 
+/// `domains`: at least one.
 fn virtual_host(
     route_table: &RouteTableName,
     host: &str,
-    domain: HostPattern,
+    mut domains: Vec<HostPattern>,
     routes: Arc<[Arc<Route>]>,
 ) -> VirtualHost {
     VirtualHost {
-        name: VirtualHostName::new(format!("{route_table}|{host}|{domain}")),
+        name: VirtualHostName::new(format!("{route_table}|{host}")),
         route_table: route_table.clone(),
-        domain,
+        domain: domains.remove(0),
+        aliases: domains.into(),
         require_tls: false,
         routes,
     }

@@ -424,6 +424,38 @@ ports: [{{name: http, port: 8080}}]
 }
 
 #[test]
+fn endpoints_of_one_workload_and_place_share_what_is_known_of_both() {
+    let resources = resources(
+        "
+apiVersion: v1
+kind: Service
+metadata: {name: a}
+spec: {ports: [{name: http, port: 80}, {name: http-b, port: 81}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: a-1, labels: {kubernetes.io/service-name: a}}
+addressType: IPv4
+endpoints:
+- {addresses: [10.0.0.1], zone: z, serviceAccount: a}
+- {addresses: [10.0.0.2], zone: z, serviceAccount: a}
+- {addresses: [10.0.0.3], zone: z, serviceAccount: b}
+ports: [{name: http, port: 8080}, {name: http-b, port: 8081}]
+",
+    );
+    let of = |port: u16| {
+        let name = ClusterName::new(format!("outbound|{port}||a.default.svc.cluster.local"));
+        Arc::clone(&resources.endpoints[&name].endpoints)
+    };
+    let (http, other) = (of(80), of(81));
+    assert!(Arc::ptr_eq(&http[0].workload, &http[1].workload));
+    assert!(!Arc::ptr_eq(&http[1].workload, &http[2].workload), "it is another");
+    for endpoint in http.iter().chain(&*other) {
+        assert!(Arc::ptr_eq(&http[0].locality, &endpoint.locality));
+    }
+}
+
+#[test]
 fn subsets_are_chosen_by_the_labels_of_endpoints_and_without_them_by_the_slices() {
     let endpoints = |labels: &str, subset: &str| -> Vec<(String, String)> {
         let resources = resources(&format!(

@@ -90,9 +90,10 @@ fn text(chain: &Arc<FilterChain>) -> String {
 fn hosts(resources: &Resources, table: &str) -> Vec<String> {
     let own = resources.virtual_hosts.values().filter(|it| it.route_table.as_str() == table);
     let mut texts: Vec<String> = own
-        .map(|host| {
+        .flat_map(|host| {
             let routes: Vec<String> = host.routes.iter().map(|route| target(route)).collect();
-            format!("{} -> {}", host.domain, routes.join(" | "))
+            let routes = routes.join(" | ");
+            host.domains().map(move |domain| format!("{domain} -> {routes}"))
         })
         .collect();
     texts.sort();

@@ -11,7 +11,7 @@ use weir_config::model::{
     ClusterEndpoints, ClusterName, Delta,
     cluster::{
         CircuitBreakers, Destination, Discovery, DynamicNames, Endpoint as Member, EndpointAddress,
-        LbPolicy, Locality, OutlierDetection, SourceAddress, UpstreamProtocol, Workload,
+        LbPolicy, OutlierDetection, SourceAddress, UpstreamProtocol,
     },
     matcher::HostPattern,
 };
@@ -28,7 +28,7 @@ mod state;
 
 /// A proxy as far as its clusters go.
 struct Proxy {
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     resolver: Resolver,
     secrets: Secrets,
     clusters: Clusters,
@@ -41,7 +41,7 @@ impl Proxy {
 
     fn with_resolver(name_server: SocketAddr) -> Self {
         Self {
-            telemetry: Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 1),
+            telemetry: Arc::new(Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 1)),
             resolver: Resolver::with_name_server(name_server).expect("a resolver"),
             secrets: Secrets::default(),
             clusters: Clusters::default(),
@@ -50,13 +50,12 @@ impl Proxy {
 
     fn apply(&mut self, delta: &Delta) {
         self.secrets = Secrets::next(&self.secrets, delta);
-        let environment = Environment {
-            secrets: &self.secrets,
-            resolver: &self.resolver,
-            limits: &Limits::default(),
-            stats: &|destination| self.telemetry.cluster_stats(destination),
-            gauges: &|name| self.telemetry.metrics.cluster(name),
-        };
+        let environment = Arc::new(Environment {
+            secrets: self.secrets.clone(),
+            resolver: self.resolver.clone(),
+            limits: Limits::default(),
+            telemetry: Arc::clone(&self.telemetry),
+        });
         self.clusters = Clusters::next(&self.clusters, delta, &environment);
     }
 
@@ -98,10 +97,10 @@ pub(crate) fn member(address: EndpointAddress) -> Member {
     Member {
         address,
         weight: 1,
-        locality: Locality::default(),
+        locality: Arc::default(),
         mesh_tls: false,
         hbone: false,
-        workload: Workload::default(),
+        workload: Arc::default(),
     }
 }
 

@@ -364,3 +364,37 @@ async fn an_endpoint_that_joins_comes_to_its_share_little_by_little() {
         assert!(share.abs_diff(expected) <= 2, "{share} instead of {expected}");
     }
 }
+
+#[tokio::test]
+async fn a_cluster_that_nobody_calls_is_not_made() {
+    let mut proxy = Proxy::new();
+    proxy.apply(&cluster_change(config()));
+    proxy.apply(&endpoints_change(&[1, 2]));
+    let running = |proxy: &Proxy| proxy.clusters.running().count();
+    assert_eq!(running(&proxy), 0);
+    let seen: Vec<_> = proxy.clusters.iter().map(|cluster| addresses(&cluster)).collect();
+    assert_eq!(seen, [["10.0.0.1:80", "10.0.0.2:80"]]);
+    assert_eq!(running(&proxy), 0, "it was only looked at");
+
+    let earlier = proxy.clusters.clone();
+    let called = proxy.cluster();
+    assert_eq!(running(&proxy), 1);
+    assert!(Arc::ptr_eq(&called, earlier.find(&name()).unwrap()), "all snapshots have the same");
+    proxy.apply(&endpoints_change(&[2, 3]));
+    assert!(Arc::ptr_eq(&called, &proxy.cluster()), "from now on it is kept");
+    assert_eq!(addresses(&called), ["10.0.0.2:80", "10.0.0.3:80"]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_something_to_do_before_it_is_called_is_made_at_once() {
+    let warmup = Warmup { duration: Duration::from_secs(10), minimum: 0.1, aggression: 1.0 };
+    let discovery = Discovery::StrictDns { refresh: Duration::from_secs(5) };
+    for config in [
+        model::Cluster { warmup: Some(warmup), ..config() },
+        model::Cluster { discovery, ..config() },
+    ] {
+        let mut proxy = Proxy::new();
+        proxy.apply(&cluster_change(config));
+        assert_eq!(proxy.clusters.running().count(), 1);
+    }
+}

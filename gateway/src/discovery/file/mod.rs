@@ -217,7 +217,7 @@ impl FileSource {
         let gone: Vec<_> = known
             .filter(|path| !tree.files.contains_key(*path) && !tree.hides(path))
             .filter(|path| !self.pending.contains(path))
-            .cloned()
+            .map(Path::to_path_buf)
             .collect();
         for path in gone {
             self.pending.see(&path, Sign::Gone, now);

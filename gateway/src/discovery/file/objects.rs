@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
 use weir_config::{
     api::{Object, ObjectKey, Source},
     diagnostic::{Diagnostic, Severity},
@@ -18,9 +19,9 @@ pub type ObjectChanges = BTreeMap<ObjectKey, Option<Arc<Object>>>;
 /// The files and their objects. An object belongs to the first file, by path, that defines it.
 #[derive(Debug, Default)]
 pub struct Files {
-    files: BTreeMap<PathBuf, FileObjects>,
-    /// Files that define an object. More than one is a mistake, and is said.
-    definitions: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    files: BTreeMap<Arc<Path>, FileObjects>,
+    /// Files that define an object, in order. More than one is a mistake, and is said.
+    definitions: BTreeMap<ObjectKey, SmallVec<[Arc<Path>; 1]>>,
     duplicates: BTreeSet<ObjectKey>,
     /// Files there is something to say about: few, where there may be 10,000 files.
     remarked: BTreeSet<PathBuf>,
@@ -40,8 +41,8 @@ impl Files {
         self.files.get(path).is_some_and(|file| !file.objects.is_empty())
     }
 
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.files.keys()
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(|path| &**path)
     }
 
     /// Takes over what a file says now. What of it cannot be read keeps its last good version.
@@ -64,7 +65,7 @@ impl Files {
     /// The file is there but cannot be read: its objects stay.
     pub fn fail(&mut self, path: &Path, why: Diagnostic) {
         self.remarked.insert(path.to_owned());
-        self.files.entry(path.to_owned()).or_default().diagnostics = vec![why];
+        self.files.entry(path.into()).or_default().diagnostics = vec![why];
     }
 
     /// The file is gone, and so are its objects.
@@ -74,12 +75,15 @@ impl Files {
 
     /// Everything that changed since the last call.
     pub fn take_changes(&mut self) -> ObjectChanges {
+        if self.changes.len() > self.definitions.len() / 2 {
+            self.pack();
+        }
         std::mem::take(&mut self.changes)
     }
 
     /// Everything there is to say about the files as they are.
     pub fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
-        let remarked = self.remarked.iter().filter_map(|path| self.files.get(path));
+        let remarked = self.remarked.iter().filter_map(|path| self.files.get(&**path));
         let of_files = remarked.flat_map(|file| &file.diagnostics).cloned();
         of_files.chain(self.duplicates.iter().flat_map(|key| self.duplicate_diagnostics(key)))
     }
@@ -92,26 +96,30 @@ impl Files {
         let new = keys(file.as_ref());
         let touched: Vec<_> = old.union(&new).cloned().collect();
         let before: Vec<_> = touched.iter().map(|key| self.in_force(key).cloned()).collect();
+        let known = self.files.get_key_value(path).map(|(path, _)| Arc::clone(path));
+        let path = known.unwrap_or_else(|| path.into());
 
         for key in old.difference(&new) {
             if let Some(paths) = self.definitions.get_mut(key) {
-                paths.remove(path);
+                paths.retain(|known| *known != path);
                 if paths.is_empty() {
                     self.definitions.remove(key);
                 }
             }
         }
         for key in new.difference(&old) {
-            self.definitions.entry(key.clone()).or_default().insert(path.to_owned());
+            let paths = self.definitions.entry(key.clone()).or_default();
+            let place = paths.partition_point(|known| *known < path);
+            paths.insert(place, Arc::clone(&path));
         }
         if file.as_ref().is_some_and(|file| !file.diagnostics.is_empty()) {
-            self.remarked.insert(path.to_owned());
+            self.remarked.insert(path.to_path_buf());
         } else {
-            self.remarked.remove(path);
+            self.remarked.remove(&*path);
         }
         match file {
-            Some(file) => self.files.insert(path.to_owned(), file),
-            None => self.files.remove(path),
+            Some(file) => self.files.insert(path, file),
+            None => self.files.remove(&path),
         };
 
         for (key, before) in touched.into_iter().zip(before) {
@@ -124,6 +132,14 @@ impl Files {
             if now != before {
                 self.changes.insert(key, now);
             }
+        }
+    }
+
+    /// Gives back the room that insertion left, which costs what the change did.
+    fn pack(&mut self) {
+        self.definitions = std::mem::take(&mut self.definitions).into_iter().collect();
+        for file in self.files.values_mut() {
+            file.objects = std::mem::take(&mut file.objects).into_iter().collect();
         }
     }
 

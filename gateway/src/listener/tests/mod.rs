@@ -23,8 +23,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use weir_config::model::{
     Cluster, ClusterEndpoints, ClusterName, FilterChainName, Secret, SecretName, Settings,
     cluster::{
-        CircuitBreakers, Discovery, Endpoint, EndpointAddress, LbPolicy, Locality, SourceAddress,
-        UpstreamProtocol, Workload,
+        CircuitBreakers, Discovery, Endpoint, EndpointAddress, LbPolicy, SourceAddress,
+        UpstreamProtocol,
     },
     listener::{BindAddress, ClientAuth, DownstreamTls, ListenerKind, NetworkFilter, TlsVersion},
     matcher::HostPattern,
@@ -82,13 +82,12 @@ impl Gateway {
     }
 
     async fn publish(&self, delta: &Delta) {
-        let environment = Environment {
-            secrets: &self.secrets,
-            resolver: &self.resolver,
-            limits: &self.engine.limits,
-            stats: &|destination| self.engine.telemetry.cluster_stats(destination),
-            gauges: &|cluster| self.engine.telemetry.metrics.cluster(cluster),
-        };
+        let environment = Arc::new(Environment {
+            secrets: self.secrets.clone(),
+            resolver: self.resolver.clone(),
+            limits: self.engine.limits.clone(),
+            telemetry: Arc::clone(&self.engine.telemetry),
+        });
         let prev = self.engine.snapshot();
         let next = Arc::new(Snapshot::next(&prev, &self.resources, delta, &environment));
         self.engine.telemetry.apply(&next.settings);
@@ -230,10 +229,10 @@ fn cluster(name: &str, addresses: &[SocketAddr]) -> Change {
     let endpoint = |address: &SocketAddr| Endpoint {
         address: EndpointAddress::Ip(*address),
         weight: 1,
-        locality: Locality::default(),
+        locality: Arc::default(),
         mesh_tls: false,
         hbone: false,
-        workload: Workload::default(),
+        workload: Arc::default(),
     };
     let name = ClusterName::new(name);
     let endpoints = ClusterEndpoints {

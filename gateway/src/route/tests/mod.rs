@@ -96,6 +96,7 @@ pub(crate) fn virtual_host(domain: &str, routes: Vec<model::Route>) -> model::Vi
         name: VirtualHostName::new(format!("http.80|{domain}")),
         route_table: RouteTableName::new("http.80"),
         domain: HostPattern::parse(domain),
+        aliases: Arc::default(),
         require_tls: false,
         routes: routes.into_iter().map(Arc::new).collect(),
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use weir_config::model::{
     self, RouteTableName, VirtualHostName,
+    matcher::HostPattern,
     route::{ClaimMatch, RouteMatch},
 };
 
@@ -54,14 +55,48 @@ fn routes_that_stay_in_place_are_the_same_objects() {
     changed[1] = Arc::new(route("new", prefix("/1")));
     let after = model::VirtualHost { routes: changed.into(), ..before.clone() };
     let first = RouteTables::next(&RouteTables::default(), &delta(vec![before]));
+    let route_of = |tables: &RouteTables, path: &str| {
+        let request = request("GET", "a", path);
+        let table = tables.find(&name()).unwrap();
+        Arc::clone(table.select(&request, &RequestContext::default()).unwrap())
+    };
+    for path in ["/0", "/1", "/2"] {
+        route_of(&first, path);
+    }
     let second = RouteTables::next(&first, &delta(vec![after]));
-    let same: Vec<bool> = host(&first, "a")
-        .routes
-        .iter()
-        .zip(&host(&second, "a").routes)
-        .map(|(before, after)| Arc::ptr_eq(before, after))
-        .collect();
+    let same = ["/0", "/1", "/2"]
+        .map(|path| Arc::ptr_eq(&route_of(&first, path), &route_of(&second, path)));
     assert_eq!(same, [true, false, true]);
+}
+
+#[test]
+fn all_domains_of_a_host_have_one_list_of_routes_that_is_ready_when_one_is_called() {
+    let domains = ["web.shop.svc", "web.shop", "*.web.shop.svc", "10.0.0.1"];
+    let web = model::VirtualHost {
+        aliases: domains[1..].iter().map(|domain| HostPattern::parse(domain)).collect(),
+        ..virtual_host(domains[0], vec![route("web", any())])
+    };
+    let other = virtual_host("other", vec![route("other", any())]);
+    let first = RouteTables::next(&RouteTables::default(), &delta(vec![web.clone(), other]));
+    let are_ready = |domain: &str| host(&first, domain).routes.are_ready();
+    assert!(!are_ready("web.shop.svc"));
+    for domain in ["web.shop.svc", "web.shop", "pod-0.web.shop.svc", "10.0.0.1"] {
+        assert_eq!(taken(&first, domain), "web", "{domain}");
+    }
+    assert!(are_ready("web.shop.svc"));
+    assert!(!are_ready("other"), "nobody called it");
+
+    let fewer = model::VirtualHost { aliases: [HostPattern::parse("web")].into(), ..web };
+    let second = RouteTables::next(&first, &delta(vec![fewer]));
+    assert_eq!(taken(&second, "web"), "web");
+    assert_eq!(taken(&second, "web.shop"), "route_not_found");
+}
+
+#[test]
+fn many_routes_are_ready_before_a_request_comes() {
+    let many = (0..100).map(|i| route(&i.to_string(), prefix(&format!("/{i}")))).collect();
+    let tables = RouteTables::next(&RouteTables::default(), &delta(vec![virtual_host("a", many)]));
+    assert!(host(&tables, "a").routes.are_ready());
 }
 
 #[test]

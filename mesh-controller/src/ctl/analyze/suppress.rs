@@ -39,7 +39,7 @@ impl Suppressed {
         let is_meant = |it: &Pattern| it.code == code && is_match(&it.object, &name);
         let annotation = || config.objects.get(key)?.metadata.annotations.get(ANNOTATION);
         let is_annotated =
-            |list: &String| list.split(',').map(str::trim).any(|it| it == "*" || it == code);
+            |list: &str| list.split(',').map(str::trim).any(|it| it == "*" || it == code);
         self.0.iter().any(is_meant) || annotation().is_some_and(is_annotated)
     }
 }

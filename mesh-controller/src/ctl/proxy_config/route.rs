@@ -27,7 +27,7 @@ pub fn table(virtual_hosts: &[Value]) -> String {
         let of_host = [
             text(virtual_host, "/routeTable").to_owned(),
             text(virtual_host, "/name").to_owned(),
-            host(&virtual_host["domain"]),
+            domains(virtual_host),
         ];
         let mut push = |condition: String, origin: String, action: String| {
             let [name, virtual_host, domain] = of_host.clone();
@@ -41,6 +41,13 @@ pub fn table(virtual_hosts: &[Value]) -> String {
         }
     }
     table.print()
+}
+
+/// What requests may call the host.
+fn domains(virtual_host: &Value) -> String {
+    let aliases = items(virtual_host, "/aliases").map(host);
+    let all = std::iter::once(host(&virtual_host["domain"])).chain(aliases);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// `name.namespace`, as istioctl names a VirtualService.

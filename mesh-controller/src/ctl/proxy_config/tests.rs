@@ -75,6 +75,15 @@ fn routes_keep_the_order_they_are_tried_in() {
 }
 
 #[test]
+fn a_host_is_listed_with_all_it_is_called() {
+    let mut dump = dump();
+    dump["virtualHosts"]["http.8080|*"]["domain"] = json!({"exact": "web.shop"});
+    dump["virtualHosts"]["http.8080|*"]["aliases"] = json!([{"exact": "web"}, {"suffix": ".web"}]);
+    let table = route::table(&route::all(&dump));
+    assert_eq!(cells(&table, 0)[2], "web.shop, web, *.web");
+}
+
+#[test]
 fn a_cluster_is_taken_apart_by_its_name() {
     let table = cluster::table(&cluster::all(&dump()));
     assert_eq!(cells(&table, 0), ["db", "443", "-", "outbound", "STRICT_DNS", "TCP", "yes"]);
