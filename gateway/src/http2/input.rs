@@ -18,8 +18,8 @@ use super::{
 const MAX_CONTINUATIONS: u32 = 32;
 /// 1xx heads nobody has taken yet.
 const MAX_UNREAD_HEADS: usize = 32;
-/// Longer data keeps the memory it was read into; of shorter data that would be a waste.
-const KEEP_FROM: usize = 2 * 1024;
+/// Longer data keeps the memory it was read into, of which it is a part worth keeping.
+const KEEP_FROM: usize = 8 * 1024;
 
 /// A request that has begun, on a stream that is in the state.
 #[derive(Debug)]
@@ -337,8 +337,7 @@ fn body_data(state: &mut State, frame: FrameHeader, data: Bytes) -> Outcome {
     }
     stream.unreleased += flow;
     if !data.is_empty() {
-        stream.data.push_back(data);
-        stream.reader.wake();
+        stream.keep(data);
     }
     if flow > length {
         state.release(id, flow - length);

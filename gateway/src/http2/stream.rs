@@ -16,6 +16,11 @@ use super::{
     window::ReceiveWindow,
 };
 
+/// Unread pieces of a body from which on short ones are put together.
+const MANY_PIECES: usize = 16;
+/// As long as that.
+const GATHERED_BYTES: usize = 4 * 1024;
+
 /// Who is to be woken.
 #[derive(Debug, Default)]
 pub(super) struct Waiter {
@@ -117,6 +122,18 @@ impl StreamState {
         }
         self.reader.wake();
         self.writer.wake();
+    }
+
+    /// Keeps data for the reader. Short pieces cost more than what is in them: of many, one is made.
+    pub fn keep(&mut self, data: Bytes) {
+        let are_many = self.data.len() >= MANY_PIECES;
+        match self.data.back_mut() {
+            Some(last) if are_many && last.len() + data.len() <= GATHERED_BYTES => {
+                *last = [&last[..], &data[..]].concat().into();
+            }
+            _ => self.data.push_back(data),
+        }
+        self.reader.wake();
     }
 }
 

@@ -349,6 +349,31 @@ async fn what_nobody_reads_is_given_back_with_its_stream() {
 }
 
 #[tokio::test]
+async fn a_body_in_octets_takes_no_more_room_than_one_in_long_pieces() {
+    const OCTETS: usize = 20_000;
+    let mut server = server(&[]).await;
+    server.peer.get(1, 0).await;
+    let mut stream = server.stream().await;
+    let frame = FrameHeader { length: 1, kind: kind::DATA, flags: 0, stream: 1 }.encode();
+    for n in 0..OCTETS {
+        server.peer.io.write_all(&frame).await.unwrap();
+        server.peer.io.write_all(&[n.to_le_bytes()[0]]).await.unwrap();
+    }
+    server.peer.send(kind::PING, 0, 0, [7; 8]).await;
+    while server.peer.next().await.unwrap().kind != kind::PING {}
+    let pieces = stream.shared.lock().streams[&1].data.len();
+    assert!(pieces < 16 + 2 * OCTETS / 4096, "{pieces} pieces");
+    let mut body = Vec::new();
+    while body.len() < OCTETS {
+        let Ok(Some(Received::Data(data))) = poll_fn(|cx| stream.poll_receive(cx)).await else {
+            panic!("no data")
+        };
+        body.extend_from_slice(&data);
+    }
+    assert!(body.iter().enumerate().all(|(n, octet)| n.to_le_bytes()[0] == *octet));
+}
+
+#[tokio::test]
 async fn a_server_that_has_answered_resets_without_an_error() {
     let mut server = server(&[]).await;
     server.peer.get(1, 0).await;
