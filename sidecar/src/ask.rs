@@ -1,6 +1,7 @@
 //! What the hooks of a sidecar's container say to the sidecar that runs in it.
 
 use std::{
+    fs::OpenOptions,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     process::ExitCode,
@@ -10,37 +11,53 @@ use std::{
 
 /// For one answer.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Between two questions.
-const INTERVAL: Duration = Duration::from_millis(200);
+/// Between two questions. The pod's next container starts when the hook ends: every pod waits for what is
+/// waited here too long.
+const INTERVAL: Duration = Duration::from_millis(10);
 /// More than any answer here takes, in bytes.
 const MAX_ANSWER: u64 = 16 * 1024;
+/// What Kubernetes shows of a container after its end; on a host there is none.
+const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// Tells it that the workload ends.
 pub fn drain(agent: SocketAddr) -> ExitCode {
     match ask("POST", agent, "/drain") {
-        Ok(200) => ExitCode::SUCCESS,
-        Ok(status) => failed(&format!("the sidecar at {agent} answers {status}")),
+        Ok(Answer { status: 200, .. }) => ExitCode::SUCCESS,
+        Ok(answer) => failed(&format!("the sidecar at {agent} answers {}", answer.status)),
         Err(error) => failed(&format!("ask the sidecar at {agent}: {error}")),
     }
 }
 
-/// Waits until it is ready.
+/// Waits until it is ready. If it is not in time, the container is ended, and what it said of itself is
+/// kept: while a hook runs Kubernetes shows neither state nor log of the container.
 #[allow(clippy::disallowed_methods, reason = "a hook has nothing else to do in between")]
 pub fn wait(status: SocketAddr, limit: Duration) -> ExitCode {
     let deadline = Instant::now() + limit;
     loop {
         let answer = ask("GET", status, "/healthz/ready");
-        if matches!(answer, Ok(200)) {
+        if matches!(answer, Ok(Answer { status: 200, .. })) {
             return ExitCode::SUCCESS;
         }
         if Instant::now() >= deadline {
-            return failed(&match answer {
-                Ok(answer) => format!("the sidecar is not ready: {status} answers {answer}"),
+            let message = match answer {
+                Ok(answer) => format!("the sidecar is not ready: {}", answer.body.trim_end()),
                 Err(error) => format!("the sidecar is not ready: {status}: {error}"),
-            });
+            };
+            leave(&message);
+            return failed(&message);
         }
         thread::sleep(INTERVAL);
     }
+}
+
+/// The container's last words.
+fn leave(message: &str) {
+    // It is told on standard error too.
+    let _ = OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(TERMINATION_LOG)
+        .and_then(|mut log| log.write_all(message.as_bytes()));
 }
 
 /// Kubernetes shows what a hook writes on standard error.
@@ -50,8 +67,15 @@ fn failed(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// One request on loopback; returns the status of the answer.
-fn ask(method: &str, address: SocketAddr, path: &str) -> io::Result<u16> {
+/// What the sidecar answers.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+/// One request on loopback.
+fn ask(method: &str, address: SocketAddr, path: &str) -> io::Result<Answer> {
     let address = match address.ip().is_unspecified() {
         true => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
         false => address,
@@ -66,13 +90,15 @@ fn ask(method: &str, address: SocketAddr, path: &str) -> io::Result<u16> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    status(&answer).ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    parse(&answer).ok_or_else(|| io::Error::other("the answer is no HTTP"))
 }
 
-/// Of `HTTP/1.1 200 OK`.
-fn status(answer: &[u8]) -> Option<u16> {
-    let line = answer.split(|byte| *byte == b'\r').next()?;
-    std::str::from_utf8(line).ok()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+/// Of `HTTP/1.1 200 OK`, headers and a body that is as it is: the sidecar's pages are not chunked.
+fn parse(answer: &[u8]) -> Option<Answer> {
+    let answer = String::from_utf8_lossy(answer);
+    let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+    Some(Answer { status, body })
 }
 
 #[cfg(test)]
@@ -80,10 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_is_read_from_the_first_line() {
-        assert_eq!(status(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"), Some(503));
-        assert_eq!(status(b"HTTP/1.1 200\r\n\r\nOK"), Some(200));
-        assert_eq!(status(b"SSH-2.0\r\n"), None);
-        assert_eq!(status(b""), None);
+    fn status_and_body_are_read() {
+        let read = |answer: &[u8]| parse(answer).map(|it| (it.status, it.body));
+        let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nwhy\n";
+        assert_eq!(read(answer), Some((503, "why\n".into())));
+        assert_eq!(read(b"HTTP/1.1 200\r\n\r\nOK"), Some((200, "OK".into())));
+        assert_eq!(read(b"SSH-2.0\r\n"), None);
+        assert_eq!(read(b""), None);
     }
 }

@@ -154,7 +154,15 @@ fn state_name(shared: &Shared) -> &'static str {
 pub(super) fn ready(shared: &Shared) -> Page {
     let state = state_name(shared);
     let status = if state == "LIVE" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    page(status, TEXT, format!("{state}\n{}", staleness(shared)))
+    page(status, TEXT, format!("{state}\n{}{}", absence(shared), staleness(shared)))
+}
+
+/// Why there is no configuration yet, if that is known: whoever waits shows this.
+fn absence(shared: &Shared) -> String {
+    let discovery = shared.state.discovery.as_ref();
+    let is_absent = shared.state.engine.snapshot().version == 0;
+    let problem = discovery.filter(|_| is_absent).and_then(|status| status.problem());
+    problem.map_or_else(String::new, |problem| format!("no configuration: {problem}\n"))
 }
 
 /// Beside the state: a configuration of yesterday is served, and said to be one.

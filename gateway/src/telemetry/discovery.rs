@@ -136,6 +136,12 @@ impl DiscoveryStatus {
         Some(Stale { age, problem: state.problem.clone().unwrap_or_default() })
     }
 
+    /// Why there is no stream, while there is none.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.state().problem.clone()
+    }
+
     /// The last push that is in force; empty: there is none.
     #[must_use]
     pub fn version(&self) -> String {
@@ -204,12 +210,14 @@ mod tests {
         assert_eq!(values(&status), [1.0, 0.0, 1.0, 2.0, 0.0, 0.0]);
 
         status.disconnected("gone".to_owned());
+        assert_eq!(status.problem().as_deref(), Some("gone"));
         assert_eq!(status.stale().unwrap().problem, "gone");
         let [connected, stale, ..] = values(&status)[..] else { panic!("four values") };
         assert_eq!(connected, 0.0);
         assert!(stale > 0.0);
 
         status.connected();
+        assert_eq!(status.problem(), None);
         assert!(status.stale().is_some(), "a stream alone says nothing of the configuration");
         status.synced("push 2", 0);
         assert_eq!(values(&status), [1.0, 0.0, 2.0, 2.0, 1.0, 0.0]);

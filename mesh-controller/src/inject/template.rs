@@ -18,14 +18,19 @@ const USER: u64 = 1337;
 /// What a container that is started again goes on with: in memory, as it holds the workload's key, and
 /// gone with the pod.
 const STATE_DIR: &str = "/etc/istio/proxy";
+/// How long a native sidecar may take until it is ready. A restarted controller is back by then.
+const START_LIMIT: &str = "30s";
 
 /// A pod with nothing but what the sidecar needs.
 pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
-    let user = user(knobs, own);
-    let proxy = proxy(pod, namespace, config, knobs, user);
+    let proxy = proxy(pod, namespace, config, knobs, own);
     let mut init: Vec<Value> = Vec::new();
     if knobs.mode != InterceptionMode::None {
-        init.push(if config.cni { validation(config, knobs) } else { rules(config, knobs, user) });
+        init.push(if config.cni {
+            validation(config, knobs)
+        } else {
+            rules(config, knobs, user(knobs, own))
+        });
     }
     let mut containers = Vec::new();
     if knobs.is_native {
@@ -159,7 +164,7 @@ fn metadata_says(knobs: &Knobs, name: &str) -> bool {
     knobs.proxy.proxy_metadata.get(name).is_some_and(|value| super::annotations::is_true(value))
 }
 
-fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) -> Value {
+fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
     let mut container = json!({
         "name": PROXY,
         "image": knobs.image,
@@ -173,11 +178,12 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
         "ports": [{ "name": "http-envoy-prom", "containerPort": 15090, "protocol": "TCP" }],
         "env": environment::variables(pod, namespace, config, knobs),
         "resources": knobs.resources,
-        "securityContext": security_context(knobs, user),
+        "securityContext": security_context(knobs, user(knobs, own)),
         "volumeMounts": mounts(knobs),
     });
     pull_policy(&mut container, config);
-    if let Some(lifecycle) = lifecycle(config, knobs) {
+    let waits = waits(config, knobs, own);
+    if let Some(lifecycle) = lifecycle(config, knobs, waits) {
         container["lifecycle"] = lifecycle;
     }
     if knobs.is_native {
@@ -185,10 +191,13 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
     }
     if knobs.status_port.is_some() {
         let ready = json!({ "path": "/healthz/ready", "port": 15021 });
-        // Native, the next init container waits for it; else the application does not.
-        container["startupProbe"] = json!({
-            "httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600,
-        });
+        // Beside the hook it would only delay: the kubelet probes once a second, and acts on the result
+        // when it next looks at all pods.
+        if !waits {
+            container["startupProbe"] = json!({
+                "httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 600,
+            });
+        }
         container["readinessProbe"] = json!({
             "httpGet": ready,
             "initialDelaySeconds": knobs.readiness.initial_delay_seconds,
@@ -200,16 +209,35 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, user: u64) 
     container
 }
 
+/// Whether what comes after the sidecar waits for our hook, which ends when the sidecar is ready. Native,
+/// that are the other init containers and the application; else it is the application, where it is to.
+fn waits(config: &Config, knobs: &Knobs, own: &Own) -> bool {
+    let is_theirs = |proxy: &Value| proxy.pointer("/lifecycle/postStart").is_some();
+    let is_ours = config.lifecycle.is_none() && !own.proxy().is_some_and(is_theirs);
+    is_ours && (knobs.is_native || knobs.holds)
+}
+
 /// Hooks run our own program: a page to ask would be open to the cluster.
-fn lifecycle(config: &Config, knobs: &Knobs) -> Option<Value> {
+fn lifecycle(config: &Config, knobs: &Knobs, waits: bool) -> Option<Value> {
     if let Some(lifecycle) = &config.lifecycle {
         return Some(lifecycle.clone());
     }
-    let run = |command: &str| json!({ "exec": { "command": ["weir-sidecar", command] } });
-    if knobs.is_native {
-        return Some(json!({ "preStop": run("drain") }));
+    let run = |arguments: &[&str]| {
+        let command = [&["weir-sidecar"], arguments].concat();
+        json!({ "exec": { "command": command } })
+    };
+    let mut hooks = Map::new();
+    if waits {
+        // While it runs, the kubelet neither shows how the pod is nor ends it. Native, nothing starts
+        // when it fails, so that it can: the sidecar is started again.
+        let wait: &[&str] =
+            if knobs.is_native { &["wait", "--timeout", START_LIMIT] } else { &["wait"] };
+        hooks.insert("postStart".into(), run(wait));
     }
-    knobs.holds.then(|| json!({ "postStart": run("wait") }))
+    if knobs.is_native {
+        hooks.insert("preStop".into(), run(&["drain"]));
+    }
+    (!hooks.is_empty()).then_some(Value::Object(hooks))
 }
 
 fn security_context(knobs: &Knobs, user: u64) -> Value {

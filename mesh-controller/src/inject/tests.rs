@@ -109,6 +109,26 @@ fn a_probe_is_rewritten_once_whatever_the_api_server_adds_to_it() {
     assert_eq!(injected(&once, &Config::default()).patch, json!([]));
 }
 
+/// The application starts when our hook ends; without it, when the probe succeeds; never before.
+#[test]
+fn a_sidecar_without_our_hook_is_probed_until_it_has_started() {
+    let theirs = json!({ "postStart": { "exec": { "command": ["theirs"] } } });
+    let ours = json!(["weir-sidecar", "wait", "--timeout", "30s"]);
+    let mut with_own = pod();
+    with_own["spec"]["initContainers"] = json!([{ "name": "istio-proxy", "lifecycle": theirs }]);
+    let configured = Config { lifecycle: Some(theirs), ..Config::default() };
+    for (pod, config, command, is_probed) in [
+        (pod(), &Config::default(), &ours, false),
+        (pod(), &configured, &json!(["theirs"]), true),
+        (with_own, &Config::default(), &json!(["theirs"]), true),
+    ] {
+        let injected = injected(&pod, config).pod;
+        let sidecar = &injected["spec"]["initContainers"][1];
+        assert_eq!(sidecar["lifecycle"]["postStart"]["exec"]["command"], *command);
+        assert_eq!(sidecar["startupProbe"].is_object(), is_probed, "{sidecar}");
+    }
+}
+
 #[test]
 fn a_container_that_was_not_injected_is_never_removed() {
     let mut pod = with_annotation("sidecar.istio.io/status", r#"{"containers": ["gone"]}"#);

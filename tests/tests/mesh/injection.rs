@@ -206,17 +206,24 @@ pub async fn a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why(cluster
         "discoveryAddress: nowhere.weir-system.svc:15012"});
     test.apply(&lost.to_string()).await;
     let reason = "nowhere.weir-system.svc";
-    eventually("the sidecar says why", async || {
+    eventually("the pod says why", async || {
+        let pod = test.get("pod/lost").await;
+        let sidecar = &pod["status"]["initContainerStatuses"][1];
+        // When it is started again, that is how it was; before, how it is.
+        let words = ["lastState", "state"].map(|state| &sidecar[state]["terminated"]["message"]);
+        let says_why =
+            |words: &str| words.starts_with("the sidecar is not ready") && words.contains(reason);
+        words.into_iter().filter_map(Value::as_str).any(says_why).then_some(())
+    })
+    .await;
+    eventually("so does its log", async || {
         let logs = ["--namespace", test.name(), "logs", "lost", "--container=istio-proxy"];
         let output = cluster.try_kubectl(&logs, "").await;
         String::from_utf8_lossy(&output.stdout).contains(reason).then_some(())
     })
     .await;
-    eventually("the kubelet says that it waits", async || {
-        let events = test.kubectl(&["get", "events", "--output", "yaml"]).await;
-        events.contains("Startup probe failed").then_some(())
-    })
-    .await;
+    let events = test.kubectl(&["get", "events", "--output", "yaml"]).await;
+    assert!(events.contains("reason: FailedPostStartHook"), "{events}");
     let pod = test.get("pod/lost").await;
     let conditions = pod["status"]["conditions"].as_array().unwrap().iter();
     let ready = conditions.clone().find(|it| it["type"] == "Ready").unwrap();

@@ -127,11 +127,16 @@ async fn starts_once_the_controller_is_back(cluster: &Cluster, shop: &Namespace<
     let go = json!([{ "op": "remove", "path": "/spec/schedulingGates" }]).to_string();
     shop.kubectl(&["patch", "pod/later", "--type=json", "--patch", &go]).await;
     eventually("the sidecar waits for its controller", async || {
-        let events = ["get", "events", "--field-selector", "involvedObject.name=later"];
-        let events = shop.kubectl(&[&events[..], &["--output", "yaml"]].concat()).await;
-        events.contains("Startup probe failed").then_some(())
+        let pod = shop.get("pod/later").await;
+        let ip = pod["status"]["podIP"].as_str()?.parse().unwrap();
+        let status = SocketAddr::new(ip, 15021);
+        let reply = ask(status, &Request::get("later", "/healthz/ready")).await.ok()?;
+        (reply.status == 503).then_some(())
     })
     .await;
+    let pod = shop.get("pod/later").await;
+    let application = &pod["status"]["containerStatuses"][0];
+    assert_eq!(application["state"]["waiting"]["reason"], "PodInitializing", "{application}");
     let conditions = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     let ready = shop.kubectl(&["get", "pod/later", "--output", conditions]).await;
     assert_eq!(ready, "False");
