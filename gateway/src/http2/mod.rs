@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113): connections, and streams on them, of both ends.
 //!
 //! A connection is a task that reads and writes frames ([`Connection`]); each stream is held by whoever
-//! serves or makes its request ([`Stream`]). What they share is behind one lock (`state.rs`): a stream encodes
+//! serves or makes its request ([`Stream`]). What they share is behind one lock (`state/`): a stream encodes
 //! its frames into the connection's queue, the connection's task writes what it finds there, and leaves
 //! what it has read with the stream it is for. Nothing is written unless the task is polled, so a task
 //! that runs after the streams that are ready writes the frames of all at once.
@@ -9,8 +9,8 @@
 //! | file | what |
 //! |---|---|
 //! | `connection.rs` | the socket: reading, writing, the end |
-//! | `input.rs`, `frame.rs`, `head.rs`, `settings.rs` | what the peer says, and whether it may |
-//! | `state.rs`, `stream.rs`, `window.rs` | streams, flow control, frames out |
+//! | `input/`, `frame.rs`, `head.rs`, `settings.rs` | what the peer says, and whether it may |
+//! | `state/`, `stream.rs`, `window.rs` | streams, flow control, frames out |
 //! | `outgoing.rs` | bytes that wait for the socket |
 //! | `hpack/` | compression |
 //! | `flood.rs` | frames that carry nothing |

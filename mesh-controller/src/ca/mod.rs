@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An authority that somebody plugged in (`cacerts`, as with Istio) goes before our own, which signs
-//! itself and is rotated ([`rotate`]). Whatever cannot be read leaves in force what is.
+//! itself and is rotated (`rotate.rs`). Whatever cannot be read leaves in force what is.
 
 use std::{
     fmt,

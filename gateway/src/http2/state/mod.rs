@@ -7,33 +7,25 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use super::{
-    Error, HeadBlock, Reason,
+    Error, Reason,
     flood::Flood,
-    frame::{DEFAULT_WINDOW, FrameHeader, MAX_FRAME_BYTES, MAX_STREAM_ID, MAX_WINDOW, flag, kind},
+    frame::{DEFAULT_WINDOW, MAX_STREAM_ID, MAX_WINDOW, flag, kind},
     outgoing::Outgoing,
     settings::{Config, PeerSettings},
     stream::{Receiving, Sending, StreamState},
     window::ReceiveWindow,
 };
 
-/// Bytes waiting to be written above which bodies wait with their streams.
-const MAX_OUTGOING: usize = 256 * 1024;
-/// With more waiting nothing is read: what is read has to be answered.
-const MAX_OUTGOING_TO_READ: usize = 2 * MAX_OUTGOING;
-/// What a stream gets at least when several share what is left of a window.
-const MIN_SHARE: i64 = 1024;
-/// The longest frame we send, whatever the peer takes: others wait meanwhile.
-const MAX_SENT_FRAME: usize = 4 * MAX_FRAME_BYTES;
+mod frames;
+mod room;
+
 /// Streams this side has reset, of which the peer may not have heard.
 const REMEMBERED_RESETS: usize = 128;
 /// Streams a peer may have us reset for breaking the protocol (CVE-2025-8671, hardening T02).
 const MAX_FAULTS: u32 = 200;
-/// A dynamic table of this size is none: the first thing a block says (RFC 7541 section 6.3).
-const NO_TABLE: u8 = 0x20;
 
 /// The payload of the PING that tells whether a GOAWAY has arrived.
 pub(super) const SHUTDOWN_PING: [u8; 8] = *b"goodbye?";
@@ -155,138 +147,6 @@ impl State {
             task.wake_by_ref();
         }
     }
-
-    // ---- frames out
-
-    fn frame(&mut self, header: FrameHeader, payload: &[u8]) {
-        self.out.put(&header.encode());
-        self.out.put(payload);
-    }
-
-    pub fn control(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.frame(FrameHeader { length: payload.len(), kind, flags, stream }, payload);
-        self.wake_connection();
-    }
-
-    pub fn window_update(&mut self, stream: u32, increment: u32) {
-        self.control(kind::WINDOW_UPDATE, flag::NONE, stream, &increment.to_be_bytes());
-    }
-
-    fn rst_stream(&mut self, stream: u32, reason: Reason) {
-        self.control(kind::RST_STREAM, flag::NONE, stream, &reason.code().to_be_bytes());
-    }
-
-    pub fn goaway(&mut self, last: u32, reason: Reason) {
-        let payload = [last.to_be_bytes(), reason.code().to_be_bytes()].concat();
-        self.control(kind::GOAWAY, flag::NONE, 0, &payload);
-    }
-
-    /// HEADERS, and CONTINUATION where one frame does not hold the block.
-    pub fn write_block(&mut self, stream: u32, block: &HeadBlock, end: bool) {
-        self.flood.send();
-        let end_stream = if end { flag::END_STREAM } else { flag::NONE };
-        let is_first_block = !std::mem::replace(&mut self.has_sent_block, true);
-        let most = MAX_FRAME_BYTES - usize::from(is_first_block);
-        let (first, mut rest) = block.as_bytes().split_at(block.as_bytes().len().min(most));
-        let all = if rest.is_empty() { flag::END_HEADERS } else { flag::NONE };
-        let length = first.len() + usize::from(is_first_block);
-        let flags = end_stream | all;
-        self.out.put(&FrameHeader { length, kind: kind::HEADERS, flags, stream }.encode());
-        if is_first_block {
-            self.out.put(&[NO_TABLE]);
-        }
-        self.out.put(first);
-        while !rest.is_empty() {
-            let (piece, left) = rest.split_at(rest.len().min(MAX_FRAME_BYTES));
-            rest = left;
-            let flags = if rest.is_empty() { flag::END_HEADERS } else { flag::NONE };
-            let length = piece.len();
-            self.frame(FrameHeader { length, kind: kind::CONTINUATION, flags, stream }, piece);
-        }
-        self.wake_connection();
-    }
-
-    /// DATA of a length for which there is room.
-    pub fn write_data(&mut self, stream: u32, mut data: Bytes, end: bool) {
-        let most = self.peer.max_frame_bytes.min(MAX_SENT_FRAME);
-        loop {
-            let piece = data.split_to(data.len().min(most));
-            let is_last = data.is_empty();
-            let flags = if end && is_last { flag::END_STREAM } else { flag::NONE };
-            self.flood.send();
-            let header = FrameHeader { length: piece.len(), kind: kind::DATA, flags, stream };
-            self.out.put(&header.encode());
-            self.out.put_shared(piece);
-            if is_last {
-                break;
-            }
-        }
-        self.wake_connection();
-    }
-
-    // ---- room for bodies
-
-    /// What all streams together may hand over now.
-    fn room(&self) -> i64 {
-        let waiting = self.out.len() + self.in_flight;
-        let queue = i64::try_from(MAX_OUTGOING.saturating_sub(waiting)).unwrap_or(i64::MAX);
-        self.send_window.min(queue)
-    }
-
-    /// Bytes of a body `id` may hand over, up to `wanted`; otherwise it is woken when it may.
-    pub fn poll_room(&mut self, id: u32, wanted: usize, cx: &Context<'_>) -> Poll<usize> {
-        let shared = self.room();
-        let others = self.waiting.iter().filter(|other| **other != id).count();
-        let turn = self.turn;
-        let Some(stream) = self.streams.get_mut(&id) else { return Poll::Pending };
-        if stream.send_window <= 0 {
-            stream.writer.wait(cx);
-            return Poll::Pending;
-        }
-        let had_its_share = others > 0 && stream.turn == Some(turn);
-        if shared <= 0 || had_its_share {
-            stream.writer.wait(cx);
-            if !self.waiting.contains(&id) {
-                self.waiting.push(id);
-            }
-            if had_its_share {
-                // What others leave is shared out again.
-                self.wake_connection();
-            }
-            return Poll::Pending;
-        }
-        let share = match i64::try_from(others) {
-            Ok(0) | Err(_) => shared,
-            Ok(others) => {
-                stream.turn = Some(turn);
-                (shared / (others + 1)).max(MIN_SHARE).min(shared)
-            }
-        };
-        let room = stream.send_window.min(share);
-        if others < self.waiting.len() {
-            self.waiting.retain(|other| *other != id);
-        }
-        Poll::Ready(usize::try_from(room).map_or(wanted, |room| room.min(wanted)))
-    }
-
-    /// Wakes who waits for room, if there is some.
-    pub fn share_out(&mut self) {
-        if self.waiting.is_empty() || self.room() <= 0 {
-            return;
-        }
-        self.turn = self.turn.wrapping_add(1);
-        for id in &self.waiting {
-            if let Some(stream) = self.streams.get_mut(id) {
-                stream.writer.wake();
-            }
-        }
-    }
-
-    pub fn may_read(&self) -> bool {
-        self.out.len() + self.in_flight < MAX_OUTGOING_TO_READ
-    }
-
-    // ---- streams
 
     fn new_stream(&self, sending: Sending) -> StreamState {
         let window = ReceiveWindow::new(self.config.stream_window, self.is_known);
@@ -447,8 +307,6 @@ impl State {
         }
     }
 
-    // ---- windows
-
     /// Bytes that count against the connection's window only are taken.
     pub fn release_connection(&mut self, bytes: u32) {
         if let Some(increment) = self.receive_window.release(bytes) {
@@ -491,8 +349,6 @@ impl State {
         self.wake_openers();
         Ok(())
     }
-
-    // ---- the end
 
     /// The connection is over. Each stream is told why, where it has not heard all.
     pub fn end(&mut self, error: Error) {
