@@ -110,9 +110,18 @@ impl Cluster {
     /// Scales the controller, to none or back to one, and waits until that is so.
     pub async fn scale_controller(&self, replicas: u32) {
         let system = self.existing(SYSTEM);
-        let replicas = format!("--replicas={replicas}");
-        system.kubectl(&["scale", "deployment/weir-controller", &replicas]).await;
+        let wanted = format!("--replicas={replicas}");
+        system.kubectl(&["scale", "deployment/weir-controller", &wanted]).await;
         system.rolled_out("weir-controller").await;
+        if replicas > 0 {
+            return;
+        }
+        // One that ends still tells the proxies what it sees.
+        eventually("the controller is gone", async || {
+            let pods = system.kubectl(&["get", "pods", "--output=name"]).await;
+            (!pods.contains("pod/weir-controller-")).then_some(())
+        })
+        .await;
     }
 
     /// The webhook's failure policy and authorities.
