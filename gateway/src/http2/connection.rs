@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use super::{
     Config, Error, HeadBlock, Reason, RequestHead, Stream,
     frame::{DEFAULT_WINDOW, MAX_STREAM_ID, PREFACE, flag, kind},
-    input::{Arrived, Input, first_increment},
+    input::{Arrived, Input},
     outgoing::Outgoing,
     state::{Role, SHUTDOWN_PING, Shared, Shutdown, State},
 };
@@ -48,8 +48,6 @@ pub struct Connection<T> {
     in_bulk: bool,
     /// Taken from the state.
     writing: Outgoing,
-    /// The end of our stream was written.
-    is_shut: bool,
 }
 
 impl<T> fmt::Debug for Connection<T> {
@@ -90,7 +88,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             }
         };
         state.control(kind::SETTINGS, flag::NONE, 0, &settings);
-        if let Some(increment) = first_increment(config.connection_window.max(DEFAULT_WINDOW)) {
+        let increment = config.connection_window.saturating_sub(DEFAULT_WINDOW);
+        if increment > 0 {
             state.window_update(0, increment);
         }
         Self {
@@ -99,7 +98,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             input: Input::new(role, read),
             in_bulk: false,
             writing: Outgoing::default(),
-            is_shut: false,
         }
     }
 
@@ -268,10 +266,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 }
             }
         }
-        if !self.is_shut {
-            let shut = Pin::new(&mut self.io).poll_shutdown(cx);
-            self.is_shut = shut.is_ready();
-        }
+        // Nobody waits for it: there is nothing more to say.
+        let _ = Pin::new(&mut self.io).poll_shutdown(cx);
         Poll::Ready(())
     }
 }
@@ -305,9 +301,6 @@ impl Opener {
             stream.is_head_request = request.is_head;
         }
         state.write_block(id, request.block, request.end);
-        if request.end {
-            state.end_sending(id);
-        }
         drop(state);
         Poll::Ready(Ok(Stream::new(Arc::clone(&self.shared), id)))
     }

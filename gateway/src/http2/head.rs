@@ -130,13 +130,14 @@ impl Collector {
         Ok(RequestHead { method, protocol, authority, path, headers, too_large: self.too_large })
     }
 
+    /// It has a field that only requests have.
+    fn is_of_request(&self) -> bool {
+        let fields = [&self.method, &self.scheme, &self.authority, &self.path, &self.protocol];
+        fields.into_iter().any(Option::is_some)
+    }
+
     pub fn into_response(self) -> Result<ResponseHead, Malformed> {
-        let is_request = self.method.is_some()
-            || self.scheme.is_some()
-            || self.authority.is_some()
-            || self.path.is_some()
-            || self.protocol.is_some();
-        if self.malformed || self.too_large || is_request {
+        if self.malformed || self.too_large || self.is_of_request() {
             return Err(Malformed);
         }
         let status = self.status.ok_or(Malformed)?;
@@ -149,12 +150,7 @@ impl Collector {
     }
 
     pub fn into_trailers(self) -> Result<HeaderMap, Malformed> {
-        let is_head = self.status.is_some()
-            || self.method.is_some()
-            || self.scheme.is_some()
-            || self.authority.is_some()
-            || self.path.is_some()
-            || self.protocol.is_some();
+        let is_head = self.status.is_some() || self.is_of_request();
         if self.malformed || self.too_large || is_head {
             return Err(Malformed);
         }

@@ -190,9 +190,6 @@ impl Stream {
         let mut state = self.shared.lock();
         sendable(&mut state, self.id)?.sending = Sending::Body;
         state.write_block(self.id, block, end);
-        if end {
-            state.end_sending(self.id);
-        }
         Ok(())
     }
 
@@ -229,9 +226,6 @@ impl Stream {
         stream.send_window -= length;
         state.send_window -= length;
         state.write_data(self.id, data, end);
-        if end {
-            state.end_sending(self.id);
-        }
         Ok(())
     }
 
@@ -247,7 +241,6 @@ impl Stream {
         let mut state = self.shared.lock();
         sendable(&mut state, self.id)?;
         state.write_block(self.id, &block, true);
-        state.end_sending(self.id);
         Ok(())
     }
 

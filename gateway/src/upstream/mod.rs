@@ -18,6 +18,7 @@ use crate::codec;
 pub mod count;
 mod dial;
 mod error;
+mod http2;
 mod own;
 pub mod pool;
 mod source;

@@ -16,9 +16,9 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{ConnectError, TlsContext, Transport, dial::connect_tcp, verify};
+use super::{ConnectError, TlsContext, Transport, dial::connect_tcp, http2::config, verify};
 use crate::{
-    http2::{self, Config, Connection, HeadBlock, Opener, Request, ResponseHead},
+    http2::{self, Connection, HeadBlock, Opener, Request, ResponseHead},
     io::Io,
     tunnel::{OpenStream, Tunnel},
 };
@@ -29,10 +29,6 @@ const PORT: u16 = 15008;
 const MAX_STREAMS: u32 = 100;
 /// A connection without a stream for between this and twice as long is closed.
 const UNUSED: Duration = Duration::from_secs(60);
-/// What one stream may have in flight towards us.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// As large as it gets: one that is read slowly must not stop the others of its connection.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Of an answer to CONNECT: there is little to say.
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 
@@ -170,13 +166,7 @@ impl Tunnels {
             let chain = io.get_ref().1.peer_certificates().unwrap_or_default();
             verify::is_workload(chain, identity).map_err(ConnectError::Tls)?;
         }
-        let config = Config {
-            max_concurrent_streams: 0,
-            max_header_bytes: MAX_HEADER_BYTES,
-            stream_window: STREAM_WINDOW,
-            connection_window: CONNECTION_WINDOW,
-            connect_protocol: false,
-        };
+        let config = config(MAX_HEADER_BYTES);
         let (connection, opener) = Connection::client(Io::ClientTls(Box::new(io)), config);
         let streams = OpenStream::default();
         // It ends by itself: with its peer, or when nobody can open a stream on it and none is left.

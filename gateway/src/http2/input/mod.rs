@@ -4,10 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
     Error, Reason, RequestHead,
-    frame::{
-        DEFAULT_WINDOW, FrameHeader, HEADER_BYTES, MAX_FRAME_BYTES, PREFACE, flag, kind,
-        without_padding,
-    },
+    frame::{FrameHeader, HEADER_BYTES, MAX_FRAME_BYTES, PREFACE, flag, kind, without_padding},
     head::{Collector, Malformed, content_length},
     hpack::{Decoder, Undecodable},
     state::{Role, Shutdown, State},
@@ -384,9 +381,4 @@ fn is_idle(state: &State, id: u32) -> bool {
         Role::Server => id == 0 || id.is_multiple_of(2) || id > state.last_peer,
         Role::Client => !state.is_begun_by_us(id),
     }
-}
-
-/// What the connection's window is to be opened by at the start, if at all.
-pub(super) fn first_increment(connection_window: u32) -> Option<u32> {
-    connection_window.checked_sub(DEFAULT_WINDOW).filter(|increment| *increment > 0)
 }

@@ -59,7 +59,7 @@ impl State {
             let length = piece.len();
             self.frame(FrameHeader { length, kind: kind::CONTINUATION, flags, stream }, piece);
         }
-        self.wake_connection();
+        self.sent(stream, end);
     }
 
     /// DATA of a length for which there is room.
@@ -76,6 +76,14 @@ impl State {
             if is_last {
                 break;
             }
+        }
+        self.sent(stream, end);
+    }
+
+    /// Part of a message is in the queue; `end`: its last.
+    fn sent(&mut self, stream: u32, end: bool) {
+        if end {
+            self.end_sending(stream);
         }
         self.wake_connection();
     }

@@ -232,7 +232,7 @@ impl State {
         }
     }
 
-    pub fn end_sending(&mut self, id: u32) {
+    fn end_sending(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.sending = Sending::Ended;
             if stream.receiving == Receiving::Ended {

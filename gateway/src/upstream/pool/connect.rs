@@ -5,18 +5,13 @@ use std::{future::poll_fn, net::SocketAddr, task::ready, time::Duration};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    codec::{Options, h1},
-    http2::{Config, Connection, Opener},
+    codec::h1,
+    http2::{Connection, Opener},
     io::Io,
     last_in_line::LastInLine,
-    upstream::{Caller, ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses},
+    upstream::{Caller, ConnectError, Protocol, Slot, Target, dial, dial::socket_addresses, http2},
 };
 
-/// What one exchange may have in flight towards us.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// As large as it gets: a response that is read slowly must not stop the others of its connection.
-/// Memory is bounded by the streams' windows.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// For the last frames of a connection nobody uses any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,20 +51,10 @@ pub(super) async fn connect(
             Ok(Connected::Http1(Box::new(session), addresses))
         }
         Protocol::Http2 => {
-            let (connection, opener) = Connection::client(io, config(options));
+            let (connection, opener) =
+                Connection::client(io, http2::config(options.max_header_bytes));
             Ok(Connected::Http2(opener, Box::new(connection), addresses))
         }
-    }
-}
-
-fn config(options: Options) -> Config {
-    Config {
-        // Nothing is pushed.
-        max_concurrent_streams: 0,
-        max_header_bytes: options.max_header_bytes,
-        stream_window: STREAM_WINDOW,
-        connection_window: CONNECTION_WINDOW,
-        connect_protocol: false,
     }
 }
 
