@@ -90,7 +90,8 @@ impl Outer {
     ) {
         let limits = &self.binding.shared.engine.limits;
         let idle_timeout = limits.idle_timeout;
-        // Who has not said anything is not let sit idle.
+        // A preface is not enough to be let sit idle; the first frame is.
+        let mut introduced = false;
         let mut idle = pin!(sleep(limits.header_timeout.min(idle_timeout)));
         let mut draining = pin!(drain.draining());
         let mut closing = false;
@@ -117,6 +118,11 @@ impl Outer {
                 () = &mut idle, if streams.is_empty() => {
                     if closing {
                         return;
+                    }
+                    if !introduced && connection.has_heard() {
+                        introduced = true;
+                        idle.as_mut().reset(Instant::now() + idle_timeout);
+                        continue;
                     }
                     closing = true;
                     connection.shut_down();
