@@ -808,19 +808,9 @@ async fn nobody_reaches_the_admin_pages_by_way_of_the_gateway() {
         ("name", "DNS", "localhost"),
     ] {
         let host = format!("{name}.test");
-        let entry = format!(
-            r#"
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}, namespace: default}}
-spec:
-  hosts: [{host}]
-  location: MESH_EXTERNAL
-  ports: [{{number: 80, name: main, protocol: HTTP}}]
-  resolution: {resolution}
-  endpoints: [{{address: {address}, ports: {{main: {port}}}}}]
-"#
-        );
+        let entry = service_entry(&host, "HTTP", &[port])
+            .replace("resolution: STATIC", &format!("resolution: {resolution}"))
+            .replace("address: 127.0.0.1", &format!("address: {address}"));
         gateway.config().write(&format!("{name}-entry.yaml"), entry);
         // With the name the pages expect of somebody on this host.
         let http = format!(
