@@ -9,7 +9,7 @@ use weir_config::wire::discovery::Resource;
 use weir_tests::{
     backend::echo::Echo,
     certs::Authority,
-    client::websocket::WebSocket,
+    client::{http::Request, websocket::WebSocket},
     config::Config,
     control::{Control, SERVER_NAME},
     eventually::{eventually, eventually_eq, eventually_within},
@@ -579,7 +579,11 @@ async fn through_the_mesh(
     let mut gateway = Launch::controlled(config, control).start().await;
     gateway.log_line("the workload has a new certificate").await;
     let reply = eventually("an answer that is no accident of the start", async || {
-        let reply = gateway.get("up.test", "/").await;
+        // What it says of itself to proxies is not for clients.
+        let request =
+            Request::get("up.test", "/").header("x-echo-header", "x-envoy-peer-metadata=said");
+        let reply = gateway.send(&request).await;
+        assert_eq!(reply.header("x-envoy-peer-metadata"), None);
         // Before the certificate is in force a connection may be begun, and no request gets through.
         let is_early = reply.status == 503 && (expected == 200 || upstream.connections() == 0);
         (!is_early).then_some(reply)
