@@ -211,7 +211,7 @@ async fn a_first_configuration_that_brings_out_a_panic_is_served_without_what_di
 }
 
 #[tokio::test]
-async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
+async fn kinds_and_fields_of_a_later_version_are_ignored_with_a_warning() {
     let (control, mut gateway) = gateway().await;
     let later = json!({
         "apiVersion": "networking.istio.io/v9",
@@ -220,9 +220,12 @@ async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
     });
     let Value::Object(later) = later else { panic!("an object") };
     control.put(Resource::of_object(later).unwrap());
-    control.apply(&respond("b", "b.test", "new"));
+    // And an object of ours with something in it that came later.
+    let later = "status: 200, laterField: {deep: [1]}";
+    control.apply(&respond("b", "b.test", "new").replace("status: 200", later));
     answers(&mut gateway, "b.test", "new").await;
     gateway.log_line("kind LaterKind (networking.istio.io/v9) is not used by Weir").await;
+    gateway.log_line("laterField").await;
     assert!(control.streams()[0].rejections.is_empty());
 }
 

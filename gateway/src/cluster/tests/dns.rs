@@ -268,6 +268,7 @@ async fn a_name_below_a_wildcard_is_waited_for_once_and_then_asked_for_off_the_p
         port: 80,
         refresh: Duration::from_secs(60),
         allowed: ["127.0.0.0/8".parse().unwrap()].into(),
+        refuses_local: false,
     };
     let mut proxy = Proxy::with_resolver(server.address);
     let discovery = Discovery::DynamicDns(Arc::new(names));
