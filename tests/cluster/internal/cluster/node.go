@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,8 +41,11 @@ func (c *Cluster) nodeCgroup(number int) string {
 // configureNode writes the files that a node's programs read.
 func (c *Cluster) configureNode(number int) error {
 	folder := c.nodeFolder(number)
-	plugins, err := pluginFolder()
+	plugins, err := linkPlugins(filepath.Join(folder, "cni-bin"))
 	if err != nil {
+		return err
+	}
+	if err := addPlugins(plugins); err != nil {
 		return err
 	}
 	snapshotter, err := snapshotter(c.Folder())
@@ -66,6 +70,30 @@ func (c *Cluster) configureNode(number int) error {
 		}
 	}
 	return nil
+}
+
+// linkPlugins gives a node a folder of its own with the host's plugins, so that what is installed on the
+// node is not installed on the host.
+func linkPlugins(folder string) (string, error) {
+	plugins, err := pluginFolder()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(plugins)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		link := filepath.Join(folder, entry.Name())
+		err := os.Symlink(filepath.Join(plugins, entry.Name()), link)
+		if err != nil && !os.IsExist(err) {
+			return "", err
+		}
+	}
+	return folder, nil
 }
 
 func pluginFolder() (string, error) {
@@ -121,7 +149,7 @@ func (c *Cluster) startNode(ctx context.Context, node *machine.Machine, number i
 		"--kubeconfig=" + c.conf(c.machineName(number)+".kubeconfig"),
 		"--root-dir=" + folder + "/kubelet",
 		"--hostname-override=" + c.nodeName(number),
-		"--node-ip=" + plan(c.Slot).node(number).String(),
+		"--node-ip=" + listed(plan(c.Slot).both(), func(f family) netip.Addr { return f.node(number) }),
 		"--node-labels=" + c.labels(number),
 	}}); err != nil {
 		return err
