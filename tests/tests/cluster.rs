@@ -125,19 +125,27 @@ async fn a_service_and_its_pods_answer_over_ipv6(cluster: Arc<Cluster>) {
 
 async fn a_network_policy_holds_for_both_families(cluster: Arc<Cluster>) {
     let (test, addresses) = of_both_families(&cluster, "policy").await;
-    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: deny }\n\
-                spec: { podSelector: {}, policyTypes: [Ingress] }\n";
+    let own_only = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: own }\n\
+                    spec: { podSelector: {}, policyTypes: [Ingress], \
+                    ingress: [{ from: [{ podSelector: {} }], ports: [{ port: http }] }] }\n";
     let v4 = test.cluster_ip("echo", app::PORT).await;
     let all = [v4, addresses[0], addresses[1]];
     for address in all {
         ask(address, Version::HTTP_11).await;
     }
-    test.apply(deny).await;
+    test.apply(own_only).await;
     for address in all {
         eventually(&format!("{address} is closed"), async || {
             Connection::http1_to(address).await.is_err().then_some(())
         })
         .await;
+    }
+    // What is allowed is so in both.
+    let pods = test.pods("echo").await;
+    for family in ["--ipv4", "--ipv6"] {
+        let ask = ["curl", "-sS", "--fail", family, "http://echo/asked"];
+        let answer = test.exec(&pods[0], &ask).await;
+        assert!(answer.contains("\"backend\":\"v1\""), "{answer}");
     }
 }
 

@@ -146,7 +146,9 @@ func (d *direction) allow(addresses, peers, ports []string) {
 	for _, own := range matches(d.own, addresses) {
 		for _, peer := range peers {
 			for _, port := range ports {
-				d.allowed = append(d.allowed, strings.Join([]string{own, peer, port}, " "))
+				if ofOneFamily(own, peer, port) {
+					d.allowed = append(d.allowed, strings.Join([]string{own, peer, port}, " "))
+				}
 			}
 		}
 	}
@@ -170,8 +172,18 @@ func (d *direction) jump(chain string) string {
 	return jumps.String()
 }
 
-// matches are for one end of a packet, one for each family that there are addresses of. Two of different
-// families in one rule match nothing.
+// ofOneFamily tells whether there are packets that clauses match together: nftables refuses a rule that
+// asks for both families.
+func ofOneFamily(clauses ...string) bool {
+	var four, six bool
+	for _, clause := range clauses {
+		four = four || strings.HasPrefix(clause, "ip ")
+		six = six || strings.HasPrefix(clause, "ip6 ")
+	}
+	return !four || !six
+}
+
+// matches are for one end of a packet, one for each family that there are addresses of.
 func matches(end string, addresses []string) []string {
 	isSix := func(address string) bool { return strings.Contains(address, ":") }
 	var matches []string
