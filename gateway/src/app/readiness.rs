@@ -96,17 +96,18 @@ impl Readiness {
 mod tests {
     use super::*;
 
-    fn readiness(needs_identity: bool, awaits: bool) -> (Readiness, watch::Receiver<bool>) {
+    /// Nothing is needed but a configuration.
+    fn readiness() -> (Readiness, watch::Receiver<bool>) {
         let (ready, is_ready) = watch::channel(false);
-        let identified = Arc::new(AtomicBool::new(!needs_identity));
-        let reached = Arc::new(AtomicBool::new(!awaits));
+        let met = || Arc::new(AtomicBool::new(true));
         let configured = watch::Sender::new(false);
-        (Readiness { ready, configured, identified, reached }, is_ready)
+        (Readiness { ready, configured, identified: met(), reached: met() }, is_ready)
     }
 
     #[test]
     fn a_sidecar_needs_a_configuration_and_a_certificate() {
-        let (readiness, is_ready) = readiness(true, false);
+        let (readiness, is_ready) = readiness();
+        readiness.identified.store(false, Relaxed);
         readiness.is_configured();
         assert!(!*is_ready.borrow());
         readiness.is_somebody();
@@ -117,16 +118,16 @@ mod tests {
 
     #[test]
     fn a_gateway_needs_a_configuration() {
-        let (readiness, is_ready) = readiness(false, false);
+        let (readiness, is_ready) = readiness();
         readiness.is_configured();
         assert!(*is_ready.borrow());
     }
 
     #[test]
     fn a_sidecar_that_awaits_redirection_needs_that_too() {
-        let (readiness, is_ready) = readiness(true, true);
+        let (readiness, is_ready) = readiness();
+        readiness.reached.store(false, Relaxed);
         readiness.is_configured();
-        readiness.is_somebody();
         assert!(!*is_ready.borrow());
         readiness.is_reached();
         assert!(*is_ready.borrow());

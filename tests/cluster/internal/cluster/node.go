@@ -40,7 +40,7 @@ func (c *Cluster) nodeCgroup(number int) string {
 // configureNode writes the files that a node's programs read.
 func (c *Cluster) configureNode(number int) error {
 	folder := c.nodeFolder(number)
-	plugins, err := pluginFolder()
+	plugins, err := linkPlugins(filepath.Join(folder, "cni-bin"))
 	if err != nil {
 		return err
 	}
@@ -66,6 +66,30 @@ func (c *Cluster) configureNode(number int) error {
 		}
 	}
 	return nil
+}
+
+// linkPlugins gives a node a folder of its own with the host's plugins, so that what is installed on the
+// node is not installed on the host.
+func linkPlugins(folder string) (string, error) {
+	plugins, err := pluginFolder()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(plugins)
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range entries {
+		link := filepath.Join(folder, entry.Name())
+		err := os.Symlink(filepath.Join(plugins, entry.Name()), link)
+		if err != nil && !os.IsExist(err) {
+			return "", err
+		}
+	}
+	return folder, nil
 }
 
 func pluginFolder() (string, error) {
