@@ -57,6 +57,15 @@ impl Namespace<'_> {
 /// # Panics
 /// It does not run.
 pub async fn kill_program_of_pods(program: &str, pods: &[Value]) {
+    signal_program_of_pods("KILL", program, pods).await;
+}
+
+/// Sends such a program another signal, as `kill` calls it.
+///
+/// # Panics
+/// It does not run.
+pub async fn signal_program_of_pods(signal: &str, program: &str, pods: &[Value]) {
+    let signal = format!("-{signal}");
     let is_it = |process: &fs::DirEntry| {
         let read = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
         let cgroup = read("cgroup");
@@ -67,6 +76,6 @@ pub async fn kill_program_of_pods(program: &str, pods: &[Value]) {
     assert!(!processes.is_empty(), "{program} runs");
     for process in processes {
         let pid = process.file_name().into_string().unwrap();
-        tools::stdout("kill", ["-KILL", &pid]).await;
+        tools::stdout("kill", [signal.as_str(), &pid]).await;
     }
 }

@@ -20,10 +20,12 @@ use weir_tests::{
     eventually::{eventually, eventually_eq},
 };
 
+mod cni;
 mod egress;
 mod injection;
 mod lifecycle;
 
+use cni::*;
 use egress::*;
 use injection::*;
 use lifecycle::*;
@@ -49,6 +51,7 @@ weir_tests::cluster_suite! {
     a_sidecar_ends_in_time_when_the_application_does_not,
     a_sidecar_restarts_and_another_starts_without_a_controller,
     a_pod_with_a_sidecar_is_ready_soon_after_one_without,
+    rules_of_pods_are_programmed_from_the_node,
 }
 
 /// Held alone by who takes the controller away, or changes what all others depend on.
