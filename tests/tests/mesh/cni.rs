@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use weir_tests::cluster::pods::signal_program_of_pods;
+use weir_tests::cluster::pods::{processes_of_pods, signal_program_of_pods};
 
 use super::*;
 
@@ -221,15 +221,22 @@ async fn a_pod_that_runs_without_rules_says_so_and_is_repaired(
     signal_program_of_pods("STOP", AGENT, &agent).await;
     node.write(before);
     test.apply(&unprivileged("bare").to_string()).await;
-    let (status, reply) = eventually("the sidecar says why it is not ready", async || {
-        let pod = test.get("pod/bare").await;
-        let ip = pod["status"]["podIP"].as_str()?.parse().unwrap();
-        let status = SocketAddr::new(ip, 15021);
-        let reply = ask(status, &Request::get("bare", "/healthz/ready")).await.ok()?;
-        String::from_utf8_lossy(&reply.body).contains(REASON).then_some((status, reply))
+    let pod = test.get("pod/bare").await;
+    // While nothing is ready, the API server is not told the pod's address.
+    let page = async || {
+        let pods = std::slice::from_ref(&pod);
+        let network =
+            format!("--net=/proc/{}/ns/net", processes_of_pods("weir-sidecar", pods).pop()?);
+        let url = "http://127.0.0.1:15021/healthz/ready";
+        let asked = [&network, "curl", "--silent", "--write-out", "%{http_code}", url];
+        let output = tools::run("nsenter", asked).await;
+        Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let told = eventually("the sidecar says why it is not ready", async || {
+        page().await.filter(|page| page.contains(REASON))
     })
     .await;
-    assert_eq!(reply.status, 503);
+    assert!(told.ends_with("503"), "{told}");
     let log = node.log(&format!("{RESTRICTED}_bare_"), "istio-proxy");
     assert!(log.contains(REASON), "{log}");
     let pod = test.get("pod/bare").await;
@@ -238,9 +245,10 @@ async fn a_pod_that_runs_without_rules_says_so_and_is_repaired(
 
     signal_program_of_pods("CONT", AGENT, &agent).await;
     test.wait("pod/bare", "condition=Ready").await;
-    assert_eq!(ask(status, &Request::get("bare", "/ready")).await.unwrap().status, 200);
+    let told = page().await;
+    assert_eq!(told.as_deref(), Some("LIVE\n200"));
     let pod = test.get("pod/bare").await;
-    assert_eq!(pod["status"]["initContainerStatuses"][0]["restartCount"], 0);
+    assert_eq!(pod["status"]["initContainerStatuses"][0]["restartCount"], 0, "{pod}");
     assert!(passes_a_sidecar(test, "bare").await);
     eventually("the entry is back", async || node.is_chained().then_some(())).await;
 }
