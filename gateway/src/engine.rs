@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::{limits::Limits, snapshot::Snapshot, telemetry::Telemetry};
+use crate::{limits::Limits, redirection::Redirection, snapshot::Snapshot, telemetry::Telemetry};
 
 /// One proxy: its configuration, its limits, its telemetry.
 #[derive(Debug)]
@@ -12,12 +12,14 @@ pub struct Engine {
     snapshot: ArcSwap<Snapshot>,
     pub limits: Limits,
     pub telemetry: Arc<Telemetry>,
+    pub redirection: Redirection,
 }
 
 impl Engine {
     #[must_use]
     pub fn new(limits: Limits, telemetry: Arc<Telemetry>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(Snapshot::default()), limits, telemetry }
+        let snapshot = ArcSwap::from_pointee(Snapshot::default());
+        Self { snapshot, limits, telemetry, redirection: Redirection::default() }
     }
 
     /// The configuration in force. An exchange takes it once and keeps it to its end.

@@ -33,6 +33,7 @@ pub mod io;
 pub mod last_in_line;
 pub mod limits;
 pub mod local_reply;
+pub mod redirection;
 mod sharded_map;
 pub mod snapshot;
 

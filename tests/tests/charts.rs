@@ -25,6 +25,8 @@ weir_tests::cluster_suite! {
     a_controller_with_everything_set_renders_as_reviewed,
     the_default_gateway_renders_as_reviewed,
     a_gateway_with_everything_set_renders_as_reviewed,
+    the_default_agent_of_nodes_renders_as_reviewed,
+    an_agent_of_nodes_with_everything_set_renders_as_reviewed,
     a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler,
     the_kinds_can_be_left_out,
     no_right_is_a_wildcard_and_nothing_of_workloads_is_written,
@@ -36,7 +38,7 @@ weir_tests::cluster_suite! {
     the_schemas_explain_what_fields_do,
 }
 
-const CHARTS: [&str; 3] = ["base", "controller", "gateway"];
+const CHARTS: [&str; 4] = ["base", "cni", "controller", "gateway"];
 
 async fn every_chart_passes_lint(cluster: Arc<Cluster>) {
     for chart in CHARTS {
@@ -69,6 +71,18 @@ async fn a_gateway_with_everything_set_renders_as_reviewed(cluster: Arc<Cluster>
     );
 }
 
+async fn the_default_agent_of_nodes_renders_as_reviewed(cluster: Arc<Cluster>) {
+    insta::assert_snapshot!("cni", render(&cluster, "cni", &[]).await);
+}
+
+async fn an_agent_of_nodes_with_everything_set_renders_as_reviewed(cluster: Arc<Cluster>) {
+    let values = values("cni-everything.yaml");
+    insta::assert_snapshot!(
+        "cni-everything",
+        render(&cluster, "cni", &["--values", &values]).await
+    );
+}
+
 async fn a_gateway_on_every_node_is_a_daemon_set_without_an_autoscaler(cluster: Arc<Cluster>) {
     let rendered = render(&cluster, "gateway", &["--set", "kind=DaemonSet"]).await;
     let kinds: Vec<_> = rendered.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
@@ -94,7 +108,7 @@ async fn no_right_is_a_wildcard_and_nothing_of_workloads_is_written(cluster: Arc
     const WORKLOADS: [&str; 7] =
         ["pods", "nodes", "namespaces", "services", "deployments", "daemonsets", "pods/exec"];
     let mut rules = 0;
-    for chart in ["controller", "gateway"] {
+    for chart in ["cni", "controller", "gateway"] {
         let rendered = render(&cluster, chart, &[]).await;
         let documents = serde_yaml::Deserializer::from_str(&rendered);
         for document in documents.map(|document| Value::deserialize(document).unwrap()) {
@@ -127,6 +141,7 @@ async fn a_value_of_no_meaning_is_refused_by_name(cluster: Arc<Cluster>) {
         ("gateway", "service.type=Ingress", "'/service/type'"),
         ("controller", "replicaCount=two", "'/replicaCount'"),
         ("controller", "global.imagePullPolicy=Maybe", "'/global/imagePullPolicy'"),
+        ("cni", "cniBinDir=bin", "'/cniBinDir'"),
         ("base", "base.crds=true", "'crds'"),
     ] {
         let output = cluster.try_helm(&["template", "x", &path(chart), "--set", value]).await;
@@ -148,6 +163,13 @@ async fn the_api_server_takes_what_the_charts_render(cluster: Arc<Cluster>) {
             assert!(output.status.success(), "{chart}: {}", text(&output.stderr));
             assert_eq!(text(&output.stderr), "", "{chart} {arguments:?}");
         }
+    }
+    // What enters other pods' networks is not for such a namespace.
+    for arguments in [&[][..], &["--values", &values("cni-everything.yaml")]] {
+        let rendered = render(&cluster, "cni", arguments).await;
+        let output = dry_run(&cluster, &test, &rendered).await;
+        assert!(output.status.success(), "cni: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("would violate PodSecurity"), "{arguments:?}");
     }
 }
 

@@ -19,6 +19,7 @@ const GATEWAY_LEAVES: &[&str] = &[
     "last_in_line",
     "limits",
     "local_reply",
+    "redirection",
     "sharded_map",
     "telemetry",
     "tunnel",
@@ -156,6 +157,7 @@ fn modules_of_the_gateway_use_only_what_is_below_them() {
         ("io", &["tunnel"]),
         ("last_in_line", &[]),
         ("limits", &[]),
+        ("redirection", &[]),
         ("sharded_map", &[]),
         ("tunnel", &["http2"]),
     ] {

@@ -154,7 +154,11 @@ fn state_name(shared: &Shared) -> &'static str {
 pub(super) fn ready(shared: &Shared) -> Page {
     let state = state_name(shared);
     let status = if state == "LIVE" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    page(status, TEXT, format!("{state}\n{}{}", absence(shared), staleness(shared)))
+    page(
+        status,
+        TEXT,
+        format!("{state}\n{}{}{}", absence(shared), bypass(shared), staleness(shared)),
+    )
 }
 
 /// Why there is no configuration yet, if that is known: whoever waits shows this.
@@ -163,6 +167,12 @@ fn absence(shared: &Shared) -> String {
     let is_absent = shared.state.engine.snapshot().version == 0;
     let problem = discovery.filter(|_| is_absent).and_then(|status| status.problem());
     problem.map_or_else(String::new, |problem| format!("no configuration: {problem}\n"))
+}
+
+/// Why the workload is kept back, where somebody else programs what brings its traffic here.
+fn bypass(shared: &Shared) -> String {
+    let problem = shared.state.engine.redirection.problem();
+    problem.map_or_else(String::new, |problem| format!("{problem}\n"))
 }
 
 /// Beside the state: a configuration of yesterday is served, and said to be one.

@@ -102,6 +102,7 @@ impl Fixture {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: crate::bootstrap::Interception::default(),
+            awaits_redirection: false,
             hbone: None,
         };
         let state = AdminState {

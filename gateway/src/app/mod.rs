@@ -8,6 +8,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
+use tokio_util::task::AbortOnDropHandle;
 use weir_config::compile::{Proxy, ProxyKind};
 
 mod data_plane;
@@ -120,6 +121,16 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
     upstream::keep_private(admin.admin);
 
     let ready = Readiness::new(bootstrap, ready);
+    let _redirecting = bootstrap.awaits_redirection.then(|| {
+        let (engine, ready) = (Arc::clone(&engine), ready.clone());
+        // Large, and there is one.
+        AbortOnDropHandle::new(tokio::spawn(Box::pin(async move {
+            // Before, nobody listens for what is redirected.
+            ready.configuration().await;
+            engine.redirection.awaited().await;
+            ready.is_reached();
+        })))
+    });
     let configuring = source.follow(applier, ready.clone());
 
     let failed = tokio::select! {

@@ -18,10 +18,13 @@ use crate::bootstrap::Bootstrap;
 #[derive(Debug, Clone)]
 pub struct Readiness {
     ready: watch::Sender<bool>,
-    configured: Arc<AtomicBool>,
+    configured: watch::Sender<bool>,
     /// A sidecar without a certificate can be reached by nobody of the mesh. A gateway serves clients
     /// that know nothing of it.
     identified: Arc<AtomicBool>,
+    /// Where somebody else redirects connections, an application that starts before that goes round the
+    /// proxy.
+    reached: Arc<AtomicBool>,
 }
 
 impl Readiness {
@@ -29,8 +32,9 @@ impl Readiness {
         let needs_identity = matches!(bootstrap.kind, ProxyKind::Sidecar { .. });
         Self {
             ready,
-            configured: Arc::default(),
+            configured: watch::Sender::new(false),
             identified: Arc::new(AtomicBool::new(!needs_identity)),
+            reached: Arc::new(AtomicBool::new(!bootstrap.awaits_redirection)),
         }
     }
 
@@ -53,7 +57,7 @@ impl Readiness {
     }
 
     fn is_configured(&self) {
-        self.configured.store(true, Relaxed);
+        self.configured.send_replace(true);
         self.conclude();
     }
 
@@ -63,12 +67,25 @@ impl Readiness {
         self.conclude();
     }
 
+    /// Returns once there is a configuration in force.
+    pub async fn configuration(&self) {
+        // An error: nobody is left who could say so. We are.
+        let _ = self.configured.subscribe().wait_for(|it| *it).await;
+    }
+
+    /// Connections are redirected.
+    pub fn is_reached(&self) {
+        self.reached.store(true, Relaxed);
+        self.conclude();
+    }
+
     pub fn end(&self) {
         self.ready.send_replace(false);
     }
 
     fn conclude(&self) {
-        let is_ready = self.configured.load(Relaxed) && self.identified.load(Relaxed);
+        let all = [&self.identified, &self.reached];
+        let is_ready = *self.configured.borrow() && all.iter().all(|it| it.load(Relaxed));
         if is_ready && !self.ready.send_replace(true) {
             tracing::info!("ready");
         }
@@ -79,15 +96,18 @@ impl Readiness {
 mod tests {
     use super::*;
 
-    fn readiness(needs_identity: bool) -> (Readiness, watch::Receiver<bool>) {
+    /// Nothing is needed but a configuration.
+    fn readiness() -> (Readiness, watch::Receiver<bool>) {
         let (ready, is_ready) = watch::channel(false);
-        let identified = Arc::new(AtomicBool::new(!needs_identity));
-        (Readiness { ready, configured: Arc::default(), identified }, is_ready)
+        let met = || Arc::new(AtomicBool::new(true));
+        let configured = watch::Sender::new(false);
+        (Readiness { ready, configured, identified: met(), reached: met() }, is_ready)
     }
 
     #[test]
     fn a_sidecar_needs_a_configuration_and_a_certificate() {
-        let (readiness, is_ready) = readiness(true);
+        let (readiness, is_ready) = readiness();
+        readiness.identified.store(false, Relaxed);
         readiness.is_configured();
         assert!(!*is_ready.borrow());
         readiness.is_somebody();
@@ -98,8 +118,18 @@ mod tests {
 
     #[test]
     fn a_gateway_needs_a_configuration() {
-        let (readiness, is_ready) = readiness(false);
+        let (readiness, is_ready) = readiness();
         readiness.is_configured();
+        assert!(*is_ready.borrow());
+    }
+
+    #[test]
+    fn a_sidecar_that_awaits_redirection_needs_that_too() {
+        let (readiness, is_ready) = readiness();
+        readiness.reached.store(false, Relaxed);
+        readiness.is_configured();
+        assert!(!*is_ready.borrow());
+        readiness.is_reached();
         assert!(*is_ready.borrow());
     }
 }

@@ -235,6 +235,8 @@ pub struct Bootstrap {
     pub dns: Vec<SocketAddr>,
     /// How a sidecar's inbound connections are taken.
     pub interception: Interception,
+    /// Nobody is served before connections are redirected, which somebody else sees to.
+    pub awaits_redirection: bool,
     /// A sidecar speaks HBONE, and tells this of its workload (`baggage`).
     pub hbone: Option<String>,
 }
@@ -366,6 +368,7 @@ impl Bootstrap {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: Interception::default(),
+            awaits_redirection: false,
             hbone: None,
         }
     }
@@ -488,6 +491,7 @@ mod tests {
             drain_delay: Duration::ZERO,
             dns: Vec::new(),
             interception: Interception::default(),
+            awaits_redirection: false,
             hbone: None,
         };
         assert_eq!(bootstrap, expected);

@@ -92,6 +92,11 @@ pub struct SidecarArguments {
     #[arg(long, value_name = "MODE", env = "WEIR_INTERCEPTION_MODE", ignore_case = true)]
     interception_mode: Option<Interception>,
 
+    /// Is not ready before connections of the workload come here, where it is not weir-init but an agent
+    /// of the node who programs that.
+    #[arg(long, env = "WEIR_AWAIT_REDIRECTION")]
+    await_redirection: bool,
+
     /// Takes HBONE on 15008, and speaks it with workloads labelled networking.istio.io/tunnel: http
     /// [Istio: ISTIO_META_ENABLE_HBONE]
     #[arg(long, env = "WEIR_HBONE")]
@@ -181,6 +186,7 @@ impl SidecarArguments {
             identity_files: Some(identity_files),
             dns,
             interception,
+            awaits_redirection: self.await_redirection,
             hbone: speaks_hbone.then(|| baggage(&bootstrap, environment)),
             ..bootstrap
         })

@@ -95,6 +95,9 @@ pub(super) async fn establish(binding: &Binding, accepted: Accepted) -> Option<E
         return None;
     };
     let original_dst = found.address;
+    if binding.shared.engine.redirection.is_test(original_dst, peer_addr) {
+        return None;
+    }
     // A call of the workload's own service was redirected, and is seen to come from us.
     let transparent_source = found.is_untouched.then(|| peer_addr.ip());
     let known = None;

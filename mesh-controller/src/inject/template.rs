@@ -18,6 +18,8 @@ const USER: u64 = 1337;
 /// What a container that is started again goes on with: in memory, as it holds the workload's key, and
 /// gone with the pod.
 const STATE_DIR: &str = "/etc/istio/proxy";
+/// The variable with the arguments of `weir-init`, a list in JSON.
+const REDIRECT: &str = "WEIR_REDIRECT";
 /// How long a native sidecar may take until it is ready. A restarted controller is back by then.
 const START_LIMIT: &str = "30s";
 
@@ -25,12 +27,11 @@ const START_LIMIT: &str = "30s";
 pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
     let proxy = proxy(pod, namespace, config, knobs, own);
     let mut init: Vec<Value> = Vec::new();
-    if knobs.mode != InterceptionMode::None {
-        init.push(if config.cni {
-            validation(config, knobs)
-        } else {
-            rules(config, knobs, user(knobs, own))
-        });
+    if knobs.mode != InterceptionMode::None && !config.cni {
+        init.push(rules(config, knobs, user(knobs, own)));
+    } else if awaits_redirection(config, knobs) && !knobs.is_native {
+        // What follows a native sidecar waits for it, and it asks by itself.
+        init.push(validation(config, knobs));
     }
     let mut containers = Vec::new();
     if knobs.is_native {
@@ -84,6 +85,12 @@ fn user(knobs: &Knobs, own: &Own) -> u64 {
 
 fn group(user: u64) -> u64 {
     if user == 0 { USER } else { user }
+}
+
+/// The agent of the node programs the rules. The sidecar is told which: the agent reads that of the pod,
+/// where it cannot be changed any more.
+fn awaits_redirection(config: &Config, knobs: &Knobs) -> bool {
+    config.cni && knobs.mode != InterceptionMode::None
 }
 
 /// Programs the rules. It is the one step that a `restricted` namespace does not take.
@@ -181,6 +188,12 @@ fn proxy(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) 
         "securityContext": security_context(knobs, user(knobs, own)),
         "volumeMounts": mounts(knobs),
     });
+    if awaits_redirection(config, knobs) {
+        push(&mut container["args"], json!("--await-redirection"));
+        let arguments = init_arguments(knobs, user(knobs, own));
+        let told = json!({ "name": REDIRECT, "value": json!(arguments).to_string() });
+        push(&mut container["env"], told);
+    }
     pull_policy(&mut container, config);
     let waits = waits(config, knobs, own);
     if let Some(lifecycle) = lifecycle(config, knobs, waits) {
@@ -300,6 +313,12 @@ fn mounts(knobs: &Knobs) -> Vec<Value> {
     ];
     let ours = PLACES.iter().map(|(name, path)| json!({ "name": name, "mountPath": path }));
     ours.chain(knobs.volume_mounts.iter().cloned()).collect()
+}
+
+fn push(list: &mut Value, item: Value) {
+    if let Some(list) = list.as_array_mut() {
+        list.push(item);
+    }
 }
 
 fn pull_policy(container: &mut Value, config: &Config) {

@@ -2,7 +2,7 @@
 //! registers. Numbers are those of `linux/netfilter/nf_tables.h`.
 
 use super::{
-    netlink::{APPEND, Attributes, Batch, CREATE},
+    netlink::{self, APPEND, Attributes, Batch, CREATE, Error},
     ranges::Range,
     table::{
         Chain, Direction, Family, Hook, Is, Match, NAME, OwnerKind, Point, Protocol, Rule, Side,
@@ -11,6 +11,7 @@ use super::{
 };
 
 const NEWTABLE: u16 = 0;
+const GETTABLE: u16 = 1;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
@@ -52,6 +53,11 @@ pub fn delete() -> Batch {
     batch.change(NEWTABLE, CREATE, &name, format!("table inet {NAME}"));
     batch.change(DELTABLE, 0, &name, format!("no table inet {NAME}"));
     batch
+}
+
+/// Whether there is a table of ours.
+pub fn is_there() -> Result<bool, Error> {
+    netlink::is_there(GETTABLE, &Attributes::default().text(1, NAME), "look for our table")
 }
 
 fn new_chain(batch: &mut Batch, chain: &Chain) {

@@ -55,6 +55,15 @@ pub fn apply(settings: &Settings) -> Result<(), Error> {
     }
 }
 
+/// Whether rules of ours are programmed in the network namespace of the calling thread. As they are
+/// programmed all at once, that is all of them.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn is_applied() -> Result<bool, Error> {
+    encode::is_there()
+}
+
 /// Takes everything away that [`apply`] adds, of whatever mode; what is not there is not missed.
 ///
 /// # Errors

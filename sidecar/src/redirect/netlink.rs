@@ -170,6 +170,24 @@ impl Batch {
     }
 }
 
+/// Asks nf_tables whether there is something, in the family `inet`.
+pub fn is_there(kind: u16, attributes: &Attributes, what: &str) -> Result<bool, Error> {
+    let failed = |error| Error::new(what, error);
+    let socket = connect(NETLINK_NETFILTER, what)?;
+    let body = [&[NFPROTO_INET, 0, 0, 0], &attributes.0[..]].concat();
+    let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+    send(&socket, &message(kind, NLM_F_ACK, 1, &body)).map_err(failed)?;
+    loop {
+        // What is there is told before the end is.
+        let Some(end) = receive(&socket).map_err(failed)?.into_iter().next() else { continue };
+        return match end.refusal {
+            None => Ok(true),
+            Some(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+            Some(error) => Err(failed(error)),
+        };
+    }
+}
+
 /// Asks the routing part of the kernel for one change.
 pub fn route(
     kind: u16,

@@ -29,6 +29,9 @@ use super::{
 
 /// Ports of the proxy that are its own besides the captured ones: merged metrics, health, metrics.
 const OWN_PORTS: [u16; 3] = [15020, 15021, 15090];
+/// Where the proxy asks whether it is reached at all: nobody else has the address, and without rules
+/// nobody is there.
+const TEST: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 15002);
 const DNS_PORT: u16 = 53;
 /// Where the proxy answers captured queries.
 const PROXY_DNS_PORT: u16 = 15053;
@@ -113,9 +116,9 @@ fn inbound(settings: &Settings, capture: &[Statement]) -> Vec<Rule> {
 
 /// What is sent, whoever does.
 fn out(settings: &Settings) -> Vec<Rule> {
+    let mut rules: Vec<_> = owners(settings).map(|owner| test(owner, settings)).collect();
     let excluded = settings.exclude_interfaces.iter();
-    let mut rules: Vec<_> =
-        excluded.map(|name| when(Match::outgoing(name), Statement::Return)).collect();
+    rules.extend(excluded.map(|name| when(Match::outgoing(name), Statement::Return)));
     rules.extend(owners(settings).map(|owner| when(owner, Statement::Goto("own"))));
     rules.extend(match &settings.owner_groups {
         Groups::Except(groups) => groups_return(groups, Is::OneOf),
@@ -133,6 +136,14 @@ fn out(settings: &Settings) -> Vec<Rule> {
         rules.push(when(Match::Protocol(Protocol::Tcp), Statement::Goto("outbound")));
     }
     rules
+}
+
+/// Of the proxy's own connections the only one that comes back to it as the workload's do.
+fn test(owner: Match, settings: &Settings) -> Rule {
+    let (address, port) = TEST;
+    let to = Match::to(Family::V4, merged(&[IpNet::from(IpAddr::V4(address))], Family::V4));
+    let port = Match::to_port(Protocol::Tcp, port);
+    Rule::new(vec![owner, to, port], Statement::Redirect(settings.outbound_port))
 }
 
 /// What stays here is not captured, unless a range of captured destinations is of loopback addresses:

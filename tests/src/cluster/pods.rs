@@ -57,16 +57,33 @@ impl Namespace<'_> {
 /// # Panics
 /// It does not run.
 pub async fn kill_program_of_pods(program: &str, pods: &[Value]) {
+    signal_program_of_pods("KILL", program, pods).await;
+}
+
+/// Sends such a program another signal, as `kill` calls it.
+///
+/// # Panics
+/// It does not run.
+pub async fn signal_program_of_pods(signal: &str, program: &str, pods: &[Value]) {
+    let processes = processes_of_pods(program, pods);
+    assert!(!processes.is_empty(), "{program} runs");
+    for process in processes {
+        tools::stdout("kill", [&format!("-{signal}"), &process]).await;
+    }
+}
+
+/// The processes of a program that run in containers of these pods, as the host numbers them.
+///
+/// # Panics
+/// There is no `/proc`.
+#[must_use]
+pub fn processes_of_pods(program: &str, pods: &[Value]) -> Vec<String> {
     let is_it = |process: &fs::DirEntry| {
         let read = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
         let cgroup = read("cgroup");
         let mut uids = pods.iter().filter_map(|pod| pod["metadata"]["uid"].as_str());
         read("comm").trim() == program && uids.any(|uid| cgroup.contains(uid))
     };
-    let processes: Vec<_> = fs::read_dir("/proc").unwrap().flatten().filter(is_it).collect();
-    assert!(!processes.is_empty(), "{program} runs");
-    for process in processes {
-        let pid = process.file_name().into_string().unwrap();
-        tools::stdout("kill", ["-KILL", &pid]).await;
-    }
+    let processes = fs::read_dir("/proc").expect("read /proc").flatten().filter(is_it);
+    processes.map(|process| process.file_name().into_string().expect("a number")).collect()
 }

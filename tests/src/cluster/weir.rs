@@ -48,15 +48,28 @@ impl Cluster {
 
     /// The images of all programs, with the names that the charts are given.
     pub async fn load_weir(&self) {
-        let images: [&[&str]; 3] =
+        let images: [&'static [&'static str]; 3] =
             [&["weir-controller"], &["weir-gateway"], &["weir-sidecar", "weir-init"]];
         for programs in images {
-            let built = || programs.iter().map(|program| binaries::built(program)).collect();
-            let built: Vec<PathBuf> =
-                tokio::task::spawn_blocking(built).await.expect("build the workspace");
-            let built: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
-            self.load_image(&format!("{HUB}/{}:{TAG}", programs[0]), &built).await;
+            self.load_programs(programs).await;
         }
+    }
+
+    /// An image of these programs, called as the first of them.
+    async fn load_programs(&self, programs: &'static [&'static str]) {
+        let built = || programs.iter().map(|program| binaries::built(program)).collect();
+        let built: Vec<PathBuf> =
+            tokio::task::spawn_blocking(built).await.expect("build the workspace");
+        let built: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
+        self.load_image(&format!("{HUB}/{}:{TAG}", programs[0]), &built).await;
+    }
+
+    /// Installs the agent of the nodes, with these values of its chart, into the cluster's own namespace.
+    pub async fn install_cni(&self, values: &[&str]) {
+        self.load_programs(&["weir-cni"]).await;
+        let image = format!("hub={HUB},tag={TAG},pullPolicy=Never");
+        let values = [&[image.as_str()][..], values].concat();
+        self.helm_install("cni", "weir-cni", "kube-system", &values).await;
     }
 
     /// Installs a gateway; its pods have the labels `app: {release}` and `istio:` without `istio-`.

@@ -128,8 +128,8 @@ async fn injected_for_an_agent_on_the_node(cluster: &Cluster, pod: &Value) {
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
     cluster.kubectl(&["label", "namespace", "agent", enforce]).await;
     let pod = admitted(&restricted, &pod).await.unwrap();
-    container(&pod, "istio-validation");
-    container(&pod, "istio-proxy");
+    let arguments = container(&pod, "istio-proxy")["args"].to_string();
+    assert!(arguments.contains("--await-redirection"), "{arguments}");
 }
 
 pub async fn what_has_no_meaning_is_refused_with_its_place(cluster: Arc<Cluster>) {

@@ -20,11 +20,13 @@ use weir_tests::{
     eventually::{eventually, eventually_eq},
 };
 
+mod cni;
 mod egress;
 mod injection;
 mod ipv6;
 mod lifecycle;
 
+use cni::*;
 use egress::*;
 use injection::*;
 use ipv6::*;
@@ -52,6 +54,7 @@ weir_tests::cluster_suite! {
     a_sidecar_restarts_and_another_starts_without_a_controller,
     a_pod_with_a_sidecar_is_ready_soon_after_one_without,
     pods_with_sidecars_call_each_other_over_ipv6,
+    rules_of_pods_are_programmed_from_the_node,
 }
 
 /// Held alone by who takes the controller away, or changes what all others depend on.

@@ -1,6 +1,5 @@
 //! Programs the redirect rules of a network namespace: an init container's work.
 
-mod arguments;
 #[cfg(test)]
 mod tests;
 
@@ -12,9 +11,10 @@ use std::{
 };
 
 use clap::Parser as _;
-use weir_sidecar::redirect::{self, Dns, Settings, StandIn};
-
-use crate::arguments::{Action, Arguments, Environment};
+use weir_sidecar::{
+    arguments::{Action, Arguments, Environment},
+    redirect::{self, Dns, Settings, StandIn},
+};
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE_ERROR: u8 = 64;

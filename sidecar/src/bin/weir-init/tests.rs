@@ -1,9 +1,10 @@
 //! What each knob changes in the rules, as printed.
 
 use clap::Parser as _;
-use weir_sidecar::redirect;
-
-use crate::arguments::{Arguments, Environment};
+use weir_sidecar::{
+    arguments::{Arguments, Environment},
+    redirect,
+};
 
 fn arguments(flags: &[&str]) -> Arguments {
     Arguments::try_parse_from([&["weir-init"], flags].concat()).unwrap()

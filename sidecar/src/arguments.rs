@@ -3,8 +3,8 @@
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
+use crate::redirect::{Dns, Invalid, Names, Settings, parse};
 use clap::{ArgAction, Parser, ValueEnum};
-use weir_sidecar::redirect::{Dns, Invalid, Names, Settings, parse};
 
 /// Programs which traffic of a network namespace goes to the proxy. Without arguments that is all
 /// TCP, in and out, but the proxy's own.
