@@ -1,8 +1,9 @@
-# Images of the gateway, the controller and the sidecar with its redirect rules:
+# Images of the gateway, the controller, the sidecar with its redirect rules and the agent of nodes:
 #
 #   docker build --target gateway -t weir/weir-gateway:0.0.0 .
 #   docker build --target controller -t weir/weir-controller:0.0.0 .
 #   docker build --target sidecar -t weir/weir-sidecar:0.0.0 .
+#   docker build --target cni -t weir/weir-cni:0.0.0 .
 #
 # They hold the programs, what they are linked against and what TLS needs; no shell, no package manager.
 
@@ -19,6 +20,10 @@ RUN cargo build --release --locked \
     done \
     && sh tests/cluster/internal/image/layout.sh /images/sidecar \
         target/release/weir-sidecar target/release/weir-init
+# The agent gives its program to the node, whose C library may be another one, or older.
+RUN cargo rustc --release --locked --package weir-sidecar --bin weir-cni \
+        -- -C target-feature=+crt-static \
+    && sh tests/cluster/internal/image/layout.sh /images/cni target/release/weir-cni
 
 FROM scratch AS gateway
 COPY --from=build /images/gateway /
@@ -38,3 +43,10 @@ COPY --from=build /images/sidecar /
 ENV PATH=/usr/local/bin:/usr/bin:/bin
 USER 1337:1337
 ENTRYPOINT ["/usr/local/bin/weir-sidecar"]
+
+# As root: it writes folders of the node, and enters the networks of pods.
+FROM scratch AS cni
+COPY --from=build /images/cni /
+ENV PATH=/usr/local/bin:/usr/bin:/bin
+USER 0:0
+ENTRYPOINT ["/usr/local/bin/weir-cni"]
