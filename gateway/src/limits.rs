@@ -53,7 +53,7 @@ impl Default for Limits {
             max_concurrent_streams: 100,
             h2_stream_window: 256 * 1024,
             h2_connection_window: 1024 * 1024,
-            write_high_watermark: 64 * 1024,
+            write_high_watermark: 32 * 1024,
             max_replay_bytes: 64 * 1024,
             max_mirror_bytes: 1024 * 1024,
             max_mirrored: 10_000,

@@ -183,6 +183,8 @@ pub enum Feature {
     Log,
     /// Forwarded headers and the request id.
     Headers,
+    /// TLS between sidecars.
+    MeshTls,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

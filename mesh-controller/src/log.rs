@@ -7,10 +7,10 @@ use std::{
 };
 
 use prometheus::IntCounter;
-use tracing::error;
+use tracing::{Metadata, error};
 use tracing_subscriber::{
     EnvFilter, Layer,
-    filter::ParseError,
+    filter::{ParseError, filter_fn},
     fmt,
     layer::SubscriberExt,
     util::{SubscriberInitExt, TryInitError},
@@ -49,10 +49,7 @@ pub fn report_panics(panics: IntCounter) {
 /// # Errors
 /// The level is none, or this was called before.
 pub fn init(level: &str, json: bool) -> Result<(), Error> {
-    // It says every failed request as an error, which whoever made the request says better, and quotes
-    // answers that it cannot read, Secrets among them.
-    let quiet = if level.contains("kube_client") { "" } else { ",kube_client=off" };
-    let filter = EnvFilter::try_new(format!("{level}{quiet}"))
+    let filter = EnvFilter::try_new(level)
         .map_err(|source| Error::Level { level: level.to_owned(), source })?;
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = if json {
@@ -60,6 +57,16 @@ pub fn init(level: &str, json: bool) -> Result<(), Error> {
     } else {
         lines.with_ansi(io::stderr().is_terminal()).boxed()
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_discreet))
+        .with(lines)
+        .try_init()?;
     Ok(())
+}
+
+/// Whether what is said may be in the log, whatever level is asked for: the client of the API server
+/// quotes answers that it cannot read, Secrets among them. Its failures whoever made the request says.
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("kube_client")
 }

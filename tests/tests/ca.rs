@@ -314,8 +314,8 @@ fn stored(server: &ApiServer, name: &str) -> Option<KeyPair> {
     KeyPair::from_pem(&String::from_utf8(pem).ok()?).ok()
 }
 
-/// Everything it says, and everything its libraries say.
-const TALKATIVE: &[&str] = &["--log-level", "trace"];
+/// Everything it says, and everything its libraries say, also those that quote answers they cannot read.
+const TALKATIVE: &[&str] = &["--log-level", "trace,kube_client=trace,kube_client::client=warn"];
 
 fn talkative<'a>(arguments: &'a [&'a str]) -> Options<'a> {
     Options { is_own_authority: true, arguments, ..Options::default() }

@@ -18,6 +18,8 @@ weir_tests::cluster_suite! {
     a_load_balancer_that_keeps_client_addresses_is_routed_to_a_node_that_answers,
     a_service_that_is_no_load_balancer_any_more_gives_its_address_back,
     names_resolve_in_a_pod,
+    a_service_and_its_pods_answer_over_ipv6,
+    a_network_policy_holds_for_both_families,
     a_pod_that_breaks_the_rules_of_its_namespace_is_refused,
     the_application_echoes_grpc,
     a_rollout_replaces_pods,
@@ -82,6 +84,68 @@ async fn names_resolve_in_a_pod(cluster: Arc<Cluster>) {
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["host"], name);
         assert_eq!(answer["target"], "/asked");
+    }
+}
+
+/// A Service `echo` of both families whose pods listen on both, and their addresses of the second one.
+async fn of_both_families<'c>(
+    cluster: &'c Cluster,
+    name: &str,
+) -> (Namespace<'c>, Vec<SocketAddr>) {
+    cluster.load_app().await;
+    let test = cluster.namespace(name).await;
+    let everywhere = "          env:\n            - { name: LISTEN, value: \"::\" }";
+    test.apply(&app::manifest("echo", "v1", 2).replace("          env:", everywhere)).await;
+    test.apply(&service("ipFamilyPolicy: RequireDualStack")).await;
+    test.rolled_out("echo-v1").await;
+    let service = test.get("service/echo").await;
+    let mut addresses = vec![(service["spec"]["clusterIPs"][1].clone(), app::PORT)];
+    for pod in test.pods("echo").await {
+        let pod = test.get(&format!("pod/{pod}")).await;
+        addresses.push((pod["status"]["podIPs"][1]["ip"].clone(), 8080));
+    }
+    let address = |(ip, port): (serde_json::Value, u16)| -> SocketAddr {
+        (ip.as_str().unwrap().parse::<std::net::Ipv6Addr>().unwrap(), port).into()
+    };
+    (test, addresses.into_iter().map(address).collect())
+}
+
+async fn a_service_and_its_pods_answer_over_ipv6(cluster: Arc<Cluster>) {
+    let (test, addresses) = of_both_families(&cluster, "six").await;
+    let pods = test.pods("echo").await;
+    assert_eq!(answering(addresses[0], 2).await, BTreeSet::from_iter(pods.clone()));
+    for (pod, address) in pods.iter().zip(&addresses[1..]) {
+        assert_eq!(ask(*address, Version::HTTP_11).await.header("x-pod"), Some(&**pod));
+    }
+    // From a pod to itself and to the other, by the name they share.
+    for _ in 0..4 {
+        test.exec(&pods[0], &["curl", "-sS", "--fail", "--ipv6", "http://echo/asked"]).await;
+    }
+}
+
+async fn a_network_policy_holds_for_both_families(cluster: Arc<Cluster>) {
+    let (test, addresses) = of_both_families(&cluster, "policy").await;
+    let own_only = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: own }\n\
+                    spec: { podSelector: {}, policyTypes: [Ingress], \
+                    ingress: [{ from: [{ podSelector: {} }], ports: [{ port: http }] }] }\n";
+    let v4 = test.cluster_ip("echo", app::PORT).await;
+    let all = [v4, addresses[0], addresses[1]];
+    for address in all {
+        ask(address, Version::HTTP_11).await;
+    }
+    test.apply(own_only).await;
+    for address in all {
+        eventually(&format!("{address} is closed"), async || {
+            Connection::http1_to(address).await.is_err().then_some(())
+        })
+        .await;
+    }
+    // What is allowed is so in both.
+    let pods = test.pods("echo").await;
+    for family in ["--ipv4", "--ipv6"] {
+        let ask = ["curl", "-sS", "--fail", family, "http://echo/asked"];
+        let answer = test.exec(&pods[0], &ask).await;
+        assert!(answer.contains("\"backend\":\"v1\""), "{answer}");
     }
 }
 

@@ -9,7 +9,7 @@ use weir_config::wire::discovery::Resource;
 use weir_tests::{
     backend::echo::Echo,
     certs::Authority,
-    client::websocket::WebSocket,
+    client::{http::Request, websocket::WebSocket},
     config::Config,
     control::{Control, SERVER_NAME},
     eventually::{eventually, eventually_eq, eventually_within},
@@ -211,7 +211,7 @@ async fn a_first_configuration_that_brings_out_a_panic_is_served_without_what_di
 }
 
 #[tokio::test]
-async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
+async fn kinds_and_fields_of_a_later_version_are_ignored_with_a_warning() {
     let (control, mut gateway) = gateway().await;
     let later = json!({
         "apiVersion": "networking.istio.io/v9",
@@ -220,9 +220,12 @@ async fn a_kind_of_a_later_version_is_ignored_with_a_warning() {
     });
     let Value::Object(later) = later else { panic!("an object") };
     control.put(Resource::of_object(later).unwrap());
-    control.apply(&respond("b", "b.test", "new"));
+    // And an object of ours with something in it that came later.
+    let later = "status: 200, laterField: {deep: [1]}";
+    control.apply(&respond("b", "b.test", "new").replace("status: 200", later));
     answers(&mut gateway, "b.test", "new").await;
     gateway.log_line("kind LaterKind (networking.istio.io/v9) is not used by Weir").await;
+    gateway.log_line("laterField").await;
     assert!(control.streams()[0].rejections.is_empty());
 }
 
@@ -579,7 +582,11 @@ async fn through_the_mesh(
     let mut gateway = Launch::controlled(config, control).start().await;
     gateway.log_line("the workload has a new certificate").await;
     let reply = eventually("an answer that is no accident of the start", async || {
-        let reply = gateway.get("up.test", "/").await;
+        // What it says of itself to proxies is not for clients.
+        let request =
+            Request::get("up.test", "/").header("x-echo-header", "x-envoy-peer-metadata=said");
+        let reply = gateway.send(&request).await;
+        assert_eq!(reply.header("x-envoy-peer-metadata"), None);
         // Before the certificate is in force a connection may be begun, and no request gets through.
         let is_early = reply.status == 503 && (expected == 200 || upstream.connections() == 0);
         (!is_early).then_some(reply)

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Version;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use weir_tests::{
     client::{http::Request, load::Load},
@@ -37,6 +38,10 @@ const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Between two requests of a connection, on a machine that runs everything.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Everything to the application, which edition of that it is being told.
+const EDITED: &str = "[{ headers: { response: { set: { x-edition: 'EDITION' } } }, \
+                      route: [{ destination: { host: web } }] }]";
 
 /// Clients of every protocol.
 struct Clients {
@@ -112,20 +117,32 @@ async fn no_request_fails_while_everything_is_replaced(cluster: Arc<Cluster>) {
     cluster.installed().await;
     scale_gateways(&cluster, 3).await;
     let (shop, gateway) = shop(&cluster, "replaced").await;
+    let editions = async |namespace: &str| -> Vec<String> {
+        let pods = cluster.existing(namespace).all_pods().await;
+        let edition =
+            |pod: &Value| pod["metadata"]["annotations"]["edition"].as_str().map(Into::into);
+        pods.iter().filter(|pod| is_staying(pod)).filter_map(edition).collect()
+    };
     let clients = Clients::start(gateway, "replaced");
-    // Those two at the same time; the gateways by an upgrade of their chart, which rolls them too.
-    let behind = [(shop.name(), "web-v1"), (SYSTEM, "weir-controller")];
-    let behind = behind.map(|(namespace, name)| (cluster.existing(namespace), name));
-    for (namespace, deployment) in &behind {
-        namespace.kubectl(&["rollout", "restart", &format!("deployment/{deployment}")]).await;
-    }
-    for (namespace, deployment) in &behind {
-        namespace.rolled_out(deployment).await;
-    }
+    // The application and the controller at the same time; each chart is upgraded to another state.
+    shop.kubectl(&["rollout", "restart", "deployment/web-v1"]).await;
     let next = "podAnnotations.edition=next";
+    cluster.helm_upgrade("base", "base", SYSTEM, &[]).await;
+    cluster.helm_upgrade("controller", "weir-controller", SYSTEM, &[next]).await;
+    shop.rolled_out("web-v1").await;
     cluster.helm_upgrade("gateway", INGRESS_GATEWAY, INGRESS, &[next]).await;
+    assert_eq!(editions(SYSTEM).await, ["next"]);
+    assert_eq!(editions(INGRESS).await, ["next"; 3]);
+    // What is in force afterwards is what the new ones were told.
+    shop.apply(&virtual_service("replaced.test", PUBLIC, &EDITED.replace("EDITION", "next"))).await;
+    eventually_eq(Some("next".to_owned()), async || edition(gateway, "replaced.test").await).await;
     clients.served().await;
     scale_gateways(&cluster, 1).await;
+}
+
+/// Whether a pod is not about to end.
+fn is_staying(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
 }
 
 async fn scale_gateways(cluster: &Cluster, replicas: usize) {
@@ -153,9 +170,7 @@ async fn no_request_fails_while_the_api_server_is_away(cluster: Arc<Cluster>) {
     // It is the time itself that is tested, not something that happens in it.
     tokio::time::sleep(OUTAGE).await;
     cluster.resume("control", "kube-apiserver").await;
-    let after = "[{ headers: { response: { set: { x-edition: after } } }, \
-                route: [{ destination: { host: web } }] }]";
-    let after = virtual_service("away.test", PUBLIC, after);
+    let after = virtual_service("away.test", PUBLIC, &EDITED.replace("EDITION", "after"));
     eventually_within(RECOVERY, "a change is taken again", async || {
         shop.try_apply(&after).await.status.success().then_some(())
     })
@@ -201,10 +216,7 @@ async fn no_request_fails_while_routes_are_edited(cluster: Arc<Cluster>) {
     let clients = Clients::start_many(gateway, "edited", 2);
     for edition in 1..=EDITIONS {
         let mut objects = String::new();
-        let http = format!(
-            "[{{ headers: {{ response: {{ set: {{ x-edition: '{edition}' }} }} }}, \
-             route: [{{ destination: {{ host: web }} }}] }}]"
-        );
+        let http = EDITED.replace("EDITION", &edition.to_string());
         for route in 1..ROUTES {
             let object = virtual_service(&format!("{route}.edited.test"), PUBLIC, &http);
             let object = object.replace("name: web }\nspec", &format!("name: r{route} }}\nspec"));

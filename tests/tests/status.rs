@@ -299,6 +299,22 @@ async fn a_workload_at_the_address_of_another_namespaces_pod_is_a_warning_and_pr
     assert_eq!(told(&proxy), Value::Null);
     eventually_eq(true, async || warns("").await).await;
 
+    // So is every address of a node that Kubernetes knows, and a network with somebody's pod in it.
+    let addresses = json!([{"type": "Hostname", "address": "n"},
+        {"type": "ExternalIP", "address": "203.0.113.7"}]);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+        "status": {"addresses": addresses}});
+    server.apply([node, pod("bank", "q", json!({"podIP": "10.2.0.7", "phase": "Running"}))]);
+    let mut network = entry("203.0.113.7");
+    network["spec"]["addresses"] = json!(["10.2.0.0/16", "10.3.0.0/16"]);
+    server.apply([network]);
+    eventually_eq(json!({"weir.dev/foreignAddresses": "10.2.0.0/16,203.0.113.7"}), async || {
+        proxy.push().await;
+        told(&proxy)
+    })
+    .await;
+    eventually_eq(true, async || warns("warning: spec.addresses[0]: clients of other").await).await;
+
     // Its own pods are a namespace's to name, and those in a node's network have no address to name.
     let on_node = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "n", "namespace": "bank"},
         "spec": {"hostNetwork": true}, "status": {"podIP": "10.1.0.9", "phase": "Running"}});

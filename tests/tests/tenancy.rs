@@ -8,7 +8,7 @@ use weir_tests::{
     certs::Authority,
     client::http::{Connection, Request},
     cluster::{
-        Cluster,
+        Cluster, Namespace,
         shop::{PUBLIC, TO_WEB, ask, gateway, served, status, tls_gateway, virtual_service},
         weir::INGRESS,
     },
@@ -24,6 +24,7 @@ weir_tests::cluster_suite! {
     a_token_is_required_where_the_policy_says_so,
     a_gateway_serves_what_selects_it_and_no_other,
     a_virtual_service_of_another_namespace_needs_permission,
+    a_tenant_leads_the_gateway_to_its_own_pods_and_nobody_elses,
 }
 
 async fn requests_are_routed_by_header(cluster: Arc<Cluster>) {
@@ -147,4 +148,56 @@ async fn a_virtual_service_of_another_namespace_needs_permission(cluster: Arc<Cl
     denied.kubectl(&["annotate", "service", "web", "networking.istio.io/exportTo=."]).await;
     allowed.apply(&virtual_service("allowed.only.test", &only, borrowed)).await;
     eventually_eq(Some(503), async || status(address, "allowed.only.test").await).await;
+}
+
+/// Hardening N07.
+async fn a_tenant_leads_the_gateway_to_its_own_pods_and_nobody_elses(cluster: Arc<Cluster>) {
+    let (thief, bank) = tokio::join!(cluster.shop("thief", &["v1"]), cluster.shop("bank", &["v1"]));
+    let pod = async |of: &Namespace<'_>| {
+        let pods = of.all_pods().await;
+        pods[0]["status"]["podIP"].as_str().unwrap().to_owned()
+    };
+    let (own, others) = (pod(&thief).await, pod(&bank).await);
+    let entry = |name: &str, resolution: &str, address: &str, port: u16| {
+        json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": name},
+            "spec": {"hosts": [format!("{name}.thief.internal")], "resolution": resolution,
+                "ports": [{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": port}],
+                "endpoints": [{"address": address}]}})
+    };
+    let by_hand = [
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "by-hand"},
+            "spec": {"ports": [{"name": "http", "port": 80}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "by-hand", "labels": {"kubernetes.io/service-name": "by-hand"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [{"addresses": [others]}]}),
+    ];
+    for object in [
+        entry("own", "STATIC", &own, 8080),
+        entry("others", "STATIC", &others, 8080),
+        // The gateway's admin port answers to this name.
+        entry("admin", "DNS", "localhost", 15000),
+    ]
+    .iter()
+    .chain(&by_hand)
+    {
+        thief.apply(&object.to_string()).await;
+    }
+    let address = cluster.ingress(80).await;
+    for (name, host, expected) in [
+        ("own", "own.thief.internal", 200),
+        ("others", "others.thief.internal", 503),
+        ("admin", "admin.thief.internal", 503),
+        ("by-hand", "by-hand", 503),
+    ] {
+        let http = format!(
+            "[{{ rewrite: {{ uri: /ready, authority: localhost }}, \
+             route: [{{ destination: {{ host: {host}, port: {{ number: 80 }} }} }}] }}]"
+        );
+        let public = format!("{name}.thief.test");
+        let route = virtual_service(&public, PUBLIC, &http);
+        thief.apply(&route.replace("name: web", &format!("name: {name}"))).await;
+        eventually_eq(Some(expected), async || status(address, &public).await).await;
+    }
 }

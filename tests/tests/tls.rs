@@ -519,6 +519,28 @@ async fn through_upstream_tls(
     Gateway::start(config).await.get("a.test", "/").await
 }
 
+/// Only proxies of the mesh speak to us by these headers.
+#[tokio::test]
+async fn what_a_server_outside_the_mesh_says_in_headers_of_the_mesh_is_for_the_client() {
+    let ca = Authority::new("ca");
+    let server = ca.server_config(&ca.server(&["up.test"]), &["http/1.1"], false);
+    let upstream = Echo::start_tls("secure", server).await;
+    let config = Config::new()
+        .with(weir_tests::objects::HTTP_GATEWAY)
+        .with(service_entry("up.test", "HTTP", &[upstream.port()]))
+        .with(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: up}\n\
+             spec: {host: up.test, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}\n",
+        )
+        .with(forward("all", "*", "up.test"));
+    let mut gateway = Gateway::start(config).await;
+    let request =
+        Request::get("a.test", "/").header("x-echo-header", "x-envoy-peer-metadata=theirs");
+    let reply = gateway.send(&request).await;
+    assert_eq!(reply.backend(), "secure");
+    assert_eq!(reply.header("x-envoy-peer-metadata"), Some("theirs"));
+}
+
 #[tokio::test]
 async fn an_upstream_is_verified_by_name_and_authority() {
     let (ca, other) = (Authority::new("ca"), Authority::new("other"));

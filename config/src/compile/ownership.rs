@@ -5,7 +5,12 @@
 //! decides about its own clients and its own hosts, the root namespace about everything;
 //! `hostTakeover: ALLOW` in the mesh configuration gives Istio's behaviour.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
 
 use super::{View, cluster::Service};
 use crate::{
@@ -14,8 +19,9 @@ use crate::{
     validate::VIRTUAL_SERVICES_FROM_ANNOTATION,
 };
 
-/// On a ServiceEntry or WorkloadEntry that the controller sends: those of its addresses at which somebody
-/// else is, separated by commas. Only the controller knows all pods, nodes and Services.
+/// On a ServiceEntry, WorkloadEntry, Service or EndpointSlice that the controller sends: those of its
+/// addresses and networks at which somebody else is, separated by commas. Only the controller knows all
+/// pods, nodes and Services.
 pub const FOREIGN_ADDRESSES_ANNOTATION: &str = "weir.dev/foreignAddresses";
 
 /// Of an endpoint that is somebody else's.
@@ -23,7 +29,7 @@ pub const FOREIGN_ENDPOINT: &str = "this endpoint is not used for clients of oth
      address is that of a pod of another namespace, of a node, or local to whoever asks";
 /// Of an address for clients that is somebody else's.
 pub const FOREIGN_VIRTUAL_ADDRESS: &str = "clients of other namespaces do not come here by this \
-     address: it is that of another namespace's Service or pod, or of a node";
+     address: another namespace's Service or pod, or a node, has it or is in it";
 const TOLERATED_ADDRESS: &str = "this address is that of somebody else, which hostTakeover: ALLOW in \
      the mesh configuration permits";
 
@@ -55,15 +61,38 @@ pub(super) fn of_definition(view: &View, object: &Object, host: &str) -> Claim {
     claim(view, object, namespace_of(host, &view.proxy.cluster_domain))
 }
 
-/// That connections go to an address, or are told by it.
-pub(super) fn of_address(view: &View, object: &Object, address: IpAddr) -> Claim {
+/// That connections go to an address, or are told by it or a network.
+pub(super) fn of_address(view: &View, object: &Object, place: IpNet) -> Claim {
     let text = object.metadata.annotations.get(FOREIGN_ADDRESSES_ANNOTATION);
     let mut foreign = text.unwrap_or_default().split(',');
-    if foreign.any(|it| it.parse() == Ok(address)) {
+    if foreign.any(|it| network(it) == Some(place)) {
         claim(view, object, Some("*"))
     } else {
         Claim::Rightful
     }
+}
+
+/// Whether names in an object must not lead to where every proxy is itself. In a folder whoever wrote it
+/// may mean that.
+pub(super) fn refuses_local(view: &View, object: &Object) -> bool {
+    !view.proxy.stands_alone && claim(view, object, Some("*")) == Claim::Refused
+}
+
+/// Where the address of an endpoint leads, as far as that can be told from it: sockets, and names that
+/// stand for loopback, are on every proxy's own host.
+#[must_use]
+pub fn endpoint_place(text: &str) -> Option<IpNet> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if text.starts_with("unix://") || name == "localhost" || name.ends_with(".localhost") {
+        return Some(IpAddr::from(Ipv4Addr::LOCALHOST).into());
+    }
+    text.parse::<IpAddr>().ok().map(Into::into)
+}
+
+/// A network, or an address as one.
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
 }
 
 /// The warning there is of such a claim; `refusal` says what does not count.

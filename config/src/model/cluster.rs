@@ -1,6 +1,6 @@
 //! Sets of upstreams and how they are used.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use ipnet::IpNet;
@@ -46,16 +46,25 @@ pub struct Cluster {
     pub destination: Destination,
 }
 
-/// Where the endpoints come from.
+/// Where the endpoints come from. `refuses_local`: names that others wrote must not lead to where
+/// everybody is himself ([`is_local`]).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Discovery {
     /// From the cluster's `ClusterEndpoints`; their addresses are IPs or sockets.
     Static,
     /// Names among the endpoints are resolved, every address is an endpoint (`resolution: DNS`).
-    StrictDns { refresh: Duration },
+    StrictDns {
+        refresh: Duration,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        refuses_local: bool,
+    },
     /// The name is resolved, new connections go to the first address (`DNS_ROUND_ROBIN`).
-    LogicalDns { refresh: Duration },
+    LogicalDns {
+        refresh: Duration,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        refuses_local: bool,
+    },
     /// The address the client was connecting to. `members_only`: if an endpoint has it.
     OriginalDst { members_only: bool },
     /// The request's host, or the ClientHello's server name, looked up when it comes (`DYNAMIC_DNS`).
@@ -72,6 +81,18 @@ pub struct DynamicNames {
     pub refresh: Duration,
     /// Networks beside the public internet that names may resolve to.
     pub allowed: Arc<[IpNet]>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refuses_local: bool,
+}
+
+/// Loopback and link-local addresses lead every proxy to another place: itself, where its admin pages are,
+/// or the metadata of its node. Kubernetes takes them for no endpoint either.
+#[must_use]
+pub fn is_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+    }
 }
 
 /// What connections to endpoints come from.

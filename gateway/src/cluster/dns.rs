@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use weir_config::model::{
     self,
-    cluster::{Discovery, EndpointAddress},
+    cluster::{Discovery, EndpointAddress, is_local},
 };
 
 use super::{
@@ -55,7 +55,10 @@ impl Resolution {
         resolver: Resolver,
         prev: Option<&Self>,
     ) -> Self {
-        let known = prev.map(|prev| prev.names.lock().clone()).unwrap_or_default();
+        let mut known = prev.map(|prev| prev.names.lock().clone()).unwrap_or_default();
+        if refuses_local(cluster) {
+            known.0.values_mut().for_each(|name| name.addresses.retain(|it| !is_local(*it)));
+        }
         let names = SharedNames(Arc::new(Mutex::new(known)));
         let (members, members_rx) = watch::channel(members);
         let (resolved_tx, resolved) = watch::channel(false);
@@ -100,7 +103,8 @@ async fn run(
         let Some(refresh) = cluster.upgrade().and_then(|cluster| cluster.dns_refresh()) else {
             return;
         };
-        let changed = names.resolve_due(&resolver, refresh).await;
+        let refuses_local = cluster.upgrade().is_some_and(|cluster| refuses_local(&cluster));
+        let changed = names.resolve_due(&resolver, refresh, refuses_local).await;
         if (changed || !known) && !publish(&cluster, &wanted, &names) {
             return;
         }
@@ -141,6 +145,24 @@ fn publish(
     true
 }
 
+fn refuses_local(cluster: &Cluster) -> bool {
+    match cluster.config().discovery {
+        Discovery::StrictDns { refuses_local, .. }
+        | Discovery::LogicalDns { refuses_local, .. } => refuses_local,
+        Discovery::Static | Discovery::OriginalDst { .. } | Discovery::DynamicDns(_) => false,
+    }
+}
+
+/// Those of the addresses that are not this host's own.
+fn elsewhere(host: &str, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let count = addresses.len();
+    addresses.retain(|address| !is_local(*address));
+    if addresses.len() < count {
+        tracing::debug!(host, "leads to this host, where no object of another namespace may");
+    }
+    addresses
+}
+
 /// Written by the task alone; read by the task of the cluster's next configuration. Held to look at
 /// or change one answer.
 #[derive(Debug, Clone)]
@@ -152,7 +174,12 @@ impl SharedNames {
     }
 
     /// Asks for every name that is due; true if any addresses changed.
-    async fn resolve_due(&self, resolver: &Resolver, refresh: Duration) -> bool {
+    async fn resolve_due(
+        &self,
+        resolver: &Resolver,
+        refresh: Duration,
+        refuses_local: bool,
+    ) -> bool {
         let due = self.lock().due(Instant::now());
         let mut changed = false;
         for hosts in due.chunks(CONCURRENCY) {
@@ -166,6 +193,10 @@ impl SharedNames {
             }
             for (host, answer) in lookups.join_all().await {
                 if let Some(name) = self.lock().0.get_mut(&host) {
+                    let answer = answer.map(|(addresses, ttl)| match refuses_local {
+                        true => (elsewhere(&host, addresses), ttl),
+                        false => (addresses, ttl),
+                    });
                     changed |= name.answered(&host, answer, refresh, Instant::now());
                 }
             }

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use weir_config::model::{
-    cluster::{DynamicNames, Workload},
+    cluster::{DynamicNames, Workload, is_local},
     matcher::HostPattern,
 };
 
@@ -241,6 +241,9 @@ impl DynamicDns {
 
     fn may_lead_to(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        if self.config.refuses_local && is_local(address) {
+            return false;
+        }
         ip::is_public(address) || self.config.allowed.iter().any(|net| net.contains(&address))
     }
 
@@ -330,6 +333,7 @@ mod tests {
             port: 443,
             refresh: Duration::from_secs(60),
             allowed: allowed.iter().map(|net| net.parse().unwrap()).collect(),
+            refuses_local: false,
         };
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
         DynamicDns::new(Arc::new(config), Resolver::with_name_server(nowhere).unwrap())
@@ -374,6 +378,21 @@ mod tests {
             ("::ffff:127.0.0.1", false),
         ] {
             assert_eq!(names.may_lead_to(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    /// Hardening N07.
+    #[test]
+    fn no_annotation_of_another_tenant_lets_a_name_lead_to_this_host() {
+        let mut names = names("*.example.com", &["0.0.0.0/0", "::/0"]);
+        for refuses_local in [true, false] {
+            let config = Arc::make_mut(&mut names.config);
+            config.refuses_local = refuses_local;
+            for address in ["127.0.0.1", "::ffff:127.0.0.1", "169.254.169.254", "::1", "fe80::1"] {
+                let address = address.parse().unwrap();
+                assert_eq!(names.may_lead_to(address), !refuses_local, "{address}");
+            }
+            assert!(names.may_lead_to("10.2.0.1".parse().unwrap()));
         }
     }
 

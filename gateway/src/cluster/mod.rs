@@ -278,7 +278,9 @@ impl Cluster {
     fn dns_refresh(&self) -> Option<Duration> {
         match self.config.discovery {
             Discovery::Static | Discovery::OriginalDst { .. } | Discovery::DynamicDns(_) => None,
-            Discovery::StrictDns { refresh } | Discovery::LogicalDns { refresh } => Some(refresh),
+            Discovery::StrictDns { refresh, .. } | Discovery::LogicalDns { refresh, .. } => {
+                Some(refresh)
+            }
         }
     }
 

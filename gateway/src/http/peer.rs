@@ -38,10 +38,11 @@ pub fn introduce(own: &OwnMetadata, request: &mut RequestHeader, is_of_mesh: boo
     }
 }
 
-/// Leaves in a response only what is for the client: who we are, where it asks for that.
+/// Leaves in a response only what is for the client: who we are, where it asks for that. What a server
+/// outside the mesh calls by these names is its own business.
 pub fn answer(own: &OwnMetadata, response: &mut ResponseHeader, info: &StreamInfo) {
     let connection = &*info.connection;
-    if connection.direction == Direction::Inbound || info.upstream.tls {
+    if connection.direction == Direction::Inbound || info.upstream.is_mesh {
         take(&mut response.headers);
     }
     let described = connection.peer.described.get();

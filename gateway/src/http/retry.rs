@@ -155,6 +155,7 @@ async fn attempt(
     info.upstream.workload = Some(Arc::clone(endpoint.workload()));
     let transport = &endpoint.target().transport;
     info.upstream.tls = transport.is_secure();
+    info.upstream.is_mesh = transport.is_mesh();
     peer::introduce(attempts.own, attempts.request, transport.is_mesh(), info.upstream.attempts);
     deadlines.limit_attempt(attempts.policy.per_try_timeout);
     if attempts.attempt_count {

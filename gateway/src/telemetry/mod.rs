@@ -195,6 +195,8 @@ pub struct UpstreamInfo {
     /// From the beginning of the exchange to the response's head being there.
     pub responded_after: Option<Duration>,
     pub tls: bool,
+    /// Over mutual TLS with who has shown to be of the mesh.
+    pub is_mesh: bool,
 }
 
 impl StreamInfo {

@@ -314,6 +314,7 @@ fn sidecar_values(case: &Case, values: &mut Values) {
     values.text("SERVER", lan::SERVER);
     values.text("SERVER_PORT", lan::SERVER_PORT);
     values.text("SERVER_IDENTITY", lan::SERVER_IDENTITY);
+    values.text("TLS_MODE", if case.has(Feature::MeshTls) { "istio" } else { "disabled" });
     let tcp = case.load.protocol == Protocol::Tcp;
     let grpc = case.proxy.upstream == Upstream::H2c;
     let (protocol, alpn) = match (tcp, grpc) {

@@ -11,7 +11,9 @@ use std::{
 use serde_json::{Map, Value, json};
 use weir_config::api::ObjectKey;
 
-use super::{Entry, Facts, Labels};
+use super::{Entry, Facts, Labels, Named};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 pub(super) type PodName = (Arc<str>, Arc<str>);
 
@@ -21,6 +23,14 @@ pub struct Locality {
     pub region: Arc<str>,
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    pub locality: Locality,
+    /// Of every type.
+    pub addresses: Box<[IpAddr]>,
 }
 
 /// What is known of a pod.
@@ -33,8 +43,23 @@ pub struct Pod {
     pub addresses: Box<[IpAddr]>,
     /// Those of the node it is on.
     pub node_addresses: Box<[IpAddr]>,
+    /// It is in the network of its node, and has the addresses of that.
+    pub is_on_node: bool,
     /// `None` while nothing is to be sent to it.
     pub place: Option<Place>,
+}
+
+impl Pod {
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+            || (self.is_on_node && self.node_addresses.contains(&address))
+    }
+
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        self.addresses == other.addresses
+            && self.is_on_node == other.is_on_node
+            && self.node_addresses == other.node_addresses
+    }
 }
 
 /// Where a pod that is ready is reached.
@@ -59,7 +84,7 @@ pub(super) enum Moved {
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     pods: BTreeMap<PodName, Pod>,
-    nodes: BTreeMap<Arc<str>, Locality>,
+    nodes: BTreeMap<Arc<str>, Node>,
     slices: BTreeSet<(PodName, ObjectKey)>,
 }
 
@@ -112,7 +137,7 @@ impl Endpoints {
             .iter()
             .map(|(name, number)| json!({"name": **name, "containerPort": number}))
             .collect();
-        let locality = self.nodes.get(node);
+        let locality = self.locality(node);
         let locality = locality.filter(|it| **it != Locality::default()).map(|it| {
             let Locality { region, zone, sub_zone } = it;
             format!("{region}/{zone}/{sub_zone}")
@@ -131,18 +156,24 @@ impl Endpoints {
         }
     }
 
+    pub(super) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    fn locality(&self, node: &str) -> Option<&Locality> {
+        self.node(node).map(|node| &node.locality)
+    }
+
     /// Returns whether slices have to be completed again.
-    pub(super) fn set_node(&mut self, name: &Arc<str>, locality: Option<Locality>) -> bool {
-        let Some(locality) = locality else {
+    pub(super) fn set_node(&mut self, name: &Arc<str>, node: Option<Node>) -> bool {
+        let Some(node) = node else {
             self.nodes.remove(name);
             return false;
         };
-        if self.nodes.get(name) == Some(&locality) {
-            return false;
-        }
-        let is_empty = locality == Locality::default();
-        self.nodes.insert(Arc::clone(name), locality);
-        !is_empty
+        let is_same = self.locality(name) == Some(&node.locality);
+        let is_empty = node.locality == Locality::default();
+        self.nodes.insert(Arc::clone(name), node);
+        !is_same && !is_empty
     }
 
     pub(super) fn slices_of(&self, namespace: &Arc<str>, name: &Arc<str>) -> Vec<ObjectKey> {
@@ -167,6 +198,28 @@ impl Endpoints {
         for pod in pods(entry) {
             self.slices.remove(&(pod, entry.key.clone()));
         }
+    }
+
+    /// The addresses of a slice at which there is no pod of its namespace that it names: whose they are has
+    /// to be looked at.
+    pub(super) fn unknown_addresses(&self, slice: &Map<String, Value>) -> Box<[Named]> {
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let metadata = slice.get("metadata");
+        let namespace: Arc<str> = text(metadata.and_then(|it| it.get("namespace"))).into();
+        let labels = metadata.and_then(|it| it.get("labels"));
+        if is_of_kubernetes(&namespace, &text(labels.and_then(|it| it.get(SERVICE_LABEL)))) {
+            return Box::default();
+        }
+        let endpoints = slice.get("endpoints").and_then(Value::as_array).into_iter().flatten();
+        let unknown = endpoints.enumerate().filter_map(|(index, endpoint)| {
+            let address = endpoint.get("addresses")?.get(0)?.as_str()?.parse().ok()?;
+            let pod: Arc<str> =
+                text(endpoint.get("targetRef").and_then(|it| it.get("name"))).into();
+            let is_there = self.pod(&namespace, &pod).is_some_and(|pod| pod.has(address));
+            (!is_there).then(|| Named::in_slice(address, index))
+        });
+        unknown.collect()
     }
 
     /// Writes what is known of pods and nodes into the endpoints of a slice, in the place of what was
@@ -199,7 +252,7 @@ impl Endpoints {
                 }
             }
             let node = name(endpoint, &["nodeName"]);
-            let locality = node.and_then(|node| self.nodes.get(&node));
+            let locality = node.and_then(|node| self.locality(&node));
             let locality = locality.into_iter();
             for (field, value) in locality.flat_map(|locality| {
                 [("region", &locality.region), ("subZone", &locality.sub_zone)]
@@ -212,6 +265,11 @@ impl Endpoints {
             }
         }
     }
+}
+
+/// Where Kubernetes itself has endpoints on nodes: whoever writes there has the cluster.
+fn is_of_kubernetes(namespace: &str, service: &str) -> bool {
+    namespace == "kube-system" || (namespace, service) == ("default", "kubernetes")
 }
 
 fn pods(entry: &Entry) -> impl Iterator<Item = PodName> {

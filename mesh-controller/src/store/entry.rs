@@ -47,6 +47,8 @@ pub struct Entry {
     pub facts: Facts,
     /// The addresses in it, of kinds that have some.
     pub named: Box<[Named]>,
+    /// What proxies are told of those at which somebody else is.
+    pub foreign: Box<str>,
     pub resource: Arc<Encoded>,
     /// `metadata.generation`: which edit of the object this is.
     pub generation: Option<i64>,
@@ -82,6 +84,7 @@ impl Entry {
             key: parsed.key(),
             facts: Facts::of(&parsed, domain),
             named: Named::of(&parsed),
+            foreign: Box::default(),
             resource: Arc::new(resource.into()),
             generation,
             findings: findings.into(),

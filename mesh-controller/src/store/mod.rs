@@ -34,7 +34,7 @@ use self::{
 };
 pub use self::{
     addresses::{Named, annotate as annotate_foreign_addresses},
-    endpoints::{Locality, Place, Pod},
+    endpoints::{Locality, Node, Place, Pod},
     entry::{Encoded, Entry, Unusable, generation},
     facts::{Admits, Credential, Facts, Labels, Passes},
     imports::Imports,
@@ -63,7 +63,7 @@ pub enum Change {
     },
     Node {
         name: Arc<str>,
-        locality: Option<Locality>,
+        node: Option<Node>,
     },
     Namespace {
         name: Arc<str>,
@@ -304,17 +304,7 @@ impl Store {
             Change::Pod { namespace, name, pod } => {
                 self.move_pod(&namespace, &name, pod, dirty);
             }
-            Change::Node { name, locality } => {
-                if self.endpoints.set_node(&name, locality) {
-                    let slices = self.of_kind(Kind::EndpointSlice);
-                    let slices = slices.map(|entry| entry.key.clone()).collect();
-                    self.complete(slices, dirty);
-                    let pods: Vec<_> = self.endpoints.pods_on(&name).cloned().collect();
-                    for (namespace, name) in pods {
-                        self.select_pod(&namespace, &name, dirty);
-                    }
-                }
-            }
+            Change::Node { name, node } => self.move_node(&name, node, dirty),
             Change::Namespace { name, labels, uid } => {
                 if *name == *OLDEST_NAMESPACE && labels.is_some() {
                     self.reaches.set_history(uid);
@@ -350,8 +340,10 @@ impl Store {
         let full_name = (Arc::clone(namespace), Arc::clone(name));
         let old = self.endpoints.pod(namespace, name);
         let named_by = self.addresses.move_pod(&full_name, old, pod.as_ref());
+        // What a slice says of it may be true no more.
+        let has_moved = old.is_some_and(|old| pod.as_ref().is_none_or(|pod| !pod.is_where(old)));
         let moved = self.endpoints.set_pod(full_name, pod);
-        if moved == Moved::Description {
+        if moved == Moved::Description || has_moved {
             let slices = self.endpoints.slices_of(namespace, name);
             self.complete(slices, dirty);
         }
@@ -361,26 +353,48 @@ impl Store {
         self.name_anew(named_by, dirty);
     }
 
+    fn move_node(&mut self, name: &Arc<str>, node: Option<Node>, dirty: &mut Dirty) {
+        let of = |node: Option<&Node>| node.map(|it| it.addresses.clone()).unwrap_or_default();
+        let (old, new) = (of(self.endpoints.node(name)), of(node.as_ref()));
+        let named_by = self.addresses.move_node(name, &old, &new);
+        if self.endpoints.set_node(name, node) {
+            let slices = self.of_kind(Kind::EndpointSlice).map(|entry| entry.key.clone()).collect();
+            self.complete(slices, dirty);
+            let pods: Vec<_> = self.endpoints.pods_on(name).cloned().collect();
+            for (namespace, name) in pods {
+                self.select_pod(&namespace, &name, dirty);
+            }
+        }
+        self.name_anew(named_by, dirty);
+    }
+
     /// Looks again at objects with addresses at which somebody came or went.
     fn name_anew(&mut self, keys: Vec<ObjectKey>, dirty: &mut Dirty) {
         for key in keys {
-            if let Some(entry) = self.entries.get(&key).and_then(|it| self.named(it, it.object())) {
+            let Some(entry) = self.entries.get(&key) else { continue };
+            let foreign = self.addresses.told_of(entry);
+            // Others come and go in a network all the time.
+            if foreign != entry.foreign
+                && let Some(entry) = self.named(entry, foreign)
+            {
                 self.upsert_named(entry, dirty);
             }
         }
     }
 
     /// The same object, with what is known of the addresses in it.
-    fn named(&self, entry: &Entry, mut object: Map<String, Value>) -> Option<Entry> {
-        let warnings = self.addresses.complete(entry, &mut object);
+    fn named(&self, entry: &Entry, foreign: Box<str>) -> Option<Entry> {
+        let mut object = entry.object();
+        annotate_foreign_addresses(&mut object, &foreign);
         let read = Entry::read(object, &self.domain).ok()?;
-        let findings = read.findings.into_iter().chain(warnings).collect();
-        Some(Entry { findings, written: entry.written.clone(), ..read })
+        let findings = read.findings.into_iter().chain(self.addresses.warnings(entry)).collect();
+        let (named, written) = (entry.named.clone(), entry.written.clone());
+        Some(Entry { findings, foreign, named, written, ..read })
     }
 
     fn upsert(&mut self, entry: Entry, dirty: &mut Dirty) {
-        let names_foreign = self.addresses.has_foreign(&entry);
-        let named = names_foreign.then(|| self.named(&entry, entry.object())).flatten();
+        let foreign = self.addresses.told_of(&entry);
+        let named = if foreign.is_empty() { None } else { self.named(&entry, foreign) };
         self.upsert_named(named.unwrap_or(entry), dirty);
     }
 
@@ -452,8 +466,10 @@ impl Store {
 
     fn read_slice(&mut self, mut slice: Map<String, Value>, dirty: &mut Dirty) {
         self.endpoints.complete(&mut slice);
+        annotate_foreign_addresses(&mut slice, "");
+        let named = self.endpoints.unknown_addresses(&slice);
         match Entry::read(slice, &self.domain) {
-            Ok(entry) => self.upsert(entry, dirty),
+            Ok(entry) => self.upsert(Entry { named, ..entry }, dirty),
             Err(error) => debug!("an EndpointSlice is left out: {error}"),
         }
     }

@@ -32,7 +32,7 @@ pub enum WatchedKind {
     Object(Kind),
     /// Its labels, its service account, and where it is.
     Pod,
-    /// Where it is.
+    /// Where it is, and its addresses.
     Node,
     /// Its labels.
     Namespace,
@@ -49,10 +49,10 @@ impl WatchedKind {
         }
     }
 
-    /// Of nodes and namespaces nothing but the metadata is asked for.
+    /// Of namespaces nothing but the metadata is asked for.
     #[must_use]
     pub fn is_metadata_only(self) -> bool {
-        matches!(self, Self::Node | Self::Namespace)
+        self == Self::Namespace
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
     request::{Document, Identity},
 };
 use crate::store::{
-    Change, Entry, Locality, Place, Pod, Refused, Unusable, Written, annotate_foreign_addresses,
-    generation,
+    Change, Entry, Locality, Node, Place, Pod, Refused, Unusable, Written,
+    annotate_foreign_addresses, generation,
 };
 
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
@@ -58,7 +58,8 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
                 zone: label(ZONE_LABEL).unwrap_or_default(),
                 sub_zone: label(SUB_ZONE_LABEL).unwrap_or_default(),
             };
-            return Change::Node { name, locality: Some(locality) };
+            let node = Node { locality, addresses: node_addresses(&object) };
+            return Change::Node { name, node: Some(node) };
         }
         WatchedKind::Namespace => {
             let uid = object.get("metadata").and_then(|metadata| metadata.get("uid")?.as_str());
@@ -78,8 +79,11 @@ pub(super) fn upsert(watched: &Watched, mut object: Document, domain: &str) -> C
                 return Change::Remove(key);
             }
         }
-        Kind::ServiceEntry | Kind::WorkloadEntry => annotate_foreign_addresses(&mut object, None),
-        Kind::Service => keep(object.get_mut("spec"), SERVICE_FIELDS),
+        Kind::ServiceEntry | Kind::WorkloadEntry => annotate_foreign_addresses(&mut object, ""),
+        Kind::Service => {
+            keep(object.get_mut("spec"), SERVICE_FIELDS);
+            annotate_foreign_addresses(&mut object, "");
+        }
         Kind::EndpointSlice => {
             reduce_slice(&mut object);
             return Change::EndpointSlice(object);
@@ -108,7 +112,7 @@ pub(super) fn remove(watched: &Watched, namespace: &str, name: &str) -> Change {
     let (namespace, name) = (Arc::from(namespace), Arc::from(name));
     match watched.kind {
         WatchedKind::Pod => Change::Pod { namespace, name, pod: None },
-        WatchedKind::Node => Change::Node { name, locality: None },
+        WatchedKind::Node => Change::Node { name, node: None },
         WatchedKind::Namespace => Change::Namespace { name, labels: None, uid: Arc::default() },
         WatchedKind::Object(kind) => Change::Remove(ObjectKey { kind, namespace, name }),
     }
@@ -168,19 +172,32 @@ fn pod(object: &Document) -> Pod {
         service_account: account.and_then(Value::as_str).unwrap_or_default().into(),
         addresses: own_addresses(object),
         node_addresses: status_addresses(object, "hostIP", "hostIPs"),
+        is_on_node: is_on_node(object),
         place: place(object),
     }
 }
 
 /// The addresses that are a pod's until it is over; one in the network of its node has none.
 fn own_addresses(object: &Document) -> Box<[IpAddr]> {
-    let field = |parent: &str, name: &str| object.get(parent).and_then(|it| it.get(name)).cloned();
-    let is_on_node = field("spec", "hostNetwork") == Some(Value::Bool(true));
-    let phase = field("status", "phase").unwrap_or_default();
-    if is_on_node || phase == "Succeeded" || phase == "Failed" {
+    let phase = object.get("status").and_then(|it| it.get("phase")).cloned().unwrap_or_default();
+    if is_on_node(object) || phase == "Succeeded" || phase == "Failed" {
         return Box::default();
     }
     status_addresses(object, "podIP", "podIPs")
+}
+
+fn is_on_node(object: &Document) -> bool {
+    let spec = object.get("spec");
+    spec.and_then(|spec| spec.get("hostNetwork")) == Some(&Value::Bool(true))
+}
+
+/// The addresses of a node, whatever they are for; some are names.
+fn node_addresses(object: &Document) -> Box<[IpAddr]> {
+    let list = object.get("status").and_then(|status| status.get("addresses"));
+    let list = list.and_then(Value::as_array).into_iter().flatten();
+    let texts = list.filter_map(|it| it.get("address")?.as_str());
+    let addresses: BTreeSet<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    addresses.into_iter().collect()
 }
 
 /// What `status` has in a list, of which older Kubernetes has the first one only.

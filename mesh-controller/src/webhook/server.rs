@@ -14,6 +14,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
@@ -93,6 +94,14 @@ async fn connection(
     let config = serving.webhook().context("there is no certificate yet")?;
     let stream = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await??;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    serve(stream, is_http2, webhook).await
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_http2: bool,
+    webhook: Arc<Webhook>,
+) -> anyhow::Result<()> {
     let service = service_fn(move |request| {
         let webhook = Arc::clone(&webhook);
         async move { Ok::<_, Infallible>(webhook.respond(request).await) }
@@ -178,4 +187,39 @@ fn plain(status: StatusCode, text: &'static str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *answer.status_mut() = status;
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Hardening C03.
+    #[tokio::test(start_paused = true)]
+    async fn a_review_that_does_not_come_is_given_up() {
+        let webhook = Webhook {
+            metrics: Arc::new(Metrics::new().expect("metrics")),
+            injector: None,
+            reviews: Semaphore::new(1),
+        };
+        let (mut client, server) = duplex(1024);
+        let serving = tokio::spawn(serve(server, false, Arc::new(webhook)));
+        let head = "POST /validate HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n";
+        client.write_all(head.as_bytes()).await.expect("a head");
+        // Something comes all the time, and never all of it.
+        let (mut reads, mut writes) = tokio::io::split(client);
+        let slow = tokio::spawn(async move {
+            while writes.write_all(b"{").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        reads.read_to_end(&mut answer).await.expect("an answer and the end");
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert!(answer.ends_with("the review is too slow\n"), "{answer}");
+        slow.abort();
+        serving.await.expect("no panic").expect("the connection ends in peace");
+    }
 }

@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
@@ -102,7 +102,8 @@ impl Echo {
         Self::start_service(Service::new(name), (Ipv4Addr::LOCALHOST, port).into()).await
     }
 
-    /// In clear text, on that address of a pod, which every answer names in `x-pod`.
+    /// In clear text, on that address of a pod, which every answer names in `x-pod`, and who asked in
+    /// `x-peer`.
     pub async fn start_in_pod(name: &str, pod: &str, address: SocketAddr) -> Self {
         let service = Service { pod: Some(header_value(pod)), ..Service::new(name) };
         Self::start_service(service, address).await
@@ -111,7 +112,11 @@ impl Echo {
     async fn start_service(service: Service, address: SocketAddr) -> Self {
         let requests = Arc::clone(&service.requests);
         let ending = Arc::clone(&service.ending);
-        let server = Server::start_on(address, move |stream| service.clone().serve(stream)).await;
+        let server = Server::start_on(address, move |stream| {
+            let peer = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
+            Service { peer, ..service.clone() }.serve(stream)
+        })
+        .await;
         Self { server, requests, ending }
     }
 
@@ -203,6 +208,8 @@ impl Echo {
 struct Service {
     name: Arc<str>,
     pod: Option<HeaderValue>,
+    /// Who asks, in a pod.
+    peer: Option<IpAddr>,
     /// Who is asked before a request is answered.
     next: Option<Arc<Next>>,
     requests: Arc<Mutex<Vec<Received>>>,
@@ -215,6 +222,7 @@ impl Service {
         Self {
             name: name.into(),
             pod: None,
+            peer: None,
             next: None,
             requests: Arc::default(),
             ending: Arc::new(watch::Sender::new(false)),
@@ -282,6 +290,9 @@ impl Service {
         response.headers_mut().insert("x-backend", header_value(&self.name));
         if let Some(pod) = &self.pod {
             response.headers_mut().insert("x-pod", pod.clone());
+            if let Some(peer) = self.peer {
+                response.headers_mut().insert("x-peer", header_value(&peer.to_string()));
+            }
         }
         response
     }

@@ -12,7 +12,7 @@
 use std::{
     env, fs,
     io::{Write as _, stdout},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     time::Duration,
 };
@@ -37,7 +37,8 @@ const ROUND: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let ip = env::var("LISTEN").map_or(Ok(Ipv4Addr::UNSPECIFIED), |ip| ip.parse())?;
+    let everywhere = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    let ip = env::var("LISTEN").map_or(Ok(everywhere), |ip| ip.parse())?;
     let address = (ip, number("PORT", 8080)?).into();
     let grace = number("GRACE_SECONDS", 2)?;
     let version = env::var("VERSION").unwrap_or_else(|_| "v1".into());

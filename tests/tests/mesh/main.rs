@@ -23,11 +23,13 @@ use weir_tests::{
 mod cni;
 mod egress;
 mod injection;
+mod ipv6;
 mod lifecycle;
 
 use cni::*;
 use egress::*;
 use injection::*;
+use ipv6::*;
 use lifecycle::*;
 
 weir_tests::cluster_suite! {
@@ -51,6 +53,7 @@ weir_tests::cluster_suite! {
     a_sidecar_ends_in_time_when_the_application_does_not,
     a_sidecar_restarts_and_another_starts_without_a_controller,
     a_pod_with_a_sidecar_is_ready_soon_after_one_without,
+    pods_with_sidecars_call_each_other_over_ipv6,
     rules_of_pods_are_programmed_from_the_node,
 }
 
@@ -64,7 +67,8 @@ async fn mesh(cluster: &Cluster) {
     LOGGED
         .get_or_init(async || {
             let format = "%REQ(:PATH)% of <%DOWNSTREAM_PEER_URI_SAN%>: %RESPONSE_CODE% \
-                          %REQ(:AUTHORITY)% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER%\\n";
+                          %REQ(:AUTHORITY)% %REQUESTED_SERVER_NAME% %UPSTREAM_CLUSTER% \
+                          %DOWNSTREAM_LOCAL_ADDRESS%\\n";
             let mesh = format!(
                 "rootNamespace: {SYSTEM}\naccessLogFile: /dev/stdout\naccessLogFormat: \"{format}\"\n\
                  outboundTrafficPolicy: {{ mode: REGISTRY_ONLY }}\n"

@@ -9,7 +9,7 @@ use std::{
 
 use rustc_hash::FxHashSet;
 
-use super::{Port, Service};
+use super::{Port, Service, slice::kubernetes_members};
 use crate::{
     api::{
         Kind, LabelSet, Labels, Object, Spec,
@@ -17,10 +17,7 @@ use crate::{
             WorkloadEntry,
             service_entry::{Resolution, ServiceEntry},
         },
-        kubernetes::{
-            self, EndpointPort, EndpointSlice, Endpoints, ObjectReference, Pod,
-            service::ServiceType,
-        },
+        kubernetes::{ObjectReference, Pod, service::ServiceType},
     },
     compile::{
         View,
@@ -28,7 +25,7 @@ use crate::{
         mtls::PeerPolicies,
         name::cluster_name,
         ownership::{self, Claim},
-        store::{Link, contains},
+        store::contains,
     },
     model::{
         ClusterEndpoints,
@@ -37,8 +34,8 @@ use crate::{
 };
 
 /// An endpoint with what subsets are chosen by.
-struct Member {
-    endpoint: Endpoint,
+pub(super) struct Member {
+    pub(super) endpoint: Endpoint,
     labels: Labels,
 }
 
@@ -81,11 +78,14 @@ fn members(view: &View, service: &Service, port: &Port, findings: &mut Findings)
     let Some(owner) = view.store.find(&port.owner) else { return Vec::new() };
     match &owner.spec {
         Spec::Service(spec) if spec.r#type == ServiceType::ExternalName => {
-            let address = address(&spec.external_name, port.number);
+            let name = &spec.external_name;
+            let field = || "spec.externalName".to_owned();
+            let address = address(name, port.number)
+                .filter(|_| is_rightful(view, owner, name, field, findings));
             address.map(Member::at).into_iter().collect()
         }
         Spec::Service(spec) => {
-            let mut members = kubernetes_members(view, service, spec, port);
+            let mut members = kubernetes_members(view, service, spec, port, findings);
             if !spec.selector.is_empty() {
                 // Of the pods it selects there are slices.
                 let from = Selected { view, owner, labels: spec.selector.clone(), resolves: false };
@@ -102,103 +102,6 @@ fn unique(mut members: Vec<Member>) -> Vec<Member> {
     let mut seen = FxHashSet::default();
     members.retain(|member| seen.insert(member.endpoint.address.clone()));
     members
-}
-
-/// The ready endpoints of a Kubernetes service. EndpointSlices are the newer form; where there are
-/// any, Endpoints only repeat them.
-fn kubernetes_members(
-    view: &View,
-    service: &Service,
-    spec: &kubernetes::Service,
-    port: &Port,
-) -> Vec<Member> {
-    let mut from_slices = Vec::new();
-    let mut from_endpoints = Vec::new();
-    let mut has_slices = false;
-    for object in view.store.linked(&Link::Endpoints(Arc::clone(&service.host))) {
-        if object.metadata.namespace != service.namespace {
-            continue;
-        }
-        match &object.spec {
-            Spec::EndpointSlice(slice) => {
-                has_slices = true;
-                from_slices.extend(slice_members(view, object, slice, spec, port));
-            }
-            Spec::Endpoints(endpoints) => {
-                from_endpoints.extend(endpoints_members(object, endpoints, spec, port));
-            }
-            _ => {}
-        }
-    }
-    if has_slices { from_slices } else { from_endpoints }
-}
-
-/// The endpoints of a slice, with the labels of their pods. Where those are not known, as in a folder,
-/// the labels of the slice are what subsets can be chosen by.
-fn slice_members(
-    view: &View,
-    object: &Object,
-    slice: &EndpointSlice,
-    spec: &kubernetes::Service,
-    port: &Port,
-) -> Vec<Member> {
-    let Some(number) = endpoint_port(&slice.ports, spec, port) else { return Vec::new() };
-    let ready = slice.endpoints.iter().filter(|endpoint| {
-        endpoint.conditions.ready != Some(false) || spec.publish_not_ready_addresses
-    });
-    ready
-        .filter_map(|endpoint| {
-            // A name (`addressType: FQDN`) is not an endpoint for Istio either.
-            let address = ip_address(endpoint.addresses.first()?, number)?;
-            let mut member = Member::at(address);
-            member.endpoint.locality = Arc::new(Locality {
-                region: Arc::clone(&endpoint.region),
-                zone: Arc::clone(&endpoint.zone),
-                subzone: Arc::clone(&endpoint.sub_zone),
-            });
-            let has_own = !endpoint.labels.is_empty();
-            let labels = if has_own { &endpoint.labels } else { &object.metadata.labels };
-            member.describe(object, labels, endpoint.target_ref.as_ref());
-            let workload = member.workload_mut();
-            workload.principal = principal(view, &workload.namespace, &endpoint.service_account);
-            Some(member)
-        })
-        .collect()
-}
-
-fn endpoints_members(
-    object: &Object,
-    endpoints: &Endpoints,
-    spec: &kubernetes::Service,
-    port: &Port,
-) -> Vec<Member> {
-    let mut members = Vec::new();
-    for subset in &endpoints.subsets {
-        let Some(number) = endpoint_port(&subset.ports, spec, port) else { continue };
-        let not_ready = subset.not_ready_addresses.iter();
-        let not_ready = not_ready.filter(|_| spec.publish_not_ready_addresses);
-        for endpoint in subset.addresses.iter().chain(not_ready) {
-            let Some(address) = ip_address(&endpoint.ip, number) else { continue };
-            let mut member = Member::at(address);
-            member.describe(object, &object.metadata.labels, endpoint.target_ref.as_ref());
-            members.push(member);
-        }
-    }
-    members
-}
-
-/// The endpoints' number for a service port: by name, or the only one where the service has one
-/// port. No ports at all mean every port.
-fn endpoint_port(ports: &[EndpointPort], spec: &kubernetes::Service, port: &Port) -> Option<u16> {
-    if ports.is_empty() {
-        return Some(port.target);
-    }
-    let named = ports.iter().find(|candidate| *candidate.name == *port.name);
-    let only = match (ports, spec.ports.as_slice()) {
-        ([only], [_]) => Some(only),
-        _ => None,
-    };
-    named.or(only).map(|found| found.port.unwrap_or(port.target))
 }
 
 fn entry_members(
@@ -355,15 +258,15 @@ impl Selected<'_> {
 }
 
 /// Whether an endpoint may be at that address: not where the workload of another namespace is.
-fn is_rightful(
+pub(super) fn is_rightful(
     view: &View,
     object: &Object,
     address: &str,
     field: impl Fn() -> String,
     findings: &mut Findings,
 ) -> bool {
-    let Ok(address) = address.parse() else { return true };
-    let claim = ownership::of_address(view, object, address);
+    let Some(place) = ownership::endpoint_place(address) else { return true };
+    let claim = ownership::of_address(view, object, place);
     if let Some(said) = ownership::said_of_address(claim, ownership::FOREIGN_ENDPOINT) {
         findings.warn(object, field(), said);
     }
@@ -410,7 +313,7 @@ fn workload(view: &View, owner: &Object, account: &str, labels: &impl LabelSet) 
 }
 
 /// Who a workload with this service account is in the mesh; empty without one.
-fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
+pub(super) fn principal(view: &View, namespace: &str, account: &str) -> Arc<str> {
     match account {
         "" => Arc::default(),
         account => format!("{}/ns/{namespace}/sa/{account}", view.trust_domain()).into(),
@@ -437,7 +340,7 @@ impl Member {
         Endpoint { mesh_tls, hbone, ..self.endpoint.clone() }
     }
 
-    fn at(address: EndpointAddress) -> Self {
+    pub(super) fn at(address: EndpointAddress) -> Self {
         let endpoint = Endpoint {
             address,
             weight: 1,
@@ -450,7 +353,7 @@ impl Member {
     }
 
     /// Its own until it is shared.
-    fn workload_mut(&mut self) -> &mut Workload {
+    pub(super) fn workload_mut(&mut self) -> &mut Workload {
         Arc::make_mut(&mut self.endpoint.workload)
     }
 
@@ -466,7 +369,12 @@ impl Member {
     }
 
     /// Takes over what a Kubernetes object says about its endpoints.
-    fn describe(&mut self, object: &Object, labels: &Labels, target: Option<&ObjectReference>) {
+    pub(super) fn describe(
+        &mut self,
+        object: &Object,
+        labels: &Labels,
+        target: Option<&ObjectReference>,
+    ) {
         self.labels.clone_from(labels);
         let namespace = target.map(|target| &*target.namespace).unwrap_or_default();
         *self.workload_mut() = Workload {
@@ -517,7 +425,7 @@ fn address(text: &str, port: u16) -> Option<EndpointAddress> {
     is_name.then(|| EndpointAddress::Dns { host: host.into(), port })
 }
 
-fn ip_address(text: &str, port: u16) -> Option<EndpointAddress> {
+pub(super) fn ip_address(text: &str, port: u16) -> Option<EndpointAddress> {
     let ip = text.parse::<IpAddr>().ok()?;
     Some(EndpointAddress::Ip(SocketAddr::new(ip, port)))
 }

@@ -9,6 +9,7 @@ mod load_balancer;
 mod policy;
 mod registry;
 mod rule;
+mod slice;
 mod tls;
 
 pub use self::{registry::service_export_to, rule::patterns};
@@ -21,7 +22,7 @@ pub(super) use self::{
     registry::{Port, Registry, Service, own as own_service},
     rule::warn_unknown_host,
 };
-use super::{View, finding::Findings, name::cluster_name, secret::Reference};
+use super::{View, finding::Findings, name::cluster_name, ownership, secret::Reference};
 use crate::{
     api::{
         Object, Protocol, Spec,
@@ -155,13 +156,14 @@ impl Builder<'_> {
         }
         let refresh = self.view.mesh.dns_refresh_rate.map_or(DEFAULT_DNS_REFRESH, |rate| rate.0);
         let owner = self.view.store.find(&port.owner);
+        let refuses_local = owner.is_some_and(|it| ownership::refuses_local(self.view, it));
         match owner.map(|object| &object.spec) {
             Some(Spec::Service(service)) if service.r#type == ServiceType::ExternalName => {
-                Discovery::StrictDns { refresh }
+                Discovery::StrictDns { refresh, refuses_local }
             }
             Some(Spec::ServiceEntry(entry)) => match entry.resolution {
-                Resolution::Dns => Discovery::StrictDns { refresh },
-                Resolution::DnsRoundRobin => Discovery::LogicalDns { refresh },
+                Resolution::Dns => Discovery::StrictDns { refresh, refuses_local },
+                Resolution::DnsRoundRobin => Discovery::LogicalDns { refresh, refuses_local },
                 Resolution::None if self.view.is_sidecar() => {
                     Discovery::OriginalDst { members_only: false }
                 }
@@ -170,6 +172,7 @@ impl Builder<'_> {
                     port: port.target,
                     refresh,
                     allowed: allowed_networks(owner),
+                    refuses_local,
                 })),
                 Resolution::None | Resolution::Static => Discovery::Static,
             },

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -138,14 +137,12 @@ impl Service {
     /// Clients come by the addresses of `object`, but for those that are somebody else's.
     fn add_addresses(&mut self, view: &View, object: &Object, findings: &mut Findings) {
         for net in addresses(object) {
-            let is_single = net.prefix_len() == net.max_prefix_len();
-            let claim = match is_single {
-                true => ownership::of_address(view, object, net.addr()),
-                false => Claim::Rightful,
-            };
+            let claim = ownership::of_address(view, object, net);
             let refusal = ownership::FOREIGN_VIRTUAL_ADDRESS;
             if let Some(said) = ownership::said_of_address(claim, refusal) {
-                findings.warn(object, "spec.addresses", format!("{}: {said}", net.addr()));
+                let is_single = net.prefix_len() == net.max_prefix_len();
+                let place = if is_single { net.addr().to_string() } else { net.to_string() };
+                findings.warn(object, "spec.addresses", format!("{place}: {said}"));
             }
             if claim == Claim::Refused {
                 self.lacks_addresses = true;
@@ -308,8 +305,7 @@ fn ports(object: &Object) -> Vec<Port> {
 
 /// The virtual addresses of a service.
 fn addresses(object: &Object) -> Vec<IpNet> {
-    let parse =
-        |text: &String| text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()));
+    let parse = |text: &String| ownership::network(text);
     match &object.spec {
         Spec::Service(spec) if spec.cluster_ips.is_empty() => {
             parse(&spec.cluster_ip).into_iter().collect()

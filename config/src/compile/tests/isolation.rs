@@ -3,7 +3,11 @@
 use super::{compile, mesh, objects, texts};
 use crate::{
     compile::{Proxy, ProxyKind},
-    model::{FilterChainName, Resources, cluster::EndpointAddress, route::RouteAction},
+    model::{
+        FilterChainName, Resources,
+        cluster::{Discovery, EndpointAddress},
+        route::RouteAction,
+    },
 };
 
 /// Who calls, whose service it is, and who has no business with either.
@@ -177,8 +181,7 @@ fn a_name_of_the_cluster_is_defined_by_its_namespace_even_where_there_is_no_serv
 }
 
 /// An address that the controller found at somebody else's, and one that it did not.
-const FOREIGN: &str =
-    "metadata: {name: e, annotations: {weir.dev/foreignAddresses: '192.0.2.1,10.0.0.1'}, ";
+const FOREIGN: &str = "metadata: {name: e, annotations: {weir.dev/foreignAddresses: '192.0.2.1,10.0.0.1,10.8.0.0/13'}, ";
 
 #[test]
 fn an_endpoint_at_somebody_elses_address_is_for_clients_of_its_own_namespace() {
@@ -212,12 +215,79 @@ fn an_endpoint_at_somebody_elses_address_is_for_clients_of_its_own_namespace() {
     }
 }
 
+/// The same of a Service's slices, and of its name where that is loopback's.
+#[test]
+fn a_service_leads_clients_of_others_to_nobody_elses_address() {
+    let slice = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: x, namespace: thief}}\n\
+         spec: {{clusterIP: 10.0.0.9, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         {FOREIGN}namespace: thief, labels: {{kubernetes.io/service-name: x}}}}\n\
+         addressType: IPv4\nports: [{{port: 80}}]\n\
+         endpoints: [{{addresses: [192.0.2.1]}}, {{addresses: [192.0.2.9]}}]\n---\n"
+    );
+    let name = "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: thief, \
+                annotations: {weir.dev/foreignAddresses: 127.0.0.1}}\n\
+                spec: {type: ExternalName, externalName: localhost, ports: [{port: 80}]}\n---\n";
+    for (yaml, field, own, others) in
+        [(&*slice, "endpoints[0].addresses", 2, 1), (name, "spec.externalName", 1, 0)]
+    {
+        for (from, count) in [("client", others), ("thief", own)] {
+            let (resources, said) = seen_from(from, "{}", yaml);
+            let cluster = "outbound|80||x.thief.svc.cluster.local";
+            let mut all = resources.endpoints.values().filter(|it| it.cluster.as_str() == cluster);
+            let endpoints = all.next().expect("the cluster is there").endpoints.to_vec();
+            assert_eq!(endpoints.len(), count, "{from}: {endpoints:?}");
+            assert_eq!(said.iter().any(|it| it.contains(field)), count != own, "{from}: {said:?}");
+        }
+    }
+}
+
+/// Names are resolved by proxies, which have to know whether they may lead to themselves.
+#[test]
+fn names_that_others_wrote_must_not_lead_to_the_proxy_itself() {
+    let dns = entry("thief", "x.example.com", "")
+        .replace("STATIC", "DNS")
+        .replace("address: 198.51.100.66", "address: a.example");
+    let round_robin = dns.replace("DNS", "DNS_ROUND_ROBIN");
+    let dynamic = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {name: e, namespace: thief}\nspec: {hosts: ['*.example.com'], resolution: \
+         DYNAMIC_DNS, ports: [{number: 443, name: tls, protocol: TLS}]}\n---\n";
+    let external = "apiVersion: v1\nkind: Service\nmetadata: {name: x, namespace: thief}\n\
+         spec: {type: ExternalName, externalName: a.example, ports: [{port: 80}]}\n---\n";
+    for yaml in [&*dns, &*round_robin, dynamic, external] {
+        let refuses = |from: &str, mesh_config: &str, stands_alone: bool| {
+            let proxy = Proxy {
+                kind: ProxyKind::Sidecar { addresses: vec![[10, 1, 0, 1].into()] },
+                namespace: from.into(),
+                stands_alone,
+                ..Proxy::default()
+            };
+            let (resources, _) = compile(proxy, Some(mesh(mesh_config)), objects(yaml));
+            let found = resources.clusters.values().find_map(|it| match &it.discovery {
+                Discovery::StrictDns { refuses_local, .. }
+                | Discovery::LogicalDns { refuses_local, .. } => Some(*refuses_local),
+                Discovery::DynamicDns(names) => Some(names.refuses_local),
+                Discovery::Static | Discovery::OriginalDst { .. } => None,
+            });
+            found.expect("a cluster with names")
+        };
+        assert!(refuses("client", "{}", false), "{yaml}");
+        assert!(!refuses("thief", "{}", false), "{yaml}");
+        assert!(!refuses("client", "hostTakeover: ALLOW", false), "{yaml}");
+        assert!(!refuses("client", "{}", true), "{yaml}");
+    }
+}
+
 #[test]
 fn a_service_entry_takes_no_connections_to_somebody_elses_address() {
-    for (protocol, of, is_taken) in
-        [("HTTP", "thief", false), ("TCP", "thief", false), ("TCP", "istio-system", true)]
-    {
-        let addresses = "addresses: [10.0.0.1],";
+    for (protocol, of, is_taken, addresses) in [
+        ("HTTP", "thief", false, "addresses: [10.0.0.1],"),
+        ("TCP", "thief", false, "addresses: [10.0.0.1],"),
+        ("TCP", "istio-system", true, "addresses: [10.0.0.1],"),
+        ("TCP", "thief", false, "addresses: [10.8.0.0/13],"),
+        ("TCP", "thief", true, "addresses: [10.0.0.0/16],"),
+    ] {
         let yaml = entry(of, "x.example.com", addresses)
             .replace("metadata: {name: e, ", FOREIGN)
             .replace("protocol: HTTP", &format!("protocol: {protocol}"));

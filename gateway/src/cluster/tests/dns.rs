@@ -96,8 +96,10 @@ fn named(host: &str) -> Member {
     member(EndpointAddress::Dns { host: host.into(), port: 80 })
 }
 
-const STRICT: Discovery = Discovery::StrictDns { refresh: Duration::from_secs(60) };
-const LOGICAL: Discovery = Discovery::LogicalDns { refresh: Duration::from_secs(60) };
+const STRICT: Discovery =
+    Discovery::StrictDns { refresh: Duration::from_secs(60), refuses_local: false };
+const LOGICAL: Discovery =
+    Discovery::LogicalDns { refresh: Duration::from_secs(60), refuses_local: false };
 
 /// A proxy with one cluster of these members, not yet resolved.
 fn proxy(server: &NameServer, discovery: Discovery, members: Vec<Member>) -> Proxy {
@@ -147,6 +149,24 @@ async fn localhost_and_literals_need_no_name_server() {
     assert!(proxy.clusters.warm(DEADLINE).await);
     assert_eq!(addresses(&proxy.cluster()), ["127.0.0.1:80", "127.0.0.7:80", "[::1]:80"]);
     assert_eq!(server.queries(), 0);
+}
+
+/// Hardening N07.
+#[tokio::test]
+async fn a_name_that_another_tenant_wrote_does_not_lead_to_this_host() {
+    let server = NameServer::start().await;
+    let all = Answer::Addresses(&["127.0.0.1", "169.254.169.254", "192.0.2.1"], 60);
+    server.set("a.example.", all);
+    server.set("b.example.", Answer::Addresses(&["::1", "fe80::1"], 60));
+    let refresh = Duration::from_secs(60);
+    for discovery in [
+        Discovery::StrictDns { refresh, refuses_local: true },
+        Discovery::LogicalDns { refresh, refuses_local: true },
+    ] {
+        let proxy = proxy(&server, discovery, vec![named("a.example"), named("b.example")]);
+        assert!(proxy.clusters.warm(DEADLINE).await);
+        assert_eq!(addresses(&proxy.cluster()), ["192.0.2.1:80"]);
+    }
 }
 
 #[tokio::test]
@@ -248,6 +268,7 @@ async fn a_name_below_a_wildcard_is_waited_for_once_and_then_asked_for_off_the_p
         port: 80,
         refresh: Duration::from_secs(60),
         allowed: ["127.0.0.0/8".parse().unwrap()].into(),
+        refuses_local: false,
     };
     let mut proxy = Proxy::with_resolver(server.address);
     let discovery = Discovery::DynamicDns(Arc::new(names));

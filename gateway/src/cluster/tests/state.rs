@@ -388,7 +388,7 @@ async fn a_cluster_that_nobody_calls_is_not_made() {
 #[tokio::test]
 async fn a_cluster_that_has_something_to_do_before_it_is_called_is_made_at_once() {
     let warmup = Warmup { duration: Duration::from_secs(10), minimum: 0.1, aggression: 1.0 };
-    let discovery = Discovery::StrictDns { refresh: Duration::from_secs(5) };
+    let discovery = Discovery::StrictDns { refresh: Duration::from_secs(5), refuses_local: false };
     for config in [
         model::Cluster { warmup: Some(warmup), ..config() },
         model::Cluster { discovery, ..config() },

@@ -96,15 +96,25 @@ func (c *Cluster) Machine(name string) (*machine.Machine, error) {
 // addresses of a cluster. All are in 198.18.0.0/15, which is reserved for tests of networks: nobody's
 // private network is hidden by them.
 type addresses struct {
+	family
+	balanced netip.Prefix
+	api      netip.Addr
+	dns      netip.Addr
+	// six are those of IPv6, in a network of unique local addresses that was chosen once.
+	six family
+}
+
+// family is what a cluster has of IPv4 and of IPv6.
+type family struct {
 	all      netip.Prefix
 	machines netip.Prefix
 	host     netip.Addr
 	control  netip.Addr
-	balanced netip.Prefix
 	services netip.Prefix
-	api      netip.Addr
-	dns      netip.Addr
 }
+
+// both families, the one that everything has first.
+func (a addresses) both() [2]family { return [2]family{a.family, a.six} }
 
 const slots = 32
 
@@ -113,33 +123,54 @@ func plan(slot int) addresses {
 	at := func(block, last int) netip.Addr {
 		return netip.AddrFrom4([4]byte{198, byte(second), byte(third + block), byte(last)})
 	}
+	six := func(block, last int) netip.Addr {
+		return netip.AddrFrom16([16]byte{
+			0xfd, 0x77, 0x65, 0x69, 0x72, byte(slot), 0, byte(block), 15: byte(last),
+		})
+	}
 	return addresses{
-		all:      netip.PrefixFrom(at(0, 0), 20),
-		machines: netip.PrefixFrom(at(0, 0), 24),
-		host:     at(0, 1),
-		control:  at(0, 2),
+		family: family{
+			all:      netip.PrefixFrom(at(0, 0), 20),
+			machines: netip.PrefixFrom(at(0, 0), 24),
+			host:     at(0, 1),
+			control:  at(0, 2),
+			services: netip.PrefixFrom(at(4, 0), 22),
+		},
 		balanced: netip.PrefixFrom(at(1, 0), 24),
-		services: netip.PrefixFrom(at(4, 0), 22),
 		api:      at(4, 1),
 		dns:      at(4, 10),
+		six: family{
+			all:      netip.PrefixFrom(six(0, 0), 48),
+			machines: netip.PrefixFrom(six(0, 0), 64),
+			host:     six(0, 1),
+			control:  six(0, 2),
+			services: netip.PrefixFrom(six(4, 0), 112),
+		},
 	}
 }
 
 // node is the address of a node, counted from 1.
-func (a addresses) node(number int) netip.Addr {
-	block := a.machines.Addr().As4()
-	block[3] = byte(10 + number)
-	return netip.AddrFrom4(block)
+func (f family) node(number int) netip.Addr {
+	block := f.machines.Addr().AsSlice()
+	block[len(block)-1] = byte(10 + number)
+	address, _ := netip.AddrFromSlice(block)
+	return address
 }
 
 // pods are the addresses of a node's pods.
-func (a addresses) pods(number int) netip.Prefix {
-	block := a.machines.Addr().As4()
-	block[2] += byte(7 + number)
-	return netip.PrefixFrom(netip.AddrFrom4(block), 24)
+func (f family) pods(number int) netip.Prefix {
+	block, network := f.machines.Addr().AsSlice(), f.machines.Bits()
+	block[network/8-1] += byte(7 + number)
+	address, _ := netip.AddrFromSlice(block)
+	return netip.PrefixFrom(address, network)
 }
 
 // allPods are those of every node.
-func (a addresses) allPods() netip.Prefix {
-	return netip.PrefixFrom(a.pods(1).Addr(), 21)
+func (f family) allPods() netip.Prefix {
+	return netip.PrefixFrom(f.pods(1).Addr(), f.machines.Bits()-3)
+}
+
+// listed is what programs are told of both families.
+func listed[T fmt.Stringer](of [2]family, what func(family) T) string {
+	return what(of[0]).String() + "," + what(of[1]).String()
 }

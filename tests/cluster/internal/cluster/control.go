@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"weir-cluster/internal/machine"
@@ -82,7 +83,7 @@ func (c *Cluster) controlPlane() []machine.Program {
 			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 			"--service-account-key-file=" + c.pki("service-accounts.pub"),
 			"--service-account-signing-key-file=" + c.pki("service-accounts.key"),
-			"--service-cluster-ip-range=" + at.services.String(),
+			"--service-cluster-ip-range=" + listed(at.both(), func(f family) netip.Prefix { return f.services }),
 			"--authorization-mode=Node,RBAC",
 			"--enable-admission-plugins=NodeRestriction",
 			"--allow-privileged=true",
@@ -124,7 +125,7 @@ func (c *Cluster) controllers() []machine.Program {
 		{Name: LoadBalancer, Args: []string{
 			"--kubeconfig=" + c.conf("load-balancer.kubeconfig"),
 			"--pool=" + plan(c.Slot).balanced.String(),
-			"--services=" + plan(c.Slot).services.String(),
+			"--services=" + listed(plan(c.Slot).both(), func(f family) netip.Prefix { return f.services }),
 		}},
 	}
 }

@@ -78,11 +78,12 @@ healthzBindAddress: %s:10256
 metricsBindAddress: %s:10249
 # What comes from elsewhere, such as the host and the API server, is answered through the node it came to.
 detectLocalMode: ClusterCIDR
-clusterCIDR: %s
+clusterCIDR: "%s"
 # These settings belong to the host.
 conntrack: {maxPerCore: 0, min: 0}
 nftables: {minSyncPeriod: 10ms, syncPeriod: 30s}
-`, c.nodeName(number), c.conf("kube-proxy.kubeconfig"), at.node(number), at.node(number), at.node(number), at.allPods())
+`, c.nodeName(number), c.conf("kube-proxy.kubeconfig"), at.node(number), at.node(number), at.node(number),
+		listed(at.both(), family.allPods))
 }
 
 func (c *Cluster) containerdConfig(number int, snapshotter, plugins string) string {
@@ -126,14 +127,14 @@ func (c *Cluster) cniConfig(number int) string {
     {
       "type": "ptp",
       "ipam": {
-        "type": "host-local",
+        "type": %q,
         "dataDir": "/run/cni",
-        "ranges": [[{"subnet": %q}]],
-        "routes": [{"dst": "0.0.0.0/0"}]
+        "ranges": [[{"subnet": %q}], [{"subnet": %q}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
       }
     },
     {"type": "portmap", "capabilities": {"portMappings": true}}
   ]
 }
-`, plan(c.Slot).pods(number))
+`, podAddresses, plan(c.Slot).pods(number), plan(c.Slot).six.pods(number))
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	core "k8s.io/api/core/v1"
@@ -27,7 +28,7 @@ const LoadBalancer = "load-balancer"
 type balancer struct {
 	client   kubernetes.Interface
 	pool     netip.Prefix
-	services netip.Prefix
+	services []netip.Prefix
 	informed informers.SharedInformerFactory
 	// routes that are set, by where they lead to.
 	routes map[netip.Prefix]netip.Addr
@@ -38,7 +39,7 @@ func Balance(args []string) error {
 	flags := flag.NewFlagSet(LoadBalancer, flag.ContinueOnError)
 	kubeconfig := flags.String("kubeconfig", "", "of the cluster")
 	pool := flags.String("pool", "", "addresses to give")
-	services := flags.String("services", "", "addresses of the cluster's Services")
+	services := flags.String("services", "", "addresses of the cluster's Services, of both families")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -50,8 +51,12 @@ func Balance(args []string) error {
 	if b.pool, err = netip.ParsePrefix(*pool); err != nil {
 		return err
 	}
-	if b.services, err = netip.ParsePrefix(*services); err != nil {
-		return err
+	for _, text := range strings.Split(*services, ",") {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return err
+		}
+		b.services = append(b.services, prefix)
 	}
 	if b.client, err = kubernetes.NewForConfig(config); err != nil {
 		return err
@@ -73,12 +78,26 @@ func (b *balancer) reconcile(ctx context.Context) error {
 	slices.SortFunc(services, func(x, y *core.Service) int {
 		return x.CreationTimestamp.Compare(y.CreationTimestamp.Time)
 	})
-	nodes, err := b.readyNodes()
+	nodes, err := b.readyNodes(netip.Addr.Is4)
 	if err != nil || len(nodes) == 0 {
 		return err
 	}
-	first := nodes[slices.Min(slices.Collect(maps.Keys(nodes)))]
-	wanted := map[netip.Prefix]netip.Addr{b.services: first}
+	nodes6, err := b.readyNodes(netip.Addr.Is6)
+	if err != nil {
+		return err
+	}
+	name := slices.Min(slices.Collect(maps.Keys(nodes)))
+	first := nodes[name]
+	wanted := map[netip.Prefix]netip.Addr{}
+	for _, services := range b.services {
+		via := first
+		if services.Addr().Is6() {
+			via = nodes6[name]
+		}
+		if via.IsValid() {
+			wanted[services] = via
+		}
+	}
 	given := b.given(services)
 	for _, service := range services {
 		address, err := b.assign(ctx, service, given)
@@ -97,8 +116,8 @@ func (b *balancer) reconcile(ctx context.Context) error {
 	return b.route(wanted)
 }
 
-// readyNodes are the addresses of nodes by name.
-func (b *balancer) readyNodes() (map[string]netip.Addr, error) {
+// readyNodes are the addresses of nodes by name, those of one family.
+func (b *balancer) readyNodes(ofFamily func(netip.Addr) bool) (map[string]netip.Addr, error) {
 	nodes, err := b.informed.Core().V1().Nodes().Lister().List(labels.Everything())
 	if err != nil {
 		return nil, err
@@ -109,10 +128,15 @@ func (b *balancer) readyNodes() (map[string]netip.Addr, error) {
 			continue
 		}
 		for _, address := range node.Status.Addresses {
-			if address.Type == core.NodeInternalIP {
-				if ready[node.Name], err = netip.ParseAddr(address.Address); err != nil {
-					return nil, err
-				}
+			if address.Type != core.NodeInternalIP {
+				continue
+			}
+			parsed, err := netip.ParseAddr(address.Address)
+			if err != nil {
+				return nil, err
+			}
+			if ofFamily(parsed) {
+				ready[node.Name] = parsed
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"weir-cluster/internal/machine"
 )
@@ -87,7 +88,7 @@ func (c *Cluster) connectControl(control *machine.Machine) error {
 	if err := there.LinkAdd(&netlink.Bridge{LinkAttrs: attributes(bridge)}); err != nil {
 		return fmt.Errorf("bridge: %w", err)
 	}
-	if err := assign(there, bridge, at.control, at.machines); err != nil {
+	if err := assign(there, bridge, at.both(), func(f family) netip.Addr { return f.control }); err != nil {
 		return err
 	}
 	if err := cable(host, c.hostLink(), control, "host"); err != nil {
@@ -96,10 +97,15 @@ func (c *Cluster) connectControl(control *machine.Machine) error {
 	if err := plug(there, "host"); err != nil {
 		return err
 	}
-	if err := assign(host, c.hostLink(), at.host, at.machines); err != nil {
+	if err := assign(host, c.hostLink(), at.both(), func(f family) netip.Addr { return f.host }); err != nil {
 		return err
 	}
-	return route(host, at.all, at.control)
+	for _, family := range at.both() {
+		if err := route(host, family.all, family.control); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // connectNode lays the cable from a node to the control machine.
@@ -124,15 +130,20 @@ func (c *Cluster) connectNode(control, node *machine.Machine, number int) error 
 	if err := plug(switching, node.Name); err != nil {
 		return err
 	}
-	if err := assign(there, "eth0", at.node(number), at.machines); err != nil {
+	if err := assign(there, "eth0", at.both(), func(f family) netip.Addr { return f.node(number) }); err != nil {
 		return err
 	}
-	// Its own pods have routes of their own. Without a default route, what is not here fails at once
-	// instead of after a time-out.
-	if err := route(there, at.all, at.control); err != nil {
-		return err
+	for _, family := range at.both() {
+		// Its own pods have routes of their own. Without a default route, what is not here fails at once
+		// instead of after a time-out.
+		if err := route(there, family.all, family.control); err != nil {
+			return err
+		}
+		if err := route(switching, family.pods(number), family.node(number)); err != nil {
+			return err
+		}
 	}
-	return route(switching, at.pods(number), at.node(number))
+	return nil
 }
 
 func attributes(name string) netlink.LinkAttrs {
@@ -174,16 +185,29 @@ func up(there *netlink.Handle, name string) error {
 	return there.LinkSetUp(device)
 }
 
-func assign(there *netlink.Handle, name string, address netip.Addr, network netip.Prefix) error {
+func assign(there *netlink.Handle, name string, families [2]family, address func(family) netip.Addr) error {
 	device, err := there.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
 	}
-	own := &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(network.Bits(), 32)}}
-	if err := there.AddrAdd(device, own); err != nil {
-		return fmt.Errorf("address of %s: %w", name, err)
+	for _, family := range families {
+		own := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(address(family), family.machines.Bits()))}
+		if address(family).Is6() {
+			// Nobody else has it: it can be used at once.
+			own.Flags = unix.IFA_F_NODAD
+		}
+		if err := there.AddrAdd(device, own); err != nil {
+			return fmt.Errorf("address of %s: %w", name, err)
+		}
 	}
 	return there.LinkSetUp(device)
+}
+
+func ipNet(prefix netip.Prefix) *net.IPNet {
+	return &net.IPNet{
+		IP:   prefix.Addr().AsSlice(),
+		Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
+	}
 }
 
 func route(there *netlink.Handle, to netip.Prefix, via netip.Addr) error {
@@ -194,10 +218,7 @@ func route(there *netlink.Handle, to netip.Prefix, via netip.Addr) error {
 }
 
 func routeTo(to netip.Prefix, via netip.Addr) *netlink.Route {
-	return &netlink.Route{
-		Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), 32)},
-		Gw:  via.AsSlice(),
-	}
+	return &netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}
 }
 
 // unplug removes the host's end of the cable, if it is still there.

@@ -111,9 +111,9 @@ func policyTable(policies []*network.NetworkPolicy, all *inhabitants) (string, e
 			}
 		}
 	}
-	return fmt.Sprintf(`add table ip %[1]s
-delete table ip %[1]s
-table ip %[1]s {
+	return fmt.Sprintf(`add table inet %[1]s
+delete table inet %[1]s
+table inet %[1]s {
 	chain egress {
 %[2]s	}
 	chain ingress {
@@ -143,9 +143,13 @@ func (d *direction) allow(addresses, peers, ports []string) {
 	if len(addresses) == 0 {
 		return
 	}
-	for _, peer := range peers {
-		for _, port := range ports {
-			d.allowed = append(d.allowed, fmt.Sprintf("ip %s %s %s %s", d.own, set(addresses), peer, port))
+	for _, own := range matches(d.own, addresses) {
+		for _, peer := range peers {
+			for _, port := range ports {
+				if ofOneFamily(own, peer, port) {
+					d.allowed = append(d.allowed, strings.Join([]string{own, peer, port}, " "))
+				}
+			}
 		}
 	}
 }
@@ -156,15 +160,42 @@ func (d *direction) chain() string {
 		fmt.Fprintf(&chain, "\t\t%s return\n", match)
 	}
 	// Whoever is refused learns of it at once.
-	chain.WriteString("\t\treject with icmp admin-prohibited\n")
+	chain.WriteString("\t\treject with icmpx admin-prohibited\n")
 	return chain.String()
 }
 
 func (d *direction) jump(chain string) string {
-	if len(d.isolated) == 0 {
-		return ""
+	var jumps strings.Builder
+	for _, own := range matches(d.own, d.isolated) {
+		fmt.Fprintf(&jumps, "\t\t%s jump %s\n", own, chain)
 	}
-	return fmt.Sprintf("\t\tip %s %s jump %s\n", d.own, set(d.isolated), chain)
+	return jumps.String()
+}
+
+// ofOneFamily tells whether there are packets that clauses match together: nftables refuses a rule that
+// asks for both families.
+func ofOneFamily(clauses ...string) bool {
+	var four, six bool
+	for _, clause := range clauses {
+		four = four || strings.HasPrefix(clause, "ip ")
+		six = six || strings.HasPrefix(clause, "ip6 ")
+	}
+	return !four || !six
+}
+
+// matches are for one end of a packet, one for each family that there are addresses of.
+func matches(end string, addresses []string) []string {
+	isSix := func(address string) bool { return strings.Contains(address, ":") }
+	var matches []string
+	four := slices.DeleteFunc(slices.Clone(addresses), isSix)
+	if len(four) > 0 {
+		matches = append(matches, fmt.Sprintf("ip %s %s", end, set(four)))
+	}
+	six := slices.DeleteFunc(slices.Clone(addresses), func(address string) bool { return !isSix(address) })
+	if len(six) > 0 {
+		matches = append(matches, fmt.Sprintf("ip6 %s %s", end, set(six)))
+	}
+	return matches
 }
 
 // inhabitants are who policies may speak of.
@@ -178,9 +209,17 @@ func (all *inhabitants) addresses(chosen func(*core.Pod) bool) []string {
 	var addresses []string
 	for _, pod := range all.pods {
 		ended := pod.Status.Phase == core.PodSucceeded || pod.Status.Phase == core.PodFailed
-		if pod.Status.PodIP != "" && !pod.Spec.HostNetwork && !ended && chosen(pod) {
-			addresses = append(addresses, pod.Status.PodIP)
+		if !pod.Spec.HostNetwork && !ended && chosen(pod) {
+			addresses = append(addresses, addressesOf(pod)...)
 		}
+	}
+	return addresses
+}
+
+func addressesOf(pod *core.Pod) []string {
+	var addresses []string
+	for _, address := range pod.Status.PodIPs {
+		addresses = append(addresses, address.IP)
 	}
 	return addresses
 }
@@ -203,12 +242,13 @@ func (all *inhabitants) clauses(end, namespace string, peers []network.NetworkPo
 	var clauses []string
 	for _, peer := range peers {
 		if block := peer.IPBlock; block != nil {
+			family := "ip"
 			if strings.Contains(block.CIDR, ":") {
-				continue
+				family = "ip6"
 			}
-			clause := fmt.Sprintf("ip %s %s", end, block.CIDR)
+			clause := fmt.Sprintf("%s %s %s", family, end, block.CIDR)
 			if len(block.Except) > 0 {
-				clause += fmt.Sprintf(" ip %s != %s", end, set(block.Except))
+				clause += fmt.Sprintf(" %s %s != %s", family, end, set(block.Except))
 			}
 			clauses = append(clauses, clause)
 			continue
@@ -217,9 +257,7 @@ func (all *inhabitants) clauses(end, namespace string, peers []network.NetworkPo
 		if err != nil {
 			return nil, err
 		}
-		if len(addresses) > 0 {
-			clauses = append(clauses, fmt.Sprintf("ip %s %s", end, set(addresses)))
-		}
+		clauses = append(clauses, matches(end, addresses)...)
 	}
 	return clauses, nil
 }
@@ -265,9 +303,7 @@ func (all *inhabitants) ports(ports []network.NetworkPolicyPort) []string {
 		case port.Port == nil:
 			clauses = append(clauses, "meta l4proto "+protocol)
 		case port.Port.StrVal != "":
-			if named := all.named(protocol, port.Port.StrVal); len(named) > 0 {
-				clauses = append(clauses, fmt.Sprintf("ip daddr . %s dport %s", protocol, set(named)))
-			}
+			clauses = append(clauses, all.named(protocol, port.Port.StrVal)...)
 		case port.EndPort != nil:
 			clauses = append(clauses, fmt.Sprintf("%s dport %d-%d", protocol, port.Port.IntVal, *port.EndPort))
 		default:
@@ -277,19 +313,30 @@ func (all *inhabitants) ports(ports []network.NetworkPolicyPort) []string {
 	return clauses
 }
 
-// named are the ports of that name, each with its pod's address.
+// named match the ports of that name, each with its pod's address.
 func (all *inhabitants) named(protocol, name string) []string {
-	found := map[string]bool{}
+	found := map[string][]string{}
 	for _, pod := range all.pods {
 		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 			for _, port := range container.Ports {
-				if port.Name == name && strings.EqualFold(string(port.Protocol), protocol) && pod.Status.PodIP != "" {
-					found[fmt.Sprintf("%s . %d", pod.Status.PodIP, port.ContainerPort)] = true
+				if port.Name != name || !strings.EqualFold(string(port.Protocol), protocol) {
+					continue
+				}
+				for _, address := range addressesOf(pod) {
+					family := "ip"
+					if strings.Contains(address, ":") {
+						family = "ip6"
+					}
+					found[family] = append(found[family], fmt.Sprintf("%s . %d", address, port.ContainerPort))
 				}
 			}
 		}
 	}
-	return slices.Collect(maps.Keys(found))
+	var clauses []string
+	for _, family := range slices.Sorted(maps.Keys(found)) {
+		clauses = append(clauses, fmt.Sprintf("%s daddr . %s dport %s", family, protocol, set(found[family])))
+	}
+	return clauses
 }
 
 // set is one of nftables; the same members are the same text.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,9 @@ func (c *Cluster) configureNode(number int) error {
 	folder := c.nodeFolder(number)
 	plugins, err := linkPlugins(filepath.Join(folder, "cni-bin"))
 	if err != nil {
+		return err
+	}
+	if err := addPlugins(plugins); err != nil {
 		return err
 	}
 	snapshotter, err := snapshotter(c.Folder())
@@ -145,7 +149,7 @@ func (c *Cluster) startNode(ctx context.Context, node *machine.Machine, number i
 		"--kubeconfig=" + c.conf(c.machineName(number)+".kubeconfig"),
 		"--root-dir=" + folder + "/kubelet",
 		"--hostname-override=" + c.nodeName(number),
-		"--node-ip=" + plan(c.Slot).node(number).String(),
+		"--node-ip=" + listed(plan(c.Slot).both(), func(f family) netip.Addr { return f.node(number) }),
 		"--node-labels=" + c.labels(number),
 	}}); err != nil {
 		return err

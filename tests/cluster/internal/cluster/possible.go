@@ -28,6 +28,9 @@ func Possible() error {
 			return fmt.Errorf("no %s (Debian: %s)", program.name, program.debian)
 		}
 	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return errors.New("the kernel has no IPv6")
+	}
 	if _, err := pluginFolder(); err != nil {
 		return err
 	}

@@ -124,13 +124,17 @@ func bindTunables(folder string) error {
 // asymmetric paths is switched off explicitly.
 func forwarding() error {
 	for name, value := range map[string]string{
-		"ip_forward":                  "1",
-		"conf/all/rp_filter":          "0",
-		"conf/default/rp_filter":      "0",
-		"conf/all/send_redirects":     "0",
-		"conf/default/send_redirects": "0",
+		"ipv4/ip_forward":                  "1",
+		"ipv4/conf/all/rp_filter":          "0",
+		"ipv4/conf/default/rp_filter":      "0",
+		"ipv4/conf/all/send_redirects":     "0",
+		"ipv4/conf/default/send_redirects": "0",
+		"ipv6/conf/all/forwarding":         "1",
+		"ipv6/conf/default/forwarding":     "1",
+		// Nobody else has a machine's addresses: they can be used at once.
+		"ipv6/conf/default/accept_dad": "0",
 	} {
-		if err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4", name), []byte(value), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net", name), []byte(value), 0o644); err != nil {
 			return err
 		}
 	}
