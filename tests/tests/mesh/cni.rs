@@ -163,10 +163,7 @@ async fn a_pod_without_capabilities_is_captured_before_its_init_containers(test:
     ]);
     web["spec"]["initContainers"] = json!([first]);
     test.apply(&web.to_string()).await;
-    let wait = ["--namespace", test.name(), "wait", "pod/web", "--for=condition=Ready", "--timeout=40s"];
-    let waited = test.cluster().try_kubectl(&wait, "").await;
-    let log = test.cluster().try_kubectl(&["--namespace", test.name(), "logs", "web", "--all-containers"], "").await;
-    assert!(waited.status.success(), "{}\n{}\n{}", test.kubectl(&["describe", "pod", "web"]).await, String::from_utf8_lossy(&log.stdout), test.kubectl(&["get", "virtualservices,destinationrules,peerauthentications,authorizationpolicies,sidecars,networkpolicies", "-A"]).await);
+    test.wait("pod/web", "condition=Ready").await;
     let pod = test.get("pod/web").await;
     assert!(!pod["spec"].to_string().contains("NET_ADMIN"), "{pod}");
     // Who was called has seen a certificate.
