@@ -44,7 +44,11 @@ impl<'c> Node<'c> {
 
     async fn install(&self) {
         let folder = self.folder.display();
-        let values = [format!("cniBinDir={folder}/cni-bin"), format!("cniConfDir={folder}/cni")];
+        let values = [
+            format!("cniBinDir={folder}/cni-bin"),
+            format!("cniConfDir={folder}/cni"),
+            "resources.requests.cpu=1m".to_owned(),
+        ];
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         self.cluster.install_cni(&values).await;
     }
@@ -112,7 +116,10 @@ pub async fn rules_of_pods_are_programmed_from_the_node(cluster: Arc<Cluster>) {
 
 /// A pod of an application as Pod Security's `restricted` wants it.
 fn unprivileged(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+    // The node has given most of its processors to the pods of other tests.
+    let little = json!({"sidecar.istio.io/proxyCPU": "1m"});
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}, "annotations": little},
         "spec": {"terminationGracePeriodSeconds": 0,
             "securityContext": {"runAsNonRoot": true, "runAsUser": 1000,
                 "seccompProfile": {"type": "RuntimeDefault"}},
@@ -141,7 +148,7 @@ async fn a_pod_without_capabilities_is_captured_before_its_init_containers(test:
     test.wait("pod/pay", "condition=Ready").await;
     let mut web = unprivileged("web");
     let excluded = "traffic.sidecar.istio.io/excludeInboundPorts";
-    web["metadata"]["annotations"] = json!({ (excluded): APP_PORT.to_string() });
+    web["metadata"]["annotations"][excluded] = json!(APP_PORT.to_string());
     let mut first = container_of("first");
     first["command"] = json!([
         "curl",
