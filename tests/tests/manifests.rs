@@ -124,7 +124,7 @@ fn collect<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
 fn the_dockerfile_makes_the_images_that_the_tests_run() {
     let dockerfile = read("Dockerfile");
     let tested = read("tests/src/cluster/weir.rs");
-    let (_, rest) = tested.split_once("let images: [&[&str]; 3] =").unwrap();
+    let (_, rest) = tested.split_once("let images: [&'static [&'static str]; 3] =").unwrap();
     let (list, _) = rest.split_once(';').unwrap();
     let programs: BTreeSet<&str> = list.split('"').skip(1).step_by(2).collect();
     let build = dockerfile.split("RUN ").find(|it| it.contains("cargo build")).unwrap();
@@ -137,10 +137,15 @@ fn the_dockerfile_makes_the_images_that_the_tests_run() {
     assert!(read("tests/cluster/internal/image/image.go").contains("layout.sh"));
     let stages: Vec<&str> =
         dockerfile.lines().filter(|it| it.starts_with("FROM scratch")).collect();
-    assert_eq!(stages.len(), 3);
+    assert_eq!(stages.len(), 4);
     let users: Vec<&str> =
         dockerfile.lines().filter_map(|line| line.strip_prefix("USER ")).collect();
-    assert_eq!(users, ["65532:65532", "65532:65532", "1337:1337"]);
+    assert_eq!(users, ["65532:65532", "65532:65532", "1337:1337", "0:0"]);
+    // The agent's program, which the node runs as well, is linked in another way.
+    assert!(tested.contains("self.load_programs(&[\"weir-cni\"])"));
+    let agent = dockerfile.split("RUN ").find(|it| it.contains("--bin weir-cni")).unwrap();
+    assert!(agent.contains("+crt-static"), "{agent}");
+    assert!(agent.contains(&format!("sh {script} /images/cni target/release/weir-cni")), "{agent}");
     // The toolchain is the one that is pinned for everybody.
     let toolchain = read("rust-toolchain.toml");
     let base = dockerfile.lines().find_map(|line| line.strip_prefix("FROM rust:")).unwrap();
