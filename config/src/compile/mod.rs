@@ -47,8 +47,8 @@ pub mod reference {
         },
         ownership::{
             Claim, Definition, FOREIGN_ADDRESSES_ANNOTATION, FOREIGN_ENDPOINT,
-            FOREIGN_VIRTUAL_ADDRESS, Rules, endpoint_place, namespace_of, network,
-            routes_elsewhere, said_of_definition, said_of_rules,
+            FOREIGN_VIRTUAL_ADDRESS, Rules, endpoint_place, is_single, namespace_of, network,
+            place_text, routes_elsewhere, said_of_definition, said_of_rules,
         },
         store::{contains, delegate_key, destinations, mesh_hosts},
     };

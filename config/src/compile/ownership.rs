@@ -95,6 +95,18 @@ pub fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
 }
 
+/// Whether it is one address.
+#[must_use]
+pub fn is_single(place: &IpNet) -> bool {
+    place.prefix_len() == place.max_prefix_len()
+}
+
+/// A network as it is written: one address without its length.
+#[must_use]
+pub fn place_text(place: &IpNet) -> String {
+    if is_single(place) { place.addr().to_string() } else { place.to_string() }
+}
+
 /// The warning there is of such a claim; `refusal` says what does not count.
 pub(super) fn said_of_address(claim: Claim, refusal: &'static str) -> Option<&'static str> {
     match claim {

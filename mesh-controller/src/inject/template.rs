@@ -27,11 +27,13 @@ const START_LIMIT: &str = "30s";
 pub fn sidecar(pod: &Pod, namespace: &str, config: &Config, knobs: &Knobs, own: &Own) -> Value {
     let proxy = proxy(pod, namespace, config, knobs, own);
     let mut init: Vec<Value> = Vec::new();
-    if knobs.mode != InterceptionMode::None && !config.cni {
-        init.push(rules(config, knobs, user(knobs, own)));
-    } else if awaits_redirection(config, knobs) && !knobs.is_native {
-        // What follows a native sidecar waits for it, and it asks by itself.
-        init.push(validation(config, knobs));
+    if knobs.mode != InterceptionMode::None {
+        if !config.cni {
+            init.push(rules(config, knobs, user(knobs, own)));
+        } else if !knobs.is_native {
+            // What follows a native sidecar waits for it, and it asks by itself.
+            init.push(validation(config, knobs));
+        }
     }
     let mut containers = Vec::new();
     if knobs.is_native {

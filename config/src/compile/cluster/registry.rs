@@ -140,8 +140,7 @@ impl Service {
             let claim = ownership::of_address(view, object, net);
             let refusal = ownership::FOREIGN_VIRTUAL_ADDRESS;
             if let Some(said) = ownership::said_of_address(claim, refusal) {
-                let is_single = net.prefix_len() == net.max_prefix_len();
-                let place = if is_single { net.addr().to_string() } else { net.to_string() };
+                let place = ownership::place_text(&net);
                 findings.warn(object, "spec.addresses", format!("{place}: {said}"));
             }
             if claim == Claim::Refused {

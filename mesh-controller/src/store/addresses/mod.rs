@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use weir_config::{
     api::{Kind, ObjectKey},
-    compile::reference::FOREIGN_ADDRESSES_ANNOTATION,
+    compile::reference::{FOREIGN_ADDRESSES_ANNOTATION, is_single, place_text},
     diagnostic::Diagnostic,
     model::cluster::is_local,
 };
@@ -23,7 +23,7 @@ use weir_config::{
 mod named;
 
 pub use self::named::Named;
-use self::named::{Use, is_single};
+use self::named::Use;
 use super::{Entry, Pod, endpoints::PodName};
 
 /// Who is at an address.
@@ -165,7 +165,8 @@ impl Addresses {
 
     /// What proxies are to be told of the entry's addresses; empty: nothing.
     pub(super) fn told_of(&self, entry: &Entry) -> Box<str> {
-        let foreign: BTreeSet<String> = self.foreign(entry).map(Named::text).collect();
+        let foreign: BTreeSet<String> =
+            self.foreign(entry).map(|it| place_text(&it.place)).collect();
         Vec::from_iter(foreign).join(",").into()
     }
 

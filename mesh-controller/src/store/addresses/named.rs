@@ -31,7 +31,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// All of them; those of slices are [known](super::super::endpoints) by their pods.
+    /// All of them; those of slices are known by their pods.
     #[must_use]
     pub fn of(object: &Object) -> Box<[Self]> {
         let endpoint = |text: &String, field: &str| {
@@ -85,14 +85,4 @@ impl Named {
             message: message.to_owned(),
         }
     }
-
-    /// As it is told to proxies.
-    pub(super) fn text(&self) -> String {
-        if is_single(&self.place) { self.place.addr().to_string() } else { self.place.to_string() }
-    }
-}
-
-/// Whether it is one address.
-pub(super) fn is_single(place: &IpNet) -> bool {
-    place.prefix_len() == place.max_prefix_len()
 }

@@ -6,6 +6,7 @@ use clap::Parser as _;
 use weir_sidecar::{
     arguments::{Arguments, Environment},
     redirect::{self, NamespaceError, Settings},
+    with_causes,
 };
 
 const OWN_NAMESPACE: &str = "/proc/self/ns/net";
@@ -23,9 +24,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("{}", chain(.0))]
+    #[error("{}", with_causes(.0))]
     Enter(#[from] NamespaceError),
-    #[error("{}", chain(.0))]
+    #[error("{}", with_causes(.0))]
     Kernel(#[from] redirect::Error),
 }
 
@@ -36,7 +37,7 @@ pub fn settings(arguments: &[String]) -> Result<Settings, Error> {
     let parsed = Arguments::try_parse_from(words);
     let parsed = parsed.map_err(|error| Error::Arguments(error.kind().to_string()))?;
     let settings = parsed.settings(&Environment::default());
-    settings.map_err(|error| Error::Arguments(chain(&error)))
+    settings.map_err(|error| Error::Arguments(with_causes(&error)))
 }
 
 /// Programs them in the network namespace of this file.
@@ -62,17 +63,6 @@ fn is_of_a_pod(namespace: &Path) -> Result<(), Error> {
         true => Err(Error::Node { path }),
         false => Ok(()),
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use clap::Parser as _;
 use weir_sidecar::{
     arguments::{Action, Arguments, Environment},
     redirect::{self, Dns, Settings, StandIn},
+    with_causes,
 };
 
 /// `EX_USAGE` of sysexits.h.
@@ -96,13 +97,7 @@ fn print(settings: &Settings) {
 }
 
 fn failed(error: &dyn Error, code: ExitCode) -> ExitCode {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    say(&text);
+    say(&with_causes(error));
     code
 }
 

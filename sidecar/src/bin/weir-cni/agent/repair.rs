@@ -3,8 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -40,7 +39,7 @@ impl Repair {
             let due = self.due(&pods.borrow());
             if !due.is_empty() {
                 let proc = self.proc.clone();
-                let looked = spawn_blocking(move || round(&proc, &Arc::new(due))).await;
+                let looked = spawn_blocking(move || round(&proc, &due)).await;
                 let now = Instant::now();
                 self.seen.extend(looked.into_iter().flatten().map(|uid| (uid, now)));
             }
@@ -59,7 +58,7 @@ impl Repair {
 }
 
 /// Programs who is not. Returns who is by now.
-fn round(proc: &std::path::Path, pods: &Pods) -> Vec<String> {
+fn round(proc: &Path, pods: &Pods) -> Vec<String> {
     let namespaces = processes::namespaces(proc, pods.keys()).unwrap_or_else(|error| {
         warn!("look for the processes of pods: {error}");
         BTreeMap::new()

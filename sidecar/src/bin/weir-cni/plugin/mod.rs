@@ -52,8 +52,8 @@ impl Environment {
     /// The pod, if it is one of Kubernetes.
     fn pod(&self) -> Option<Question> {
         let find = |name: &str| {
-            let words = self.arguments.split(';').filter_map(|word| word.split_once('='));
-            words.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+            let mut words = self.arguments.split(';').filter_map(|word| word.split_once('='));
+            words.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
         Some(Question {
             namespace: find("K8S_POD_NAMESPACE")?,
