@@ -78,13 +78,15 @@ pub enum Measure {
     Start,
     /// The start of a gateway whose controller is down.
     Restart,
+    /// A controller that is away, until its proxies have what they need again.
+    Absence,
 }
 
 impl Measure {
     /// Whether it is the control plane that is measured; peers have none that could be compared.
     pub fn is_of_control_plane(self) -> bool {
         match self {
-            Self::Acceptance | Self::Swarm | Self::Start | Self::Restart => true,
+            Self::Acceptance | Self::Swarm | Self::Start | Self::Restart | Self::Absence => true,
             Self::Cost
             | Self::Latency
             | Self::Idle

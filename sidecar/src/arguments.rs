@@ -148,6 +148,10 @@ struct Accepted {
 pub enum Action {
     /// Programs them in place of those that are there, and prints them.
     Apply,
+    /// Does the same, gives up every privilege, and stays until it is told to end.
+    Stay,
+    /// Waits until there are some, 30 s at most.
+    Wait,
     /// Prints them in the syntax of nft.
     Print,
     /// Removes what is there.
@@ -194,9 +198,9 @@ impl Environment {
 impl Arguments {
     pub fn action(&self) -> Action {
         match self.action {
-            Action::Apply if self.dry_run => Action::Print,
-            Action::Apply if self.cleanup_only => Action::Remove,
-            Action::Apply if self.skip_rule_apply => Action::Nothing,
+            Action::Apply | Action::Stay if self.dry_run => Action::Print,
+            Action::Apply | Action::Stay if self.cleanup_only => Action::Remove,
+            Action::Apply | Action::Stay if self.skip_rule_apply => Action::Nothing,
             action => action,
         }
     }

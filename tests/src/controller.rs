@@ -15,6 +15,7 @@ use crate::{
         http::{Connection, Reply, Request},
         tools,
     },
+    clock::Clock,
     eventually::{DEADLINE, eventually},
     kube::ApiServer,
     metrics::Metrics,
@@ -48,6 +49,8 @@ pub struct Options<'a> {
     pub injection: Option<&'a str>,
     /// It panics over objects that contain that text, as if it had such a bug.
     pub panic_over: Option<&'a str>,
+    /// Its time of day; default: the machine's.
+    pub clock: Option<&'a Clock>,
     /// More of the command line; of an option that is there twice the last counts.
     pub arguments: &'a [&'a str],
 }
@@ -97,7 +100,7 @@ impl Controller {
     }
 
     fn launch(server: &ApiServer, options: &Options<'_>) -> Self {
-        let Options { is_own_authority, injection, panic_over, arguments } = *options;
+        let Options { is_own_authority, injection, panic_over, clock, arguments } = *options;
         let folder = tempfile::tempdir().expect("make a folder");
         let authority = Authority::new("mesh");
         let Identity { certificate, key } = authority.server(&[NAME]);
@@ -132,6 +135,7 @@ impl Controller {
             .args(arguments)
             .env_remove("KUBECONFIG")
             .envs(panic_over.map(|text| ("WEIR_PANIC_OVER", text)))
+            .envs(clock.map(Clock::environment).into_iter().flatten())
             .kill_on_drop(true)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

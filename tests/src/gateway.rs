@@ -18,6 +18,7 @@ use crate::{
         http::{Connection, Reply, Request},
         tools,
     },
+    clock::Clock,
     config::Config,
     control::Control,
     controller::Controller,
@@ -51,7 +52,7 @@ pub struct Launch {
     labels: String,
     args: Vec<OsString>,
     open_files: Option<u32>,
-    panic_over: Option<String>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Launch {
@@ -90,7 +91,7 @@ impl Launch {
             labels: LABELS.into(),
             args: Vec::new(),
             open_files: None,
-            panic_over: None,
+            environment: Vec::new(),
         }
     }
 
@@ -104,7 +105,14 @@ impl Launch {
     /// Panics over objects that contain that text, as if it had such a bug. Release builds do not.
     #[must_use]
     pub fn panic_over(mut self, text: &str) -> Self {
-        self.panic_over = Some(text.to_owned());
+        self.environment.push(("WEIR_PANIC_OVER", text.into()));
+        self
+    }
+
+    /// Goes by this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: &Clock) -> Self {
+        self.environment.extend(clock.environment());
         self
     }
 
@@ -139,7 +147,7 @@ impl Launch {
     pub async fn spawn(self) -> Gateway {
         let (admin, status) = (ports::free(), ports::free());
         let mut child = command_with(self.open_files)
-            .envs(self.panic_over.map(|text| ("WEIR_PANIC_OVER", text)))
+            .envs(self.environment)
             .args(self.source)
             .args(["--labels", &self.labels])
             .args(["--admin", &format!("127.0.0.1:{admin}")])

@@ -17,6 +17,7 @@ pub mod backend;
 pub mod binaries;
 pub mod certs;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod control;

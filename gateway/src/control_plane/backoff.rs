@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(15);
+/// All are back within five seconds of a controller that was away for long.
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// Twice as long after each failure, and never exactly as long as others wait: when a controller
 /// comes back, its proxies do not all come at once.

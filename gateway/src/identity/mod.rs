@@ -94,7 +94,8 @@ async fn renew(options: &Options, current: &watch::Sender<Option<Arc<Workload>>>
         match client::request(options).await {
             Ok(workload) => {
                 keep_for_next_start(options, &workload);
-                let due = Due::of(workload.validity, now(), fastrand::f64());
+                let now_valid = schedule::from_now(workload.validity, now());
+                let due = Due::of(now_valid, now(), fastrand::f64());
                 tracing::info!(
                     identity = options.identity,
                     renewed_in_seconds = due.seconds(),

@@ -50,6 +50,12 @@ impl Due {
     }
 }
 
+/// What is ahead of a certificate that was signed just now. They are dated back, and of a short life most
+/// would be over otherwise.
+pub(super) fn from_now(validity: Validity, now: i64) -> Validity {
+    Validity { not_before: validity.not_before.max(now), ..validity }
+}
+
 /// Half of its life, a little sooner or later as `chance` (0 to 1) has it, less what is over.
 pub(super) fn until_renewal(validity: Validity, now: i64, chance: f64) -> Duration {
     let Validity { not_before, not_after } = validity;
@@ -79,6 +85,15 @@ mod tests {
             6.0,
             "the life begins with its issue, not with its arrival"
         );
+    }
+
+    #[test]
+    fn what_it_was_dated_back_is_no_part_of_its_life() {
+        let signed = Validity { not_before: -600, not_after: 60 };
+        let wait = |now| until_renewal(from_now(signed, now), now, 0.5).as_secs();
+        assert_eq!(wait(0), 30);
+        assert_eq!(wait(-300), 180, "a clock that is behind knows no better");
+        assert_eq!(wait(-900), 630);
     }
 
     /// How long a certificate of a day is waited for, if the time of day is set by `step` seconds after

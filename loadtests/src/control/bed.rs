@@ -16,7 +16,8 @@ use super::{api::ApiServer, objects, until};
 /// Objects written at once.
 const WRITERS: usize = 32;
 
-const SERVICE_ACCOUNT: &str = "proxy";
+/// Of all proxies.
+pub const SERVICE_ACCOUNT: &str = "proxy";
 
 /// An API server with the kinds, and a namespace for everything of the case.
 pub struct Bed {

@@ -5,6 +5,7 @@
 //! writes --> API server --events--> controller --pushes--> a gateway, or a swarm of proxies
 //! ```
 
+mod absence;
 mod acceptance;
 mod api;
 mod bed;
@@ -123,6 +124,7 @@ async fn found(case: &Case, programs: &Programs) -> anyhow::Result<Found> {
         Measure::Swarm => swarm::take(&stage).await,
         Measure::Start => start::take(&stage).await,
         Measure::Restart => restart::take(&stage).await,
+        Measure::Absence => absence::take(&stage).await,
         Measure::Cost
         | Measure::Latency
         | Measure::Idle

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use weir_tests::{
     client::http::{Connection, Request},
+    metrics::Metrics,
     ports,
 };
 
@@ -77,11 +78,25 @@ pub struct Controller {
     monitoring: u16,
 }
 
+/// Where a controller is reached: discovery, monitoring, webhook.
+#[derive(Clone, Copy)]
+pub struct Ports([SocketAddr; 3]);
+
+impl Ports {
+    /// Those that nobody uses now.
+    pub fn free() -> Self {
+        Self([(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::free()))))
+    }
+}
+
 impl Controller {
     /// Starts it, without waiting for anything.
     pub fn spawn(stage: &Stage<'_>) -> anyhow::Result<Self> {
-        let [discovery, monitoring, webhook] =
-            [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], ports::free())));
+        Self::spawn_at(stage, &Ports::free(), &[])
+    }
+
+    fn spawn_at(stage: &Stage<'_>, ports: &Ports, arguments: &[&str]) -> anyhow::Result<Self> {
+        let Ports([discovery, monitoring, webhook]) = *ports;
         let mut command = Command::new(&stage.programs.controller);
         command
             .arg("--kubeconfig")
@@ -91,6 +106,7 @@ impl Controller {
             .args(["--monitoring-addr", &monitoring.to_string()])
             .args(["--webhook-addr", &webhook.to_string()])
             .args(["--log-level", "warn"])
+            .args(arguments)
             .env_remove("KUBECONFIG");
         let name = format!("weir-controller.{}.svc", stage.bed.namespace);
         let log = stage.folder.join("controller.log");
@@ -101,7 +117,16 @@ impl Controller {
 
     /// Starts it and waits until it has seen everything.
     pub async fn start(stage: &Stage<'_>) -> anyhow::Result<Self> {
-        let mut controller = Self::spawn(stage)?;
+        Self::start_at(stage, &Ports::free(), &[]).await
+    }
+
+    /// The same at these ports, with more of the command line.
+    pub async fn start_at(
+        stage: &Stage<'_>,
+        ports: &Ports,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut controller = Self::spawn_at(stage, ports, arguments)?;
         let ready = controller.process.ready(controller.monitoring, "/ready").await;
         ready.context("the controller")?;
         Ok(controller)
@@ -119,6 +144,15 @@ impl Controller {
             least = least.min(now);
         }
         Ok(least)
+    }
+
+    /// How many certificates were asked for, and how many were signed.
+    pub async fn signed(&self) -> anyhow::Result<(f64, f64)> {
+        let mut connection = Connection::http1(self.monitoring).await?;
+        let reply = connection.send(&Request::get("localhost", "/metrics")).await?;
+        let metrics = Metrics::parse(reply.text());
+        let count = |name: &str| metrics.sum(name, &[]);
+        Ok((count("citadel_server_csr_count"), count("citadel_server_success_cert_issuance_count")))
     }
 
     /// Processor time used so far.

@@ -2,11 +2,11 @@
 //!
 //! Written on h2 itself: a thousand of them share a processor with what is measured.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
+use h2::{RecvStream, SendStream, client::ResponseFuture};
 use http::HeaderMap;
 use prost::Message;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weir_config::wire::{
+    certificate::{CREATE_CERTIFICATE, IstioCertificateRequest},
     discovery::{
         DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource,
         WHOLE_PUSHES,
@@ -35,7 +36,7 @@ pub struct Access {
     address: SocketAddr,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
-    path: String,
+    origin: String,
 }
 
 /// A connected proxy.
@@ -70,18 +71,60 @@ impl Access {
             address: controller.discovery,
             name: ServerName::try_from(controller.name.clone())?,
             tls: Arc::new(tls),
-            path: format!("https://{}{DELTA_AGGREGATED_RESOURCES}", controller.name),
+            origin: format!("https://{}", controller.name),
         })
     }
-}
 
-impl Proxy {
-    /// Connects with a token and subscribes to everything.
-    pub async fn connect(access: &Access, token: &str) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(access.address).await?;
+    /// Has a certificate signed; whether the controller could be asked at all.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub async fn certificate(
+        &self,
+        token: &str,
+        request: &str,
+        lifetime: Duration,
+    ) -> anyhow::Result<bool> {
+        let request = IstioCertificateRequest {
+            csr: request.to_owned(),
+            validity_duration: i64::try_from(lifetime.as_secs())?,
+            metadata: None,
+        };
+        match self.signed(token, &request).await {
+            Ok(trailers) => refused(&trailers).map(|()| true),
+            Err(_unreachable) => Ok(false),
+        }
+    }
+
+    /// What the answer says of itself at its end.
+    async fn signed(
+        &self,
+        token: &str,
+        request: &IstioCertificateRequest,
+    ) -> anyhow::Result<HeaderMap> {
+        let (response, mut requests) = self.call(CREATE_CERTIFICATE, token).await?;
+        requests.send_data(framed(request), true)?;
+        let response = response.await?;
+        if response.headers().contains_key("grpc-status") {
+            return Ok(response.headers().clone());
+        }
+        let mut body = response.into_body();
+        while let Some(data) = body.data().await {
+            body.flow_control().release_capacity(data?.len())?;
+        }
+        body.trailers().await?.context("an answer ends with trailers")
+    }
+
+    /// Opens a connection and calls a method on it.
+    async fn call(
+        &self,
+        method: &str,
+        token: &str,
+    ) -> anyhow::Result<(ResponseFuture, SendStream<Bytes>)> {
+        let socket = TcpStream::connect(self.address).await?;
         socket.set_nodelay(true)?;
-        let tls = TlsConnector::from(Arc::clone(&access.tls));
-        let stream = tls.connect(access.name.clone(), socket).await?;
+        let tls = TlsConnector::from(Arc::clone(&self.tls));
+        let stream = tls.connect(self.name.clone(), socket).await?;
         let (client, connection) = h2::client::Builder::new()
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
@@ -89,12 +132,19 @@ impl Proxy {
             .await?;
         // Ends with the last handle of the connection.
         tokio::task::spawn_local(connection);
-        let request = http::Request::post(&access.path)
+        let request = http::Request::post(format!("{}{method}", self.origin))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("authorization", format!("Bearer {token}"))
             .body(())?;
-        let (response, mut requests) = client.ready().await?.send_request(request, false)?;
+        Ok(client.ready().await?.send_request(request, false)?)
+    }
+}
+
+impl Proxy {
+    /// Connects with a token and subscribes to everything.
+    pub async fn connect(access: &Access, token: &str) -> anyhow::Result<Self> {
+        let (response, mut requests) = access.call(DELTA_AGGREGATED_RESOURCES, token).await?;
         for (index, type_url) in TYPES.iter().enumerate() {
             let request = DeltaDiscoveryRequest {
                 node: (index == 0).then(node),

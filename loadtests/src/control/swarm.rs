@@ -76,7 +76,7 @@ pub async fn take(stage: &Stage<'_>) -> anyhow::Result<Found> {
 }
 
 /// Services that all proxies see.
-fn shop(namespace: &str, services: usize) -> impl Iterator<Item = serde_json::Value> {
+pub fn shop(namespace: &str, services: usize) -> impl Iterator<Item = serde_json::Value> {
     let of_service = move |number: usize| {
         let (service, host) = (service(number), format!("host-{number}.test"));
         [

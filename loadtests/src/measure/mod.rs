@@ -84,6 +84,16 @@ pub enum Figure {
     /// From the start of a gateway until its first right answer.
     RestartP50,
     RestartMax,
+    /// From the moment the controller is ready again until all proxies are connected and have a
+    /// certificate: of one that was away for less than certificates live, and for longer.
+    BackAfterShort,
+    BackAfterLong,
+    /// Certificates in one second, at most: while nothing happens, and when the controller is back after
+    /// all have ended.
+    SignedPeak,
+    SignedPeakBack,
+    /// Certificates of a proxy in two of their lives.
+    SignedEach,
 }
 
 /// Which way is better.
@@ -181,6 +191,11 @@ impl Figure {
             Self::ControllerResident => ("memory of the controller", "MiB", Better::Less),
             Self::RestartP50 => ("start to first answer, p50", "ms", Better::Less),
             Self::RestartMax => ("start to first answer, max", "ms", Better::Less),
+            Self::BackAfterShort => ("all back after less than a life", "ms", Better::Less),
+            Self::BackAfterLong => ("all back after more than a life", "ms", Better::Less),
+            Self::SignedPeak => ("signed in a second, at most", "", Better::Less),
+            Self::SignedPeakBack => ("the same when it is back", "", Better::Less),
+            Self::SignedEach => ("signed for a proxy in two lives", "", Better::Less),
         }
     }
 
@@ -215,7 +230,11 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
         Measure::Churn => churn::take(running, timing).await,
         Measure::Overload => overload::take(running, timing).await,
         Measure::Memory => memory::take(running).await,
-        Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => {
+        Measure::Acceptance
+        | Measure::Swarm
+        | Measure::Start
+        | Measure::Restart
+        | Measure::Absence => {
             bail!("{} is not measured with a proxy", running.case.name)
         }
     }

@@ -67,7 +67,11 @@ impl Plan {
             | Measure::Overload
             | Measure::Memory => self.quads.div_ceil(3),
             // Measured apart from proxies.
-            Measure::Acceptance | Measure::Swarm | Measure::Start | Measure::Restart => 0,
+            Measure::Acceptance
+            | Measure::Swarm
+            | Measure::Start
+            | Measure::Restart
+            | Measure::Absence => 0,
         }
     }
 

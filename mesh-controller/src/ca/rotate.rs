@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::root::{Authority, Data, Signer, text, validity};
+use super::root::{Authority, BACKDATED, Data, Signer, text, validity};
 
 const CERTIFICATE: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
@@ -91,7 +91,7 @@ impl Roots {
             let next = Some(Signer::generate(organisation, plan.lifetime, now)?);
             return Ok(Some(Self { next, ..self.clone() }));
         };
-        let introduced = next.validity()?.not_before;
+        let introduced = next.validity()?.not_before + BACKDATED;
         // A root that is over signs nothing anybody believes: better the one not all know yet.
         if now < introduced + plan.overlap() && now < current.not_after {
             return Ok(None);

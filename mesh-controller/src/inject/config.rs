@@ -29,6 +29,9 @@ pub struct Config {
     /// Sidecars are init containers that stay, which all nodes have to be able to; absent, where they
     /// are.
     pub native_sidecars: Option<bool>,
+    /// Where they are, what programs the rules stays too: the sidecar starts without waiting for the
+    /// kubelet to notice that it has ended.
+    pub resident_init: bool,
     /// Image of the sidecar, which also holds `weir-init`.
     pub image: String,
     pub image_pull_policy: String,
@@ -109,6 +112,7 @@ impl Default for Config {
             rewrite_app_http_probe: true,
             cni: false,
             native_sidecars: None,
+            resident_init: true,
             image: "weir/weir-sidecar".into(),
             image_pull_policy: String::new(),
             image_pull_secrets: Vec::new(),
@@ -120,8 +124,8 @@ impl Default for Config {
             token_audience: "istio-ca".into(),
             log_level: "info".into(),
             init_resources: Resources {
-                requests: amounts("10m", "16Mi"),
-                limits: amounts("1", "64Mi"),
+                requests: amounts("1m", "8Mi"),
+                limits: amounts("1", "32Mi"),
             },
             resources,
             lifecycle: None,

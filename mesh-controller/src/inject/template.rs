@@ -97,7 +97,19 @@ fn awaits_redirection(config: &Config, knobs: &Knobs) -> bool {
 
 /// Programs the rules. It is the one step that a `restricted` namespace does not take.
 fn rules(config: &Config, knobs: &Knobs, user: u64) -> Value {
-    let mut container = init_container(INIT, config, knobs, init_arguments(knobs, user));
+    let mut arguments = init_arguments(knobs, user);
+    let stays = knobs.is_native && config.resident_init;
+    if stays {
+        arguments.insert(0, "stay".into());
+    }
+    let mut container = init_container(INIT, config, knobs, arguments);
+    if stays {
+        container["restartPolicy"] = json!("Always");
+        // The kubelet starts the sidecar when it has ended.
+        container["lifecycle"] = json!({ "postStart": run(&["weir-init", "wait"]) });
+    }
+    // Why there are no rules.
+    container["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
     container["securityContext"] = json!({
         "allowPrivilegeEscalation": false,
         "capabilities": { "add": ["NET_ADMIN"], "drop": ["ALL"] },
@@ -237,22 +249,22 @@ fn lifecycle(config: &Config, knobs: &Knobs, waits: bool) -> Option<Value> {
     if let Some(lifecycle) = &config.lifecycle {
         return Some(lifecycle.clone());
     }
-    let run = |arguments: &[&str]| {
-        let command = [&["weir-sidecar"], arguments].concat();
-        json!({ "exec": { "command": command } })
-    };
     let mut hooks = Map::new();
     if waits {
         // While it runs, the kubelet neither shows how the pod is nor ends it. Native, nothing starts
         // when it fails, so that it can: the sidecar is started again.
-        let wait: &[&str] =
-            if knobs.is_native { &["wait", "--timeout", START_LIMIT] } else { &["wait"] };
-        hooks.insert("postStart".into(), run(wait));
+        let limit: &[&str] = if knobs.is_native { &["--timeout", START_LIMIT] } else { &[] };
+        hooks.insert("postStart".into(), run(&[&["weir-sidecar", "wait"], limit].concat()));
     }
     if knobs.is_native {
-        hooks.insert("preStop".into(), run(&["drain"]));
+        hooks.insert("preStop".into(), run(&["weir-sidecar", "drain"]));
     }
     (!hooks.is_empty()).then_some(Value::Object(hooks))
+}
+
+/// A hook.
+fn run(command: &[&str]) -> Value {
+    json!({ "exec": { "command": command } })
 }
 
 fn security_context(knobs: &Knobs, user: u64) -> Value {

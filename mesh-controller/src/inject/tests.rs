@@ -129,6 +129,27 @@ fn a_sidecar_without_our_hook_is_probed_until_it_has_started() {
     }
 }
 
+/// Classic, whatever stays keeps the pod from ending, and nothing waits for what does not end.
+#[test]
+fn what_programs_the_rules_stays_beside_a_native_sidecar_only() {
+    let classic = with_annotation("sidecar.istio.io/nativeSidecar", "false");
+    let ends = Config { resident_init: false, ..Config::default() };
+    for (pod, config, stays) in [
+        (pod(), &Config::default(), true),
+        (pod(), &ends, false),
+        (classic.clone(), &Config::default(), false),
+        (classic, &ends, false),
+    ] {
+        let injected = injected(&pod, config).pod;
+        let init = &injected["spec"]["initContainers"][0];
+        assert_eq!(init["name"], "istio-init");
+        assert_eq!(init["restartPolicy"] == "Always", stays, "{init}");
+        assert_eq!(init["args"][0] == "stay", stays, "{init}");
+        let hook = &init["lifecycle"]["postStart"]["exec"]["command"];
+        assert_eq!(*hook == json!(["weir-init", "wait"]), stays, "{init}");
+    }
+}
+
 #[test]
 fn a_container_that_was_not_injected_is_never_removed() {
     let mut pod = with_annotation("sidecar.istio.io/status", r#"{"containers": ["gone"]}"#);

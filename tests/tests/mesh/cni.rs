@@ -68,29 +68,10 @@ impl<'c> Node<'c> {
     }
 }
 
-/// Whether the controller leaves the rules of pods to the agent; until it has read that. What the value
-/// `cni.enabled` does, without the chart: these tests have changed what is its.
+/// Whether the controller leaves the rules of pods to the agent.
 async fn leave_to_the_agent(test: &Namespace<'_>, is_left: bool) {
-    let cluster = test.cluster();
-    let system = cluster.existing(SYSTEM);
-    let config = system.get("configmap/weir-sidecar-injector").await;
-    let config = config["data"]["config.yaml"].as_str().unwrap();
-    let config = config.replace(&format!("cni: {}", !is_left), &format!("cni: {is_left}"));
-    let patch = json!({ "data": { "config.yaml": config } }).to_string();
-    let injector = ["patch", "configmap/weir-sidecar-injector", "--type=merge", "--patch", &patch];
-    system.kubectl(&injector).await;
-    // The kubelet looks at the volumes of a pod that has changed.
-    let touch = ["annotate", "pod", "--selector=app=weir-controller", "--overwrite"];
-    system.kubectl(&[&touch[..], &[&format!("weir.test/cni={is_left}")]].concat()).await;
-    let names = "jsonpath={.spec.initContainers[*].name}";
-    let create = ["--namespace", test.name(), "create", "--dry-run=server", "--filename=-"];
-    let arguments = [&create[..], &["--output", names]].concat();
     let expected = if is_left { "istio-proxy" } else { "istio-init istio-proxy" };
-    eventually("the controller has read it", async || {
-        let output = cluster.try_kubectl(&arguments, &unprivileged("asked").to_string()).await;
-        (output.stdout == expected.as_bytes()).then_some(())
-    })
-    .await;
+    injection_is(test, ("cni", is_left), (".spec.initContainers[*].name", expected)).await;
 }
 
 pub async fn rules_of_pods_are_programmed_from_the_node(cluster: Arc<Cluster>) {

@@ -22,6 +22,35 @@ async fn admitted(namespace: &Namespace<'_>, pod: &Value) -> Result<Value, Strin
     Ok(serde_json::from_slice(&output.stdout).unwrap())
 }
 
+/// Switches a setting of injection, as a value of the chart does, but without the chart: these tests
+/// have changed what is its. Until the controller makes of a pod what is expected at that path.
+pub async fn injection_is(
+    test: &Namespace<'_>,
+    (setting, is_on): (&str, bool),
+    (path, expected): (&str, &str),
+) {
+    let cluster = test.cluster();
+    let system = cluster.existing(SYSTEM);
+    let config = system.get("configmap/weir-sidecar-injector").await;
+    let config = config["data"]["config.yaml"].as_str().unwrap();
+    let line = |is_on: bool| format!("{setting}: {is_on}\n");
+    let config = config.replace(&line(!is_on), &line(is_on));
+    let patch = json!({ "data": { "config.yaml": config } }).to_string();
+    let injector = ["patch", "configmap/weir-sidecar-injector", "--type=merge", "--patch", &patch];
+    system.kubectl(&injector).await;
+    // The kubelet looks at the volumes of a pod that has changed.
+    let touch = ["annotate", "pod", "--selector=app=weir-controller", "--overwrite"];
+    system.kubectl(&[&touch[..], &[&format!("weir.test/{setting}={is_on}")]].concat()).await;
+    let create = ["--namespace", test.name(), "create", "--dry-run=server", "--filename=-"];
+    let shown = format!("jsonpath={{{path}}}");
+    let arguments = [&create[..], &["--output", &shown]].concat();
+    eventually("the controller has read it", async || {
+        let output = cluster.try_kubectl(&arguments, &pod("asked").to_string()).await;
+        (output.stdout == expected.as_bytes()).then_some(())
+    })
+    .await;
+}
+
 fn container<'p>(pod: &'p Value, name: &str) -> &'p Value {
     let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
     let mut all = lists.into_iter().flatten().flatten();
@@ -195,6 +224,43 @@ pub async fn what_has_no_meaning_is_refused_with_its_place(cluster: Arc<Cluster>
     }
     let there = test.kubectl(&["get", "pods,sidecars,serviceentries", "--output", "name"]).await;
     assert_eq!(there, "");
+}
+
+pub async fn rules_that_cannot_be_programmed_keep_their_pod_back_and_it_is_said_why(
+    cluster: Arc<Cluster>,
+) {
+    let _controller = CONTROLLER.read().await;
+    mesh(&cluster).await;
+    let test = cluster.asking_for_sidecars("powerless").await;
+    let mut powerless = pod("powerless");
+    // What is not said here, the API server says before we are asked.
+    powerless["spec"]["initContainers"] = json!([{"name": "istio-init", "image": "auto",
+        "imagePullPolicy": "Never", "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]}}}]);
+    test.apply(&powerless.to_string()).await;
+    let reason = "needs the capability NET_ADMIN";
+    eventually("the pod says why", async || {
+        let pod = test.get("pod/powerless").await;
+        let rules = &pod["status"]["initContainerStatuses"][0];
+        assert_eq!(rules["name"], "istio-init");
+        let words = ["lastState", "state"].map(|state| &rules[state]["terminated"]["message"]);
+        words.into_iter().filter_map(Value::as_str).any(|it| it.contains(reason)).then_some(())
+    })
+    .await;
+    eventually("so does its log", async || {
+        let logs = ["--namespace", test.name(), "logs", "powerless", "--container=istio-init"];
+        let output = cluster.try_kubectl(&logs, "").await;
+        String::from_utf8_lossy(&output.stdout).contains(reason).then_some(())
+    })
+    .await;
+    let events = test.kubectl(&["get", "events", "--output", "yaml"]).await;
+    assert!(events.contains("reason: FailedPostStartHook"), "{events}");
+    let pod = test.get("pod/powerless").await;
+    for (list, number) in [("initContainerStatuses", 1), ("containerStatuses", 0)] {
+        let waiting = &pod["status"][list][number]["state"]["waiting"]["reason"];
+        assert_eq!(*waiting, "PodInitializing", "{pod}");
+    }
+    test.kubectl(&["delete", "pod", "powerless", "--now"]).await;
 }
 
 pub async fn a_sidecar_that_cannot_start_keeps_its_pod_back_and_says_why(cluster: Arc<Cluster>) {

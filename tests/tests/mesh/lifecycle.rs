@@ -1,6 +1,6 @@
 //! Pods from their start to their end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_tests::cluster::pods::kill_program_of_pods;
 
@@ -71,10 +71,35 @@ pub async fn a_sidecar_ends_in_time_when_the_application_does_not(cluster: Arc<C
     test.apply(&pod.to_string()).await;
     test.wait("pod/slow", "condition=Ready").await;
     assert_eq!(test.get("pod/slow").await["spec"]["initContainers"][1]["name"], "istio-proxy");
-    // Killed it would end with another code, when the kubelet's two seconds are over.
-    let ended = "jsonpath={.status.initContainerStatuses[1].state.terminated.exitCode}=0";
+    // Killed it would end with another code, when the kubelet's two seconds are over. What has
+    // programmed the rules ends after it.
+    let ended = |number: usize| {
+        format!("jsonpath={{.status.initContainerStatuses[{number}].state.terminated.exitCode}}=0")
+    };
+    let (proxy, init) = (ended(1), ended(0));
     let delete = test.kubectl(&["delete", "pod", "slow"]);
-    tokio::join!(test.wait("pod/slow", ended), delete);
+    tokio::join!(test.wait("pod/slow", &proxy), test.wait("pod/slow", &init), delete);
+}
+
+pub async fn what_has_programmed_the_rules_is_started_again_without_harm(cluster: Arc<Cluster>) {
+    let _controller = CONTROLLER.read().await;
+    let shop = shop(&cluster).await;
+    let pod = format!("pod/{}", shop.pod("pay").await);
+    let init = async || {
+        let status = &shop.get(&pod).await["status"]["initContainerStatuses"][0];
+        assert_eq!(status["name"], "istio-init");
+        (status["restartCount"].as_u64().unwrap(), status["state"]["running"].is_object())
+    };
+    let (before, _) = init().await;
+    let address = SocketAddr::new(shop.pod_ip("pay").await, APP_PORT);
+    kill_program_of_pods("weir-init", &[shop.get(&pod).await]).await;
+    eventually_eq((before + 1, true), async || {
+        let reply = ask(address, &Request::get("pay", "/")).await.unwrap();
+        assert!(String::from_utf8_lossy(&reply.body).contains("x-forwarded"), "it is captured");
+        init().await
+    })
+    .await;
+    shop.served_to("web", &["http://pay/"]).await;
 }
 
 pub async fn a_sidecar_restarts_and_another_starts_without_a_controller(cluster: Arc<Cluster>) {
@@ -145,30 +170,51 @@ async fn starts_once_the_controller_is_back(cluster: &Cluster, shop: &Namespace<
     shop.served_to("later", &["http://pay/"]).await;
 }
 
-/// Prints what injection adds until a pod is ready. A machine that runs everything, and programs that are
-/// built for debugging, are no place for a limit in milliseconds; that it is not seconds is held.
+/// Prints what injection adds until a pod is ready, and until it is gone: with what programs the rules
+/// staying, and ending. A machine that runs everything, and programs that are built for debugging, are no
+/// place for a limit in milliseconds; that it is not seconds is held.
 #[expect(clippy::print_stdout, reason = "the figures are for who reads them")]
 pub async fn a_pod_with_a_sidecar_is_ready_soon_after_one_without(cluster: Arc<Cluster>) {
-    const PODS: usize = 5;
     let _alone = CONTROLLER.write().await;
     mesh(&cluster).await;
-    let namespace = cluster.asking_for_sidecars("soon").await;
-    let mut times: [Vec<Duration>; 2] = Default::default();
+    let test = cluster.asking_for_sidecars("soon").await;
+    let without = ready_and_gone(&test, "without", false).await;
+    let with = ready_and_gone(&test, "with", true).await;
+    let policy = ".spec.initContainers[*].restartPolicy";
+    injection_is(&test, ("residentInit", false), (policy, "Always")).await;
+    let ordinary = ready_and_gone(&test, "ordinary", true).await;
+    injection_is(&test, ("residentInit", true), (policy, "Always Always")).await;
+    println!(
+        "medians of {PODS} pods, ready after creation and gone after deletion: {without:?} without a \
+         sidecar, {with:?} with one, {ordinary:?} with one and rules by a container that ends"
+    );
+    assert!(with.0 < without.0 + Duration::from_secs(10), "{without:?} {with:?}");
+}
+
+const PODS: usize = 5;
+
+/// How long after its creation a pod is ready, and how long after its deletion it is gone: medians.
+async fn ready_and_gone(
+    test: &Namespace<'_>,
+    kind: &str,
+    is_injected: bool,
+) -> (Duration, Duration) {
+    let (mut ready, mut gone) = (Vec::new(), Vec::new());
     for number in 0..PODS {
-        for (is_injected, times) in [false, true].into_iter().zip(&mut times) {
-            let name = format!("{}-{number}", if is_injected { "with" } else { "without" });
-            let inject = is_injected.to_string();
-            let pod = json!({"apiVersion": "v1", "kind": "Pod",
-                "metadata": {"name": name, "labels": {"sidecar.istio.io/inject": inject}},
-                "spec": {"containers": [
-                    {"name": "app", "image": app::IMAGE, "imagePullPolicy": "Never"}]}});
-            times.push(namespace.ready_after(&pod).await);
-            let created = namespace.get(&format!("pod/{name}")).await;
-            assert_eq!(created["spec"]["initContainers"].is_array(), is_injected);
-        }
+        let name = format!("{kind}-{number}");
+        let inject = is_injected.to_string();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"sidecar.istio.io/inject": inject}},
+            "spec": {"containers": [
+                {"name": "app", "image": app::IMAGE, "imagePullPolicy": "Never"}]}});
+        ready.push(test.ready_after(&pod).await);
+        let created = test.get(&format!("pod/{name}")).await;
+        assert_eq!(created["spec"]["initContainers"].is_array(), is_injected);
+        let begin = Instant::now();
+        test.kubectl(&["delete", "pod", &name]).await;
+        gone.push(begin.elapsed());
     }
-    times.iter_mut().for_each(|times| times.sort_unstable());
-    let [without, with] = times.map(|times| times[PODS / 2]);
-    println!("ready after {without:?} without a sidecar, {with:?} with one (medians of {PODS})");
-    assert!(with < without + Duration::from_secs(10), "{without:?} {with:?}");
+    ready.sort_unstable();
+    gone.sort_unstable();
+    (ready[PODS / 2], gone[PODS / 2])
 }

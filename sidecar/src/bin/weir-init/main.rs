@@ -1,7 +1,9 @@
 //! Programs the redirect rules of a network namespace: an init container's work.
 
+mod stay;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::{
     collections::BTreeSet,
@@ -11,6 +13,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use stay::End;
 use weir_sidecar::{
     arguments::{Action, Arguments, Environment},
     redirect::{self, Dns, Settings, StandIn},
@@ -32,61 +35,68 @@ fn main() -> ExitCode {
             return if message.use_stderr() { USAGE_ERROR.into() } else { ExitCode::SUCCESS };
         }
     };
-    match arguments.settings(&Environment::of_process()) {
-        Ok(settings) => {
-            if settings.dns == Dns::Servers(BTreeSet::new()) {
-                say("no DNS query is captured: /etc/resolv.conf names no server");
-            }
-            act(&arguments, &settings)
-        }
-        Err(error) => failed(&error, ExitCode::FAILURE),
-    }
+    let done = if arguments.action() == Action::Wait {
+        in_namespace(&arguments, || wait::for_rules().map_err(failed))
+    } else {
+        run(&arguments)
+    };
+    done.map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }
 
-fn act(arguments: &Arguments, settings: &Settings) -> ExitCode {
-    let in_place = || perform(arguments, settings);
+fn run(arguments: &Arguments) -> Result<(), ExitCode> {
+    let settings = arguments.settings(&Environment::of_process()).map_err(failed)?;
+    if settings.dns == Dns::Servers(BTreeSet::new()) {
+        say("no DNS query is captured: /etc/resolv.conf names no server");
+    }
+    // Before the rules: being told to end while they are programmed is not missed.
+    let end = (arguments.action() == Action::Stay).then(End::expect).transpose().map_err(failed)?;
+    in_namespace(arguments, || perform(arguments, &settings))?;
+    if let Some(end) = end {
+        stay::give_up_privileges().map_err(failed)?;
+        end.wait().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Does something in the network namespace that the arguments name, or in the own one.
+fn in_namespace(
+    arguments: &Arguments,
+    work: impl FnOnce() -> Result<(), ExitCode> + Send,
+) -> Result<(), ExitCode> {
     match &arguments.network_namespace {
-        None => in_place(),
-        Some(path) => redirect::in_namespace(path, in_place)
-            .unwrap_or_else(|error| failed(&error, ExitCode::FAILURE)),
+        None => work(),
+        Some(path) => redirect::in_namespace(path, work).map_err(failed)?,
     }
 }
 
-fn perform(arguments: &Arguments, settings: &Settings) -> ExitCode {
+fn perform(arguments: &Arguments, settings: &Settings) -> Result<(), ExitCode> {
     // First: what could not be validated afterwards is not programmed.
-    let stand_in = match arguments.run_validation.then(|| StandIn::start(settings)).transpose() {
-        Ok(stand_in) => stand_in,
-        Err(error) => return failed(&error, NOT_CAPTURED.into()),
-    };
+    let stand_in = arguments.run_validation.then(|| StandIn::start(settings)).transpose();
+    let stand_in = stand_in.map_err(not_captured)?;
     let done = match arguments.action() {
-        Action::Apply => redirect::apply(settings),
+        Action::Apply | Action::Stay => redirect::apply(settings),
         Action::Remove => redirect::remove(settings),
-        Action::Print | Action::Nothing => Ok(()),
+        Action::Print | Action::Nothing | Action::Wait => Ok(()),
     };
-    if let Err(error) = done {
-        return failed(&error, ExitCode::FAILURE);
+    done.map_err(failed)?;
+    let is_applied = matches!(arguments.action(), Action::Apply | Action::Stay);
+    if is_applied || arguments.action() == Action::Print {
+        print(settings);
     }
-    match arguments.action() {
-        Action::Apply | Action::Print => print(settings),
-        Action::Remove | Action::Nothing => {}
-    }
-    let Some(stand_in) = stand_in else { return ExitCode::SUCCESS };
+    let Some(stand_in) = stand_in else { return Ok(()) };
     let (port, within) = (arguments.iptables_probe_port, arguments.probe_timeout);
-    match stand_in.validate(port, within) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if matches!(arguments.action(), Action::Apply) {
-                take_back(settings);
-            }
-            failed(&error, NOT_CAPTURED.into())
+    stand_in.validate(port, within).map_err(|error| {
+        if is_applied {
+            take_back(settings);
         }
-    }
+        not_captured(error)
+    })
 }
 
 /// Rules that do not do what they should are worse than none: connections would end nowhere.
 fn take_back(settings: &Settings) {
     if let Err(error) = redirect::remove(settings) {
-        failed(&error, NOT_CAPTURED.into());
+        say(&with_causes(&error));
     }
 }
 
@@ -96,9 +106,14 @@ fn print(settings: &Settings) {
     let _ = write!(io::stdout(), "{}", redirect::table(settings));
 }
 
-fn failed(error: &dyn Error, code: ExitCode) -> ExitCode {
-    say(&with_causes(error));
-    code
+fn failed(error: impl Error) -> ExitCode {
+    say(&with_causes(&error));
+    ExitCode::FAILURE
+}
+
+fn not_captured(error: impl Error) -> ExitCode {
+    say(&with_causes(&error));
+    NOT_CAPTURED.into()
 }
 
 fn say(text: &str) {

@@ -26,6 +26,8 @@ use weir_tests::{
     kube::ApiServer,
 };
 
+mod clocks;
+
 const ROOT: &str = "istio-ca-root-cert";
 
 fn namespace(name: &str) -> Value {

@@ -18,6 +18,10 @@ use weir_tests::{
     net::{self, Namespace, Owner, original_destination, peer, query},
 };
 
+mod stay;
+
+use stay::*;
+
 macro_rules! suite {
     ($($test:ident),+ $(,)?) => {
         fn main() -> ExitCode {
@@ -61,6 +65,9 @@ suite! {
     a_namespace_is_programmed_from_outside,
     a_validation_tells_whether_connections_are_captured,
     rules_that_cannot_be_validated_are_not_left_behind,
+    who_stays_has_no_privileges_left_and_ends_when_it_is_told,
+    waiting_ends_when_there_are_rules_and_at_once_where_nobody_can_know,
+    who_cannot_program_rules_does_not_stay,
 }
 
 /// Why there is nothing to compare rules with, or no kernel for them.
