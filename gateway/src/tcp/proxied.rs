@@ -46,10 +46,11 @@ enum Over {
 impl Proxied {
     /// Moves bytes until there are no more, or no more may be moved, and records the connection. No
     /// `async fn`, which would have room for the connection twice.
-    pub(super) fn serve(mut self, drain: DrainSignal) -> impl Future<Output = ()> + Send {
+    pub(super) fn serve(self, drain: DrainSignal) -> impl Future<Output = ()> + Send {
+        let mut connection = self;
         async move {
-            let over = drain.until_cut(pin!(poll_fn(|cx| self.poll(cx)))).await;
-            self.end(over);
+            let over = drain.until_cut(pin!(poll_fn(|cx| connection.poll(cx)))).await;
+            connection.end(over);
         }
     }
 
