@@ -34,8 +34,9 @@ pub struct ConnectionInfo {
     /// The ClientHello's server name, lower case, without a trailing dot; also where TLS is passed
     /// through.
     pub server_name: Option<Arc<str>>,
-    /// `None`: the connection is not TLS, or its TLS is passed through.
-    pub tls: Option<TlsInfo>,
+    /// `None`: the connection is not TLS, or its TLS is passed through. Boxed, so that the
+    /// others do not hold the room for it.
+    pub tls: Option<Box<TlsInfo>>,
     /// Of an inbound connection: the client's address, where it came without a change of that (TPROXY)
     /// and the workload is to see it.
     pub transparent_source: Option<IpAddr>,

@@ -96,8 +96,8 @@ impl DrainSignal {
     /// Returns once draining has begun.
     pub async fn draining(&mut self) {
         if !self.begun {
-            // An error is the trigger being gone, which means the same.
-            let _ = self.phase.wait_for(|phase| *phase != Phase::Serving).await;
+            // No change leads back to serving. An error is the trigger being gone, which means the same.
+            let _ = self.phase.changed().await;
             self.begun = true;
         }
     }
@@ -114,18 +114,24 @@ impl DrainSignal {
     ///
     /// What belongs to one task has to stay in one task: the wait for the cut is registered once.
     /// Asking the channel at every wake would make all connections meet at one lock.
-    pub async fn until_cut<F: Future>(self, mut serving: Pin<&mut F>) -> Option<F::Output> {
+    pub fn until_cut<F: Future>(
+        self,
+        mut serving: Pin<&mut F>,
+    ) -> impl Future<Output = Option<F::Output>> {
+        // An `async fn` would have room for its arguments twice, in every connection.
         let mut waiting = self.clone();
-        let mut cut = pin!(waiting.cut());
-        let mut registered = false;
-        poll_fn(|cx| {
-            if (!registered || self.is_draining()) && cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            registered = true;
-            serving.as_mut().poll(cx).map(Some)
-        })
-        .await
+        async move {
+            let mut cut = pin!(waiting.cut());
+            let mut registered = false;
+            poll_fn(|cx| {
+                if (!registered || self.is_draining()) && cut.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                registered = true;
+                serving.as_mut().poll(cx).map(Some)
+            })
+            .await
+        }
     }
 
     async fn deadline(&mut self) {

@@ -1096,13 +1096,14 @@ async fn a_certificate_is_renewed_under_load_without_a_failure() {
 }
 
 #[tokio::test]
-async fn ten_thousand_idle_connections_cost_little() {
-    const CONNECTIONS: usize = 10_000;
+async fn thousands_of_idle_connections_cost_little() {
+    /// Each is two descriptors of ours and two of the proxy, and 20,000 are a usual limit.
+    const CONNECTIONS: usize = 9_000;
     /// Of what is not optimised, too.
-    const MAX_KIB_EACH: u64 = 8;
+    const MAX_KIB_EACH: u64 = 2;
     let lan = Lan::new();
     let (mut client, server) = (lan.pod("client"), lan.pod("server"));
-    if !can_open(4 * CONNECTIONS as u64) {
+    if !can_open(2 * CONNECTIONS as u64 + 1000) {
         eprintln!("skipped: too few open files are allowed");
         return;
     }

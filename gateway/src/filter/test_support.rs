@@ -29,7 +29,7 @@ pub(crate) fn connection(peer: &str) -> ConnectionInfo {
 pub(crate) fn tls_connection(peer: &str, identity: Option<&str>) -> ConnectionInfo {
     ConnectionInfo {
         server_name: Some("www.example.com".into()),
-        tls: Some(TlsInfo {
+        tls: Some(Box::new(TlsInfo {
             version: "TLSv1.3",
             cipher_suite: "TLS_AES_128_GCM_SHA256",
             alpn: None,
@@ -41,7 +41,7 @@ pub(crate) fn tls_connection(peer: &str, identity: Option<&str>) -> ConnectionIn
                 chain: Arc::default(),
             }),
             local_uri: None,
-        }),
+        })),
         port: 443,
         ..connection(peer)
     }

@@ -68,7 +68,7 @@ fn connection_info(alpn: Option<&[u8]>, is_tls: bool) -> Arc<ConnectionInfo> {
         listener: ListenerName::new("test"),
         port: 80,
         server_name: None,
-        tls,
+        tls: tls.map(Box::new),
     })
 }
 

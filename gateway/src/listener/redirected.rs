@@ -5,13 +5,17 @@
 //! then, and whoever speaks first decides. An HTTP client that was only slow is served as such.
 
 use std::{
+    future::poll_fn,
+    io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead as _, ReadBuf},
     time::{Instant, timeout, timeout_at},
 };
 use weir_config::model::listener::NetworkFilter;
@@ -28,7 +32,7 @@ use super::{
 use crate::{
     connection::{ConnectionInfo, TlsInfo},
     io::Io,
-    tcp::{Early, TcpProxy, peer_exchange},
+    tcp::{Opened, TcpProxy, peer_exchange},
     telemetry::peer_metadata::{Described, PEER_EXCHANGE},
 };
 
@@ -108,7 +112,7 @@ pub(super) async fn establish(binding: &Binding, accepted: Accepted) -> Option<E
         return Some(redirected.established(io, Arc::clone(chain), Vec::new()));
     }
     if chains.is_tls_only() {
-        return redirected.secure(io, &chains, Vec::new()).await;
+        return Box::pin(redirected.secure(io, &chains, Vec::new())).await;
     }
     redirected.detect(io, &chains).await
 }
@@ -151,8 +155,11 @@ impl Redirected<'_> {
             }
         };
         match first {
-            // Inside a tunnel it is the application's.
-            FirstBytes::Tls if self.known.is_none() => self.secure(io, chains, bytes).await,
+            // Inside a tunnel it is the application's. Boxed, so that a client that says nothing does not
+            // hold the room for it.
+            FirstBytes::Tls if self.known.is_none() => {
+                Box::pin(self.secure(io, chains, bytes)).await
+            }
             FirstBytes::Http => {
                 let chain = self.chain(self.http(chains))?;
                 Some(self.established(io, chain, bytes))
@@ -188,9 +195,9 @@ impl Redirected<'_> {
         is_let_in.then(|| (proxy, Arc::clone(chain)))
     }
 
-    async fn open_early(&self, proxy: TcpProxy, chain: &Chain) -> Option<Early> {
+    async fn open_early(&self, proxy: TcpProxy, chain: &Chain) -> Option<Opened> {
         let engine = &self.binding.shared.engine;
-        Early::open(engine, self.info(None, self.known.clone()), &proxy, &chain.drain_signal())
+        Opened::open(engine, self.info(None, self.known.clone()), &proxy, &chain.drain_signal())
             .await
     }
 
@@ -311,9 +318,21 @@ async fn read_first(
         if let Some(first) = classify(bytes) {
             return Some(first);
         }
-        bytes.reserve(READ_BYTES);
-        if io.read_buf(bytes).await.ok()? == 0 {
+        if poll_fn(|cx| poll_read_into(cx, io, bytes)).await.ok()? == 0 {
             return Some(FirstBytes::Other);
         }
     }
+}
+
+/// Adds what is there to `bytes`, and says how much. Who waits for something has no buffer.
+fn poll_read_into(
+    cx: &mut Context<'_>,
+    io: &mut Io,
+    bytes: &mut Vec<u8>,
+) -> Poll<io::Result<usize>> {
+    let mut room = [0; READ_BYTES];
+    let mut buf = ReadBuf::new(&mut room);
+    ready!(Pin::new(io).poll_read(cx, &mut buf))?;
+    bytes.extend_from_slice(buf.filled());
+    Poll::Ready(Ok(buf.filled().len()))
 }

@@ -23,7 +23,7 @@ use crate::{
     engine::Engine,
     http,
     io::Io,
-    tcp::{self, TcpProxy},
+    tcp::{self, Serving, TcpProxy},
     telemetry::{Protocol, ResponseFlag, StreamInfo, metrics::ListenerMetrics},
 };
 
@@ -62,7 +62,7 @@ impl Binding {
             return;
         };
         let accepted = Accepted { io, peer_addr, local_addr };
-        this.shared.connections.spawn(serve(Arc::clone(this), accepted, open));
+        this.shared.connections.spawn(serve(this, accepted, open));
     }
 }
 
@@ -81,36 +81,47 @@ pub(super) struct Established {
     /// Read already, and for the upstream.
     pub(super) hello: Vec<u8>,
     /// An upstream that was connected before the client said anything.
-    pub(super) early: Option<Box<tcp::Early>>,
+    pub(super) early: Option<Box<tcp::Opened>>,
 }
 
-/// The line of a connection: filter chain and TLS, then what the chain has for it.
-async fn serve(binding: Arc<Binding>, accepted: Accepted, _open: OpenConnection) {
-    let _counted = binding.metrics.connection();
+/// A connection to its end. What begins it is large, and gone before its long life does: hence a box, and
+/// no `async fn`, which would have room for what it begins with as well.
+fn serve(
+    binding: &Arc<Binding>,
+    accepted: Accepted,
+    open: OpenConnection,
+) -> impl Future<Output = ()> + Send + use<> {
+    let counted = binding.metrics.connection();
+    let beginning = Box::pin(begin(Arc::clone(binding), accepted));
+    async move {
+        if let Some(serving) = beginning.await {
+            serving.await;
+        }
+        drop((counted, open));
+    }
+}
+
+/// The line of a connection: filter chain and TLS, then what the chain has for it. `None`: it is closed.
+async fn begin(binding: Arc<Binding>, accepted: Accepted) -> Option<Serving> {
     let accepted = match binding.shared.engine.snapshot().settings.proxy_protocol {
-        false => Some(accepted),
+        false => accepted,
         // Boxed, because few configurations have it.
-        true => Box::pin(announced(&binding, accepted)).await,
+        true => Box::pin(announced(&binding, accepted)).await?,
     };
-    let Some(accepted) = accepted else { return };
     let kind = binding.state.load().config.kind;
     let established = match kind {
         ListenerKind::Inbound | ListenerKind::Outbound => {
-            Box::pin(redirected::establish(&binding, accepted)).await
+            Box::pin(redirected::establish(&binding, accepted)).await?
         }
-        ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted),
-        // Boxed, because its state is large and gone before the connection's long life begins.
-        ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await,
+        ListenerKind::Http | ListenerKind::Tcp => plain(&binding, accepted)?,
+        // Boxed, because the others have no use for the room.
+        ListenerKind::Tls => Box::pin(secure_in_time(&binding, accepted)).await?,
         ListenerKind::Tunnel => {
-            if let Some(established) = Box::pin(secure_in_time(&binding, accepted)).await {
-                Box::pin(tunnelled::serve(&binding, established)).await;
-            }
-            return;
+            let established = Box::pin(secure_in_time(&binding, accepted)).await?;
+            return Some(Box::pin(tunnelled::serve(binding, established)));
         }
     };
-    if let Some(established) = established {
-        established.serve(&binding.shared.engine).await;
-    }
+    established.begin(&binding.shared.engine).await
 }
 
 /// Who the load balancer in front says the client is. A connection that does not say is closed.
@@ -192,7 +203,8 @@ async fn secure(
 }
 
 impl Established {
-    pub(super) async fn serve(self, engine: &Arc<Engine>) {
+    /// What serves it to its end; `None`: it is over.
+    pub(super) async fn begin(self, engine: &Arc<Engine>) -> Option<Serving> {
         let Self { io, info, chain, hello, early } = self;
         let drain = chain.drain_signal();
         let network = chain.config.network.clone();
@@ -200,21 +212,19 @@ impl Established {
         drop(chain);
         match network {
             NetworkFilter::Http { route_table } => {
-                let io = io.after(hello);
                 let engine = Arc::clone(engine);
-                // Boxed, so that connections that carry bytes do not hold the room for it.
-                Box::pin(http::serve_connection(engine, io, info, route_table, drain)).await;
+                let io = io.after(hello);
+                Some(Box::pin(http::serve_connection(engine, io, info, route_table, drain)))
             }
             NetworkFilter::TcpProxy { clusters, idle_timeout } => {
                 let proxy = TcpProxy { clusters, idle_timeout, hello };
-                // Boxed, so that HTTP connections do not hold the room for it either.
                 match early {
-                    Some(early) => Box::pin(early.serve(engine, io, proxy, drain)).await,
-                    None => Box::pin(tcp::serve(engine, io, info, proxy, drain)).await,
+                    Some(early) => Some(early.serve(engine, io, proxy, drain)),
+                    None => tcp::begin(engine, io, info, proxy, drain).await,
                 }
             }
             // Its connections are not served as a whole.
-            NetworkFilter::Connect { .. } => {}
+            NetworkFilter::Connect { .. } => None,
         }
     }
 }
@@ -250,7 +260,7 @@ impl ListenerState {
                 Direction::Inbound | Direction::Outbound => local_addr.port(),
             },
             server_name,
-            tls,
+            tls: tls.map(Box::new),
             transparent_source: None,
             peer: crate::connection::Peer::default(),
         })
@@ -296,8 +306,8 @@ mod tests {
         let (io, _other_end) = UnixStream::pair().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let accepted = Accepted { io: Io::Unix(io), peer_addr: address, local_addr: address };
-        let task = serve(binding, accepted, overload.admit().unwrap());
+        let task = serve(&binding, accepted, overload.admit().unwrap());
         let size = size_of_val(&task);
-        assert!(size <= 3072, "{size} bytes");
+        assert!(size <= 64, "{size} bytes");
     }
 }

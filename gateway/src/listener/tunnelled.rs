@@ -43,15 +43,15 @@ const NO_IDENTITY: Refusal = Refusal(StatusCode::UNAUTHORIZED, "hbone: no identi
 const OVERLOAD: Refusal = Refusal(StatusCode::SERVICE_UNAVAILABLE, "connection limit");
 
 /// Serves the streams of a connection to its end.
-pub(super) async fn serve(binding: &Arc<Binding>, established: Established) {
+pub(super) async fn serve(binding: Arc<Binding>, established: Established) {
     let Established { io, info, chain, .. } = established;
-    let limits = &binding.shared.engine.limits;
-    let mut connection = Connection::server(io, BytesMut::new(), config(limits));
+    let config = config(&binding.shared.engine.limits);
+    let mut connection = Connection::server(io, BytesMut::new(), config);
     let drain = chain.drain_signal();
     let network = chain.config.network.clone();
     // A long connection must not keep the certificates of its beginning in memory.
     drop(chain);
-    let tunnel = Outer { binding: Arc::clone(binding), info, network };
+    let tunnel = Outer { binding, info, network };
     let mut streams = JoinSet::new();
     {
         let serving = pin!(tunnel.serve_streams(&mut connection, &mut streams, drain.clone()));
@@ -175,7 +175,8 @@ impl Outer {
         let snapshot = self.binding.shared.engine.snapshot();
         let state = snapshot.listeners.find(listener).cloned();
         let open = self.binding.shared.overload.admit();
-        let (Some(state), Some(open), Some(tls)) = (state, open, self.info.tls.clone()) else {
+        let (Some(state), Some(open), Some(tls)) = (state, open, self.info.tls.as_deref().cloned())
+        else {
             return self.refuse(OVERLOAD, &mut stream);
         };
         if stream.send_head(&HeadBlock::response(StatusCode::OK), false).is_err() {
@@ -195,15 +196,21 @@ impl Outer {
     }
 }
 
-async fn serve_inner(
+/// As a connection that is accepted: what begins it is gone before its long life does.
+fn serve_inner(
     binding: Arc<Binding>,
     state: Arc<super::ListenerState>,
     inner: Inner,
-    _open: OpenConnection,
-) {
-    // Boxed, because its state is large and gone before the connection's long life begins.
-    let established = Box::pin(redirected::establish_inner(&binding, state, inner)).await;
-    if let Some(established) = established {
-        established.serve(&binding.shared.engine).await;
+    open: OpenConnection,
+) -> impl Future<Output = ()> + Send {
+    let beginning = Box::pin(async move {
+        let established = redirected::establish_inner(&binding, state, inner).await?;
+        established.begin(&binding.shared.engine).await
+    });
+    async move {
+        if let Some(serving) = beginning.await {
+            serving.await;
+        }
+        drop(open);
     }
 }

@@ -54,13 +54,13 @@ struct Idle {
 }
 
 impl BothWays {
-    /// `first` was read from downstream already.
-    pub fn new(first: Vec<u8>, idle_timeout: Option<Duration>) -> Self {
+    /// `hello` was read from downstream already, and `greeting` from upstream.
+    pub fn new(hello: Vec<u8>, greeting: Option<Buffer>, idle_timeout: Option<Duration>) -> Self {
         let now = Instant::now();
         let idle = |timeout| Idle { timeout, timer: Box::pin(sleep_until(now + timeout)) };
         Self {
-            up: Direction { buffer: Buffer::holding(first), ..Direction::default() },
-            down: Direction::default(),
+            up: Direction { buffer: Buffer::holding(hello), ..Direction::default() },
+            down: Direction { buffer: greeting, ..Direction::default() },
             moved: Moved::default(),
             last_move: now,
             idle: idle_timeout.map(idle),
@@ -137,13 +137,32 @@ struct Direction {
     write_ended: bool,
 }
 
-struct Buffer {
+/// Bytes that were read and are not written yet.
+#[derive(Debug)]
+pub struct Buffer {
     bytes: Box<[u8]>,
     written: usize,
     filled: usize,
 }
 
 impl Buffer {
+    /// What can be read now, in a buffer taken for it; `None`: all was read.
+    pub fn poll_read<R: AsyncRead + Unpin>(
+        cx: &mut Context<'_>,
+        reader: &mut R,
+    ) -> Poll<io::Result<Option<Self>>> {
+        let mut bytes = spare::take();
+        let mut buf = ReadBuf::new(&mut bytes);
+        let read = Pin::new(reader).poll_read(cx, &mut buf);
+        let filled = buf.filled().len();
+        if filled > 0 {
+            return Poll::Ready(Ok(Some(Self { bytes, written: 0, filled })));
+        }
+        spare::put(bytes);
+        ready!(read)?;
+        Poll::Ready(Ok(None))
+    }
+
     fn holding(bytes: Vec<u8>) -> Option<Self> {
         let filled = bytes.len();
         (filled > 0).then(|| Self { bytes: bytes.into_boxed_slice(), written: 0, filled })
@@ -172,8 +191,11 @@ impl Direction {
                 self.write_ended = true;
                 continue;
             }
-            match self.poll_read(cx, reader) {
-                Poll::Ready(read) => read.map_err(Failure::Read)?,
+            match Buffer::poll_read(cx, reader) {
+                Poll::Ready(read) => {
+                    self.buffer = read.map_err(Failure::Read)?;
+                    self.read_ended = self.buffer.is_none();
+                }
                 Poll::Pending => {
                     if self.unflushed {
                         ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Failure::Write)?;
@@ -183,25 +205,6 @@ impl Direction {
                 }
             }
         }
-    }
-
-    fn poll_read<R: AsyncRead + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        reader: &mut R,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = spare::take();
-        let mut buf = ReadBuf::new(&mut bytes);
-        let read = Pin::new(reader).poll_read(cx, &mut buf);
-        let filled = buf.filled().len();
-        if filled == 0 {
-            spare::put(bytes);
-            ready!(read)?;
-            self.read_ended = true;
-        } else {
-            self.buffer = Some(Buffer { bytes, written: 0, filled });
-        }
-        Poll::Ready(Ok(()))
     }
 
     /// Ready when nothing is left to write.
@@ -270,7 +273,7 @@ mod tests {
         let (server, mut upstream) = duplex(1024);
         let first = first.to_vec();
         let copying = tokio::spawn(async move {
-            let mut copying = BothWays::new(first, idle_timeout);
+            let mut copying = BothWays::new(first, None, idle_timeout);
             let end = poll_fn(|cx| copying.poll(cx, &mut downstream, &mut upstream)).await;
             (end, copying.moved())
         });

@@ -3,18 +3,14 @@
 
 use std::{
     borrow::Cow,
-    future::{Future, poll_fn},
-    pin::pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
 use smallvec::SmallVec;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::sleep,
-};
+use tokio::time::sleep;
 use weir_config::{
     model::{cluster::HashKey, route::WeightedCluster},
     xxh64::xxh64,
@@ -35,14 +31,15 @@ use crate::{
 
 mod copy;
 pub mod peer_exchange;
+mod proxied;
 
-use copy::{BothWays, End, Moved};
+use self::{
+    copy::{BothWays, Buffer},
+    proxied::Proxied,
+};
 
 /// Connect attempts, each at another endpoint while there is one.
 const MAX_ATTEMPTS: u32 = 3;
-
-/// Of an upstream that speaks first.
-const FIRST_READ_BYTES: usize = 4 * 1024;
 
 const DRAIN_TIMEOUT: &str = "drain_timeout";
 
@@ -61,44 +58,46 @@ pub struct TcpProxy {
 struct Upstream {
     io: Io,
     cluster: Arc<Cluster>,
-    _admitted: Slot,
-    _in_flight: InFlight,
+    admitted: Slot,
+    in_flight: InFlight,
 }
 
-/// Proxies one connection to its end and records it.
-pub async fn serve(
-    engine: &Engine,
+/// What serves a connection to its end. What it took to get there is gone.
+pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Finds a connection its upstream; what is returned proxies it to its end and records it. `None`: there
+/// is no upstream, which is recorded.
+pub async fn begin(
+    engine: &Arc<Engine>,
     downstream: Io,
     connection: Arc<ConnectionInfo>,
     proxy: TcpProxy,
     drain: DrainSignal,
-) {
-    let mut info = StreamInfo::start(connection, Protocol::Tcp);
-    let upstream = Box::pin(open(engine, &proxy, &drain, &mut info)).await;
-    engine.telemetry.record_tcp_opened(&info);
-    match upstream {
-        Ok(upstream) => copy(downstream, upstream, proxy, drain, &mut info).await,
-        Err(unopened) => {
-            unopened.tell(&mut info);
-            if info.connection.original_dst().is_some() {
+) -> Option<Serving> {
+    let is_redirected = connection.original_dst().is_some();
+    match Opened::open(engine, connection, &proxy, &drain).await {
+        Some(opened) => Some(opened.serve(engine, downstream, proxy, drain)),
+        None => {
+            if is_redirected {
                 // The client should see what it would see without us: nobody is there.
                 reset(&downstream);
             }
+            None
         }
     }
-    engine.telemetry.record_tcp(&info);
 }
 
-/// An upstream that was connected before the client said anything: it may be the one to begin.
+/// An upstream that is connected. That may be before the client said anything: it may be the one to
+/// begin.
 #[derive(Debug)]
-pub struct Early {
+pub struct Opened {
     upstream: Upstream,
     info: StreamInfo,
     /// What it said.
-    first: Vec<u8>,
+    greeting: Option<Buffer>,
 }
 
-impl Early {
+impl Opened {
     /// `None`: there is no upstream, which is recorded.
     pub async fn open(
         engine: &Engine,
@@ -108,7 +107,7 @@ impl Early {
     ) -> Option<Self> {
         let mut info = StreamInfo::start(connection, Protocol::Tcp);
         match Box::pin(open(engine, proxy, drain, &mut info)).await {
-            Ok(upstream) => Some(Self { upstream, info, first: Vec::new() }),
+            Ok(upstream) => Some(Self { upstream, info, greeting: None }),
             Err(unopened) => {
                 engine.telemetry.record_tcp_opened(&info);
                 unopened.tell(&mut info);
@@ -120,31 +119,34 @@ impl Early {
 
     /// Returns once the upstream says something, or that it will not. May be dropped at any time.
     pub async fn spoken(&mut self) {
-        self.first.reserve(FIRST_READ_BYTES);
+        let said = poll_fn(|cx| Buffer::poll_read(cx, &mut self.upstream.io)).await;
         // A failure is met again by whoever reads on.
-        let _ = self.upstream.io.read_buf(&mut self.first).await;
+        self.greeting = said.unwrap_or_default();
     }
 
-    /// Proxies the connection to its end and records it.
-    pub async fn serve(
-        self: Box<Self>,
-        engine: &Engine,
-        mut downstream: Io,
+    /// What proxies the connection to its end and records it.
+    pub fn serve(
+        self,
+        engine: &Arc<Engine>,
+        downstream: Io,
         proxy: TcpProxy,
         drain: DrainSignal,
-    ) {
-        let Self { upstream, mut info, first } = *self;
+    ) -> Serving {
+        let Self { upstream, info, greeting } = self;
         engine.telemetry.record_tcp_opened(&info);
-        let greeted = drain.clone().until_cut(pin!(downstream.write_all(&first))).await;
-        match greeted {
-            Some(Ok(())) => {
-                copy(downstream, upstream, proxy, drain, &mut info).await;
-                info.bytes_sent += first.len() as u64;
-            }
-            Some(Err(_gone)) => info.flags.set(ResponseFlag::DownstreamTermination),
-            None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
-        }
-        engine.telemetry.record_tcp(&info);
+        let Upstream { io, cluster, admitted, in_flight } = upstream;
+        let idle_timeout = proxy.idle_timeout.or(cluster.config().tcp_idle_timeout);
+        let proxied = Proxied {
+            engine: Arc::clone(engine),
+            downstream,
+            upstream: io,
+            copying: BothWays::new(proxy.hello, greeting, idle_timeout),
+            age: cluster.config().max_connection_duration.map(|max| Box::pin(sleep(max))),
+            begun: info.begun(),
+            _admitted: admitted,
+            _in_flight: in_flight,
+        };
+        Box::pin(proxied.serve(drain))
     }
 }
 
@@ -212,7 +214,7 @@ async fn connect(
     info.upstream.stats = Some(Arc::clone(cluster.stats()));
     let admitted = cluster.admit_connection().ok_or(ResponseFlag::UpstreamOverflow)?;
     let (io, in_flight) = dial(cluster, own, info).await?;
-    Ok(Upstream { io, cluster: Arc::clone(cluster), _admitted: admitted, _in_flight: in_flight })
+    Ok(Upstream { io, cluster: Arc::clone(cluster), admitted, in_flight })
 }
 
 /// The cluster `random` falls on. Without weights the first.
@@ -294,54 +296,6 @@ async fn introduced(
             asked.map_err(|error| ConnectError::from_connect(&error))
         }
         other => other,
-    }
-}
-
-/// Moves bytes until there are no more, or no more may be moved.
-async fn copy(
-    mut downstream: Io,
-    upstream: Upstream,
-    proxy: TcpProxy,
-    drain: DrainSignal,
-    info: &mut StreamInfo,
-) {
-    let Upstream { mut io, cluster, _admitted, _in_flight } = upstream;
-    let idle_timeout = proxy.idle_timeout.or(cluster.config().tcp_idle_timeout);
-    let max_duration = cluster.config().max_connection_duration;
-    drop(cluster);
-
-    let mut copying = BothWays::new(proxy.hello, idle_timeout);
-    // Boxed, because few have it.
-    let mut age = max_duration.map(|max| Box::pin(sleep(max)));
-    let mut is_too_old = false;
-    let ended = poll_fn(|cx| {
-        if let Poll::Ready(end) = copying.poll(cx, &mut downstream, &mut io) {
-            return Poll::Ready(Some(end));
-        }
-        is_too_old = age.as_mut().is_some_and(|age| age.as_mut().poll(cx).is_ready());
-        if is_too_old { Poll::Ready(None) } else { Poll::Pending }
-    });
-    let end = drain.until_cut(pin!(ended)).await.flatten();
-    let Moved { to_upstream, to_downstream } = copying.moved();
-    (info.bytes_received, info.bytes_sent) = (to_upstream, to_downstream);
-    if is_too_old {
-        info.flags.set(ResponseFlag::DurationTimeout);
-    }
-    match end {
-        Some(End::Complete) => {}
-        None if is_too_old => {}
-        None => info.termination_details = Cow::Borrowed(DRAIN_TIMEOUT),
-        Some(End::Idle) => info.termination_details = Cow::Borrowed("tcp_session_idle_timeout"),
-        Some(End::Downstream(error)) => {
-            tracing::debug!(%error, "the client broke off");
-            info.flags.set(ResponseFlag::DownstreamTermination);
-            reset(&io);
-        }
-        Some(End::Upstream(error)) => {
-            tracing::debug!(%error, "the upstream broke off");
-            info.flags.set(ResponseFlag::UpstreamConnectionTermination);
-            reset(&downstream);
-        }
     }
 }
 

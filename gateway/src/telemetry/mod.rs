@@ -228,6 +228,7 @@ impl StreamInfo {
 }
 
 pub mod access_log;
+mod begun;
 pub mod clusters;
 pub mod discovery;
 pub mod exposition;
@@ -242,4 +243,4 @@ pub mod record;
 pub mod series;
 mod standard;
 
-pub use record::Telemetry;
+pub use self::{begun::Begun, record::Telemetry};

@@ -48,6 +48,7 @@ mod overload;
 mod resumption;
 mod server_name;
 mod tcp;
+mod tunnelled;
 
 /// The part of a proxy these tests are about, fed with changes.
 struct Gateway {

@@ -250,7 +250,7 @@ fn without_query(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
 }
 
 fn tls(info: &StreamInfo) -> Option<&TlsInfo> {
-    info.connection.tls.as_ref()
+    info.connection.tls.as_deref()
 }
 
 fn peer(info: &StreamInfo) -> Option<&PeerIdentity> {

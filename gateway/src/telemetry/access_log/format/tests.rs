@@ -30,7 +30,7 @@ fn info() -> StreamInfo {
         peer: crate::connection::Peer::default(),
         listener: ListenerName::new("0.0.0.0_8443"),
         port: 443,
-        tls: Some(tls),
+        tls: Some(Box::new(tls)),
     };
     let mut info = StreamInfo::start(Arc::new(connection), Protocol::Http11);
     info.started_at = UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
