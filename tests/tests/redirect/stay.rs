@@ -9,11 +9,26 @@ use std::{
 
 use super::*;
 
+/// Four empty sets of capabilities.
+const NONE: [&str; 4] = ["0000000000000000"; 4];
+
 /// Lines of a process's status that start so.
 fn status(child: &Child, start: &str) -> Vec<String> {
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let lines = status.lines().filter(|line| line.starts_with(start));
     lines.map(|line| line.split_whitespace().last().unwrap().to_owned()).collect()
+}
+
+/// Its sets of capabilities, once it has given them up; what it has at the deadline otherwise.
+fn capabilities_in_the_end(child: &Child) -> Vec<String> {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let sets = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| status(child, set)).concat();
+        if sets == NONE || Instant::now() >= until {
+            return sets;
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 fn started(namespace: &Namespace, action: &str) -> Child {
@@ -29,18 +44,13 @@ pub fn who_stays_has_no_privileges_left_and_ends_when_it_is_told() {
     assert!(waited.status.success(), "{}", text(&waited.stderr));
     assert!(rules(&namespace).contains("chain outbound"));
 
-    let until = Instant::now() + DEADLINE;
-    let capabilities = || ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| status(&child, set));
-    let none = [(); 4].map(|()| vec!["0".repeat(16)]);
-    while capabilities() != none && Instant::now() < until {
-        thread::park_timeout(Duration::from_millis(5));
-    }
-    assert_eq!(capabilities(), none);
+    assert_eq!(capabilities_in_the_end(&child), NONE);
     assert_eq!(status(&child, "NoNewPrivs"), ["1"]);
     assert_eq!(status(&child, "Threads"), ["1"], "privileges are a thread's");
 
     // As another container of the pod would be, or this one started again.
     let again = started(&namespace, "stay");
+    assert_eq!(capabilities_in_the_end(&again), NONE);
     for child in [again, child] {
         namespace.run("kill", &["-TERM", &child.id().to_string()]);
         let ended = child.wait_with_output().unwrap();
