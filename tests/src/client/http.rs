@@ -322,9 +322,9 @@ impl Connection {
     }
 }
 
-/// Whether nothing of the request has left: it waited for a connection that ended.
+/// Whether nothing of the request has left: the connection had ended, or did while it waited.
 #[must_use]
 pub fn was_not_sent(error: &anyhow::Error) -> bool {
-    let is_canceled = |cause: &hyper::Error| cause.is_canceled();
-    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_canceled)
+    let has_ended = |cause: &hyper::Error| cause.is_canceled() || cause.is_closed();
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(has_ended)
 }
