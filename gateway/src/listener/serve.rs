@@ -84,20 +84,29 @@ pub(super) struct Established {
     pub(super) early: Option<Box<tcp::Opened>>,
 }
 
-/// A connection to its end. What begins it is large, and gone before its long life does: hence a box, and
-/// no `async fn`, which would have room for what it begins with as well.
+/// A connection to its end.
 fn serve(
     binding: &Arc<Binding>,
     accepted: Accepted,
     open: OpenConnection,
 ) -> impl Future<Output = ()> + Send + use<> {
     let counted = binding.metrics.connection();
-    let beginning = Box::pin(begin(Arc::clone(binding), accepted));
+    to_its_end(begin(Arc::clone(binding), accepted), (counted, open))
+}
+
+/// What `beginning` comes to, to its end; `held` is let go then. What begins a connection is large, and
+/// gone before its long life does: hence a box, and no `async fn`, which would have room for what it
+/// begins with as well.
+pub(super) fn to_its_end(
+    beginning: impl Future<Output = Option<Serving>> + Send,
+    held: impl Send,
+) -> impl Future<Output = ()> + Send {
+    let beginning = Box::pin(beginning);
     async move {
         if let Some(serving) = beginning.await {
             serving.await;
         }
-        drop((counted, open));
+        drop(held);
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     bind::canonical,
     overload::OpenConnection,
     redirected::{self, Inner},
-    serve::{Binding, Established},
+    serve::{Binding, Established, to_its_end},
 };
 use crate::{
     connection::ConnectionInfo,
@@ -196,21 +196,16 @@ impl Outer {
     }
 }
 
-/// As a connection that is accepted: what begins it is gone before its long life does.
+/// As a connection that is accepted.
 fn serve_inner(
     binding: Arc<Binding>,
     state: Arc<super::ListenerState>,
     inner: Inner,
     open: OpenConnection,
 ) -> impl Future<Output = ()> + Send {
-    let beginning = Box::pin(async move {
+    let beginning = async move {
         let established = redirected::establish_inner(&binding, state, inner).await?;
         established.begin(&binding.shared.engine).await
-    });
-    async move {
-        if let Some(serving) = beginning.await {
-            serving.await;
-        }
-        drop(open);
-    }
+    };
+    to_its_end(beginning, open)
 }

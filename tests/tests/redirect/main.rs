@@ -479,17 +479,20 @@ fn a_namespace_without_ipv6_is_no_error() {
     assert_eq!(pod.app_asks("10.88.0.1:80"), "15001 for 10.88.0.1:80");
 }
 
+/// `weir-init` with these capabilities, as setpriv has them.
+fn init_with(namespace: &Namespace, capabilities: &str, arguments: &[&str]) -> Output {
+    let bounds = format!("--bounding-set={capabilities}");
+    let program = binaries::init();
+    let command = [&bounds, "--inh-caps=-all", program.to_str().unwrap()];
+    namespace.run("setpriv", &[&command[..], arguments].concat())
+}
+
 fn the_capability_to_administer_the_network_is_enough_and_is_asked_for() {
     let namespace = Namespace::new("pod");
-    let program = binaries::init();
-    let with = |capabilities: &str| {
-        let flag = format!("--bounding-set={capabilities}");
-        namespace.run("setpriv", &[&flag, "--inh-caps=-all", program.to_str().unwrap()])
-    };
-    let refused = with("-all");
+    let refused = init_with(&namespace, "-all", &[]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("needs the capability NET_ADMIN"), "{refused:?}");
-    let allowed = with("-all,+net_admin");
+    let allowed = init_with(&namespace, "-all,+net_admin", &[]);
     assert!(allowed.status.success(), "{}", text(&allowed.stderr));
     assert!(rules(&namespace).contains("chain outbound"));
 }

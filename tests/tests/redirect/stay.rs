@@ -67,18 +67,14 @@ pub fn waiting_ends_when_there_are_rules_and_at_once_where_nobody_can_know() {
     assert!(init(&namespace, &[]).status.success());
     assert!(waiting.wait().unwrap().success());
 
-    let program = binaries::init();
-    let without = ["--bounding-set=-all", "--inh-caps=-all", program.to_str().unwrap(), "wait"];
-    let refused = namespace.run("setpriv", &without);
+    let refused = init_with(&namespace, "-all", &["wait"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("needs the capability NET_ADMIN"), "{refused:?}");
 }
 
 pub fn who_cannot_program_rules_does_not_stay() {
     let namespace = Namespace::new("pod");
-    let program = binaries::init();
-    let without = ["--bounding-set=-all", "--inh-caps=-all", program.to_str().unwrap(), "stay"];
-    let refused = namespace.run("setpriv", &without);
+    let refused = init_with(&namespace, "-all", &["stay"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("needs the capability NET_ADMIN"), "{refused:?}");
     let refused = init(&namespace, &["stay", "-x", "10.0.0.1"]);
