@@ -80,13 +80,20 @@ pub enum Measure {
     Restart,
     /// A controller that is away, until its proxies have what they need again.
     Absence,
+    /// A controller that is killed while requests go on.
+    Killed,
 }
 
 impl Measure {
     /// Whether it is the control plane that is measured; peers have none that could be compared.
     pub fn is_of_control_plane(self) -> bool {
         match self {
-            Self::Acceptance | Self::Swarm | Self::Start | Self::Restart | Self::Absence => true,
+            Self::Acceptance
+            | Self::Swarm
+            | Self::Start
+            | Self::Restart
+            | Self::Absence
+            | Self::Killed => true,
             Self::Cost
             | Self::Latency
             | Self::Idle

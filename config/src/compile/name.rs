@@ -44,6 +44,12 @@ pub(super) fn cluster_name(host: &str, port: u16, subset: &str) -> ClusterName {
     ClusterName::new(format!("outbound|{port}|{subset}|{host}"))
 }
 
+/// `outbound_.9080_.v1_.reviews.default.svc.cluster.local`: what clients of the mesh say in their
+/// ClientHello (istio-compat 1.14).
+pub(super) fn mesh_server_name(host: &str, port: u16, subset: &str) -> Arc<str> {
+    format!("outbound_.{port}_.{subset}_.{host}").into()
+}
+
 /// `namespace/name`, as dumps and logs show an object.
 pub(super) fn origin(object: &Object) -> Arc<str> {
     format!("{}/{}", object.metadata.namespace, object.metadata.name).into()

@@ -24,7 +24,7 @@ use weir_config::model::{
 use super::{
     Protocol,
     error::TlsFailure,
-    verify::{IdentityVerifier, Names, NoVerifier},
+    verify::{IdentityVerifier, Names, Wanted},
 };
 use crate::tls::{LoadedSecret, Secrets, provider};
 
@@ -209,7 +209,7 @@ fn verifier(
             (trust_bundle.as_ref(), subject_alt_names)
         }
         UpstreamTrust::Mesh { trust_bundle, identities } => (Some(trust_bundle), identities),
-        UpstreamTrust::Insecure => return Ok(Arc::new(NoVerifier::new())),
+        UpstreamTrust::Insecure => return Ok(Arc::new(IdentityVerifier::new(None))),
     };
     let (roots, crls) = match trust_bundle {
         None => (Arc::clone(&OS_ROOTS), Arc::default()),
@@ -229,7 +229,8 @@ fn verifier(
         UpstreamTrust::Verify { .. } if names.is_empty() => return Ok(webpki),
         _ => Names::of(names),
     };
-    Ok(Arc::new(IdentityVerifier::new(webpki, roots, !crls.is_empty(), names)))
+    let wanted = Wanted { webpki, roots, has_crls: !crls.is_empty(), names };
+    Ok(Arc::new(IdentityVerifier::new(Some(wanted))))
 }
 
 /// What is offered: of the configured protocols those that fit what will be spoken.

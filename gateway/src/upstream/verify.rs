@@ -21,15 +21,22 @@ use x509_parser::{
 use super::error::TlsFailure;
 use crate::tls::provider;
 
-/// Verifies the chain as usual, but instead of the host the certificate has to carry one of the
-/// configured names (`subjectAltNames`).
+/// Verifies that the peer has the key of its certificate, and of that what is wanted.
 #[derive(Debug)]
 pub(super) struct IdentityVerifier {
-    webpki: Arc<WebPkiServerVerifier>,
-    roots: Arc<RootCertStore>,
-    has_crls: bool,
-    names: Names,
+    /// `None`: any will do (`insecureSkipVerify`).
+    wanted: Option<Wanted>,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// The chain as usual, but instead of the host the certificate has to carry one of the configured names
+/// (`subjectAltNames`).
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) webpki: Arc<WebPkiServerVerifier>,
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) has_crls: bool,
+    pub(super) names: Names,
 }
 
 /// Who is meant.
@@ -62,16 +69,12 @@ impl Names {
 }
 
 impl IdentityVerifier {
-    pub(super) fn new(
-        webpki: Arc<WebPkiServerVerifier>,
-        roots: Arc<RootCertStore>,
-        has_crls: bool,
-        names: Names,
-    ) -> Self {
-        let algorithms = provider().signature_verification_algorithms;
-        Self { webpki, roots, has_crls, names, algorithms }
+    pub(super) fn new(wanted: Option<Wanted>) -> Self {
+        Self { wanted, algorithms: provider().signature_verification_algorithms }
     }
+}
 
+impl Wanted {
     fn carries_a_name(&self, leaf: &CertificateDer<'_>, parsed: &ParsedCertificate<'_>) -> bool {
         let uri = single_uri(leaf);
         let names = match &self.names {
@@ -113,18 +116,19 @@ impl ServerCertVerifier for IdentityVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Some(wanted) = &self.wanted else { return Ok(ServerCertVerified::assertion()) };
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
-            &self.roots,
+            &wanted.roots,
             intermediates,
             now,
             self.algorithms.all,
         )?;
-        if self.has_crls {
+        if wanted.has_crls {
             // rustls checks revocation only together with the host, which it looks at last: a wrong
             // host means that everything before was in order. The chain does not depend on that.
-            let checked = self.webpki.verify_server_cert(
+            let checked = wanted.webpki.verify_server_cert(
                 end_entity,
                 intermediates,
                 server_name,
@@ -140,56 +144,9 @@ impl ServerCertVerifier for IdentityVerifier {
                 Err(error) => return Err(error),
             }
         }
-        if !self.carries_a_name(end_entity, &parsed) {
+        if !wanted.carries_a_name(end_entity, &parsed) {
             return Err(CertificateError::NotValidForName.into());
         }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// `insecureSkipVerify`: any certificate, as long as the peer has its key.
-#[derive(Debug)]
-pub(super) struct NoVerifier {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl NoVerifier {
-    pub(super) fn new() -> Self {
-        Self { algorithms: provider().signature_verification_algorithms }
-    }
-}
-
-impl ServerCertVerifier for NoVerifier {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 

@@ -9,6 +9,7 @@ mod absence;
 mod acceptance;
 mod api;
 mod bed;
+mod killed;
 mod objects;
 mod process;
 mod proxy;
@@ -23,7 +24,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use weir_tests::{binaries, cluster::bed::Missing};
+use weir_tests::{
+    binaries,
+    client::http::{Connection, Request},
+    cluster::bed::Missing,
+};
 
 use crate::{
     args::RunArguments,
@@ -125,6 +130,7 @@ async fn found(case: &Case, programs: &Programs) -> anyhow::Result<Found> {
         Measure::Start => start::take(&stage).await,
         Measure::Restart => restart::take(&stage).await,
         Measure::Absence => absence::take(&stage).await,
+        Measure::Killed => killed::take(&stage).await,
         Measure::Cost
         | Measure::Latency
         | Measure::Idle
@@ -176,6 +182,13 @@ async fn until<T>(
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// Whether the route of a host answers at a gateway's port; nobody listens there at first.
+async fn is_served(port: u16, host: &str) -> bool {
+    let Ok(mut connection) = Connection::http1(port).await else { return false };
+    let reply = connection.send(&Request::get(host, "/")).await;
+    reply.is_ok_and(|reply| reply.status == 200 && reply.header("x-route") == Some(host))
 }
 
 fn millis(time: Duration) -> f64 {

@@ -81,18 +81,24 @@ pub fn origin(namespace: &str, port: u16) -> Value {
             "endpoints": [{"address": "127.0.0.1", "ports": {"http": port}}]}})
 }
 
-/// A Service whose endpoints nobody but us keeps.
+/// Has kube-proxy leave alone what nobody calls: with each change of an endpoint it would write the rules
+/// of all Services anew, for most of the machine's time.
+const UNCALLED: (&str, &str) = ("service.kubernetes.io/service-proxy-name", "none");
+
+/// A Service whose endpoints nobody but us keeps, and that nobody calls.
 pub fn service(namespace: &str, name: &str) -> Value {
+    let (label, value) = UNCALLED;
     json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "labels": {label: value}},
         "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]}})
 }
 
 /// The EndpointSlice of a Service, with the endpoints of [`endpoints`].
 pub fn slice(namespace: &str, service: &str, edition: u32) -> Value {
+    let (label, value) = UNCALLED;
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": format!("{service}-1"), "namespace": namespace,
-            "labels": {"kubernetes.io/service-name": service}},
+            "labels": {"kubernetes.io/service-name": service, label: value}},
         "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
         "endpoints": endpoints(edition)})
 }

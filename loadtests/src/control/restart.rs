@@ -4,14 +4,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use weir_tests::{
-    backend::echo::Echo,
-    client::http::{Connection, Request},
-    ports,
-};
+use weir_tests::{backend::echo::Echo, ports};
 
 use super::{
-    Found, Stage, latencies, millis, objects,
+    Found, Stage, is_served, latencies, millis, objects,
     process::{Controller, Follower},
     until,
 };
@@ -70,11 +66,4 @@ async fn with_copy<'a>(stage: &Stage<'a>) -> anyhow::Result<Follower<'a>> {
 
 fn host(number: usize) -> String {
     format!("host-{number}.test")
-}
-
-/// Nobody listens at first.
-async fn is_served(port: u16, host: &str) -> bool {
-    let Ok(mut connection) = Connection::http1(port).await else { return false };
-    let reply = connection.send(&Request::get(host, "/")).await;
-    reply.is_ok_and(|reply| reply.status == 200 && reply.header("x-route") == Some(host))
 }

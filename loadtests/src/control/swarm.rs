@@ -97,12 +97,12 @@ fn service(number: usize) -> String {
 /// Connected proxies, on a thread of their own. They leave when it is dropped.
 struct Swarm {
     size: usize,
-    taken: UnboundedReceiver<Taken>,
+    taken: UnboundedReceiver<anyhow::Result<Vec<Taken>>>,
 }
 
-/// That a proxy has taken a push and answered, or what went wrong.
+/// That a proxy has taken a push and answered.
 struct Taken {
-    push: anyhow::Result<Push>,
+    push: Push,
     at: Instant,
 }
 
@@ -110,19 +110,23 @@ impl Swarm {
     /// Connects one proxy for each token; returns when all have acknowledged everything there is.
     async fn connect(access: &Access, tokens: Vec<String>) -> anyhow::Result<Self> {
         let (access, size) = (access.clone(), tokens.len());
-        let (sender, mut taken) = mpsc::unbounded_channel();
+        let (sender, taken) = mpsc::unbounded_channel();
         thread::Builder::new()
             .name("swarm".into())
             .spawn(move || live(&access, tokens, &sender))
             .context("start the thread of the swarm")?;
-        let mut objects = None;
-        for _ in 0..size {
-            let first = timeout(LOST, taken.recv()).await.context("the first snapshots")?;
-            let has = first.context("the swarm ended")?.push?.objects;
-            ensure!(objects.is_none_or(|others| others == has), "not all have the same");
-            objects = Some(has);
-        }
-        Ok(Self { size, taken })
+        let mut swarm = Self { size, taken };
+        let first = swarm.round().await.context("the first snapshots")?;
+        let same = first.windows(2).all(|pair| pair[0].push.objects == pair[1].push.objects);
+        ensure!(same, "not all have the same");
+        Ok(swarm)
+    }
+
+    /// A push of each of them.
+    async fn round(&mut self) -> anyhow::Result<Vec<Taken>> {
+        let taken = timeout(LOST, self.taken.recv()).await;
+        let taken = taken.with_context(|| format!("not acknowledged by all {}", self.size))?;
+        taken.context("the swarm ended")?
     }
 
     /// Changes the endpoints of a service; how many milliseconds after that each proxy had
@@ -139,11 +143,7 @@ impl Swarm {
         let accepted = stage.bed.patch(&slice, &patch).await?;
         let name = format!("discovery.k8s.io/EndpointSlice/{namespace}/{service}-1");
         let (mut times, mut version) = (Vec::new(), None);
-        while times.len() < self.size {
-            let taken = timeout(LOST, self.taken.recv()).await;
-            let taken = taken.with_context(|| format!("{} acknowledged", times.len()))?;
-            let Taken { push, at } = taken.context("the swarm ended")?;
-            let push = push?;
+        for Taken { push, at } in self.round().await? {
             let Some((changed, now)) = push.last.filter(|_| push.objects == 1) else {
                 bail!("a push of {} objects after a change of one", push.objects);
             };
@@ -156,39 +156,73 @@ impl Swarm {
     }
 }
 
+type Rounds = UnboundedSender<anyhow::Result<Vec<Taken>>>;
+
 /// Lets proxies live until nobody hears of them.
-fn live(access: &Access, tokens: Vec<String>, taken: &UnboundedSender<Taken>) {
-    let failed = |error: anyhow::Error| {
-        // Nobody may be listening any more.
-        let _ = taken.send(Taken { push: Err(error), at: Instant::now() });
-    };
+fn live(access: &Access, tokens: Vec<String>, rounds: &Rounds) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(error.into()),
+        Err(error) => {
+            // Nobody may be listening any more.
+            let _ = rounds.send(Err(error.into()));
+            return;
+        }
     };
     LocalSet::new().block_on(&runtime, async {
+        let (sender, taken) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(gather(tokens.len(), taken, rounds.clone()));
         let connecting = stream::iter(tokens).map(async |token| {
             let mut proxy = Proxy::connect(access, &token).await?;
             // Its first push is large: one after another, not all at once.
-            let push = proxy.push().await?;
-            let _ = taken.send(Taken { push: Ok(push), at: Instant::now() });
-            tokio::task::spawn_local(follow(proxy, taken.clone()));
+            take_push(&mut proxy, &sender).await?;
+            tokio::task::spawn_local(follow(proxy, sender.clone()));
             anyhow::Ok(())
         });
         match connecting.buffer_unordered(CONNECTING).try_collect::<()>().await {
-            Ok(()) => taken.closed().await,
-            Err(error) => failed(error),
+            Ok(()) => rounds.closed().await,
+            Err(error) => {
+                let _ = rounds.send(Err(error));
+            }
         }
     });
 }
 
-async fn follow(mut proxy: Proxy, taken: UnboundedSender<Taken>) {
+/// Tells of the pushes when each proxy has had one: who measures is woken once for all, not a thousand
+/// times while it is measured.
+async fn gather(size: usize, mut taken: Takings, rounds: Rounds) {
     loop {
-        let push = proxy.push().await;
-        let is_over = push.is_err();
-        let heard = taken.send(Taken { push, at: Instant::now() });
-        if is_over || heard.is_err() {
+        let mut round = Vec::with_capacity(size);
+        while round.len() < size {
+            match taken.recv().await {
+                Some(Ok(taken)) => round.push(taken),
+                Some(Err(error)) => {
+                    let _ = rounds.send(Err(error));
+                    return;
+                }
+                None => return,
+            }
+        }
+        if rounds.send(Ok(round)).is_err() {
             return;
         }
     }
+}
+
+type Takings = UnboundedReceiver<anyhow::Result<Taken>>;
+
+async fn follow(mut proxy: Proxy, taken: UnboundedSender<anyhow::Result<Taken>>) {
+    let error = loop {
+        if let Err(error) = take_push(&mut proxy, &taken).await {
+            break error;
+        }
+    };
+    let _ = taken.send(Err(error));
+}
+
+async fn take_push(
+    proxy: &mut Proxy,
+    taken: &UnboundedSender<anyhow::Result<Taken>>,
+) -> anyhow::Result<()> {
+    let push = proxy.push().await?;
+    taken.send(Ok(Taken { push, at: Instant::now() })).context("nobody listens")
 }

@@ -52,6 +52,7 @@ pub enum Figure {
     ChangeLiveMax,
     ChangeCpu,
     Failed,
+    Answered,
     /// Answers in time while overloaded, against the most there can be.
     Goodput,
     /// Memory while overloaded, against that before.
@@ -88,6 +89,8 @@ pub enum Figure {
     /// certificate: of one that was away for less than certificates live, and for longer.
     BackAfterShort,
     BackAfterLong,
+    /// The same until a gateway serves what changed while it was away.
+    ResyncMax,
     /// Certificates in one second, at most: while nothing happens, and when the controller is back after
     /// all have ended.
     SignedPeak,
@@ -170,6 +173,7 @@ impl Figure {
             Self::ChangeLiveMax => ("change live, the slowest", "ms", Better::Less),
             Self::ChangeCpu => ("processor time of a change", "ms", Better::Less),
             Self::Failed => ("failed requests", "{unit}s", Better::Less),
+            Self::Answered => ("answered requests", "{unit}s", Better::Neither),
             Self::Goodput => ("goodput at twice the peak", "of peak", Better::More),
             Self::OverloadGrowth => ("memory while overloaded", "of before", Better::Less),
             Self::Recovery => ("recovery from overload", "ms", Better::Less),
@@ -193,6 +197,7 @@ impl Figure {
             Self::RestartMax => ("start to first answer, max", "ms", Better::Less),
             Self::BackAfterShort => ("all back after less than a life", "ms", Better::Less),
             Self::BackAfterLong => ("all back after more than a life", "ms", Better::Less),
+            Self::ResyncMax => ("what changed meanwhile served, max", "ms", Better::Less),
             Self::SignedPeak => ("signed in a second, at most", "", Better::Less),
             Self::SignedPeakBack => ("the same when it is back", "", Better::Less),
             Self::SignedEach => ("signed for a proxy in two lives", "", Better::Less),
@@ -234,7 +239,8 @@ pub async fn take(running: &mut Running, timing: Timing) -> anyhow::Result<Sampl
         | Measure::Swarm
         | Measure::Start
         | Measure::Restart
-        | Measure::Absence => {
+        | Measure::Absence
+        | Measure::Killed => {
             bail!("{} is not measured with a proxy", running.case.name)
         }
     }

@@ -71,7 +71,8 @@ impl Plan {
             | Measure::Swarm
             | Measure::Start
             | Measure::Restart
-            | Measure::Absence => 0,
+            | Measure::Absence
+            | Measure::Killed => 0,
         }
     }
 

@@ -191,7 +191,7 @@ pub async fn a_pod_with_a_sidecar_is_ready_soon_after_one_without(cluster: Arc<C
     assert!(with.0 < without.0 + Duration::from_secs(10), "{without:?} {with:?}");
 }
 
-const PODS: usize = 5;
+const PODS: usize = 3;
 
 /// How long after its creation a pod is ready, and how long after its deletion it is gone: medians.
 async fn ready_and_gone(

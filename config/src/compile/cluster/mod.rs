@@ -96,7 +96,9 @@ impl Builder<'_> {
         let policy = Policy::of(self.view, self.rule, port.number, subset);
         let pool = policy.connection_pool();
         let protocol = self.protocol(port, &policy);
-        let tls = policy.tls(self.view, self.service, port, protocol, compiled).ok()?;
+        let Self { view, service, .. } = *self;
+        let upstream = tls::Upstream { view, service, port, subset, protocol };
+        let tls = policy.tls(upstream, compiled).ok()?;
         let auto_mtls = tls.is_some() && !policy.says_tls();
         let tunnel = tls.as_ref().and_then(|tls| tls::tunnel(self.view, tls));
         Some(Cluster {

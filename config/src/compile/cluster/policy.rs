@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CompiledService, Port, Service, load_balancer, rule::Merged, tls};
+use super::{CompiledService, load_balancer, rule::Merged, tls};
 use crate::{
     api::{
         self, Object,
@@ -17,7 +17,7 @@ use crate::{
     compile::{View, finding::Findings},
     model::{
         self,
-        cluster::{CircuitBreakers, LbPolicy, TcpKeepalive, UpstreamProtocol, UpstreamTls, Warmup},
+        cluster::{CircuitBreakers, LbPolicy, TcpKeepalive, UpstreamTls, Warmup},
     },
 };
 
@@ -219,16 +219,11 @@ impl<'a> Policy<'a> {
     /// TLS towards the endpoints; `Err` when the cluster must not be used.
     pub(super) fn tls(
         &self,
-        view: &View,
-        service: &Service,
-        port: &Port,
-        protocol: UpstreamProtocol,
+        upstream: tls::Upstream<'_>,
         compiled: &mut CompiledService,
     ) -> Result<Option<UpstreamTls>, tls::Unavailable> {
-        let Some((settings, object, field)) = &self.tls else {
-            return Ok(tls::automatic(view, service, port));
-        };
-        let origination = tls::Origination { view, service, port, protocol, object, field };
+        let Some((settings, object, field)) = &self.tls else { return Ok(upstream.automatic()) };
+        let origination = tls::Origination { upstream, object, field };
         origination.compile(settings, &mut compiled.findings, &mut compiled.secrets)
     }
 }

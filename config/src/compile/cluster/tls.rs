@@ -15,6 +15,7 @@ use crate::{
     compile::{
         View,
         finding::Findings,
+        name::mesh_server_name,
         secret::{Credentials, Reference},
     },
     model::{
@@ -29,29 +30,52 @@ const SYSTEM_ROOTS: &str = "system";
 /// The cluster needs TLS that cannot be had. It has been said; sending in clear text is no option.
 pub(super) struct Unavailable;
 
-/// Whose TLS it is, and where the settings stand.
-pub(super) struct Origination<'a> {
+/// Whose TLS it is: that of one cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Upstream<'a> {
     pub(super) view: &'a View,
     pub(super) service: &'a Service,
     pub(super) port: &'a Port,
+    /// Empty: all endpoints.
+    pub(super) subset: &'a str,
     pub(super) protocol: UpstreamProtocol,
+}
+
+/// Settings, and where they stand.
+pub(super) struct Origination<'a> {
+    pub(super) upstream: Upstream<'a>,
     pub(super) object: &'a Object,
     pub(super) field: &'a str,
 }
 
-/// The mesh's TLS for the endpoints that take it, where no rule says anything about TLS.
-pub(super) fn automatic(view: &View, service: &Service, port: &Port) -> Option<UpstreamTls> {
-    let owner = view.store.find(&port.owner)?;
-    let is_in_mesh = match &owner.spec {
-        Spec::Service(spec) => spec.r#type != ServiceType::ExternalName,
-        Spec::ServiceEntry(entry) => entry.location == Location::MeshInternal,
-        _ => false,
-    };
-    let is_on = view.proxy.has_identity && view.mesh.enable_auto_mtls != Some(false);
-    (is_on && is_in_mesh).then(|| {
-        let sni = format!("outbound_.{}_._.{}", port.number, service.host);
-        mesh(Some(sni.into()), subject_alt_names(view, port, &[]))
-    })
+impl Upstream<'_> {
+    /// The mesh's TLS for the endpoints that take it, where no rule says anything about TLS.
+    pub(super) fn automatic(&self) -> Option<UpstreamTls> {
+        let view = self.view;
+        let owner = view.store.find(&self.port.owner)?;
+        let is_in_mesh = match &owner.spec {
+            Spec::Service(spec) => spec.r#type != ServiceType::ExternalName,
+            Spec::ServiceEntry(entry) => entry.location == Location::MeshInternal,
+            _ => false,
+        };
+        let is_on = view.proxy.has_identity && view.mesh.enable_auto_mtls != Some(false);
+        (is_on && is_in_mesh)
+            .then(|| mesh(Some(self.mesh_server_name()), self.subject_alt_names(&[])))
+    }
+
+    fn mesh_server_name(&self) -> Arc<str> {
+        mesh_server_name(&self.service.host, self.port.number, self.subset)
+    }
+
+    /// Those written in a rule, else the ServiceEntry's.
+    fn subject_alt_names(&self, written: &[String]) -> Arc<[Arc<str>]> {
+        let owner = self.view.store.find(&self.port.owner);
+        let names = match owner.map(|object| &object.spec) {
+            Some(Spec::ServiceEntry(entry)) if written.is_empty() => &entry.subject_alt_names,
+            _ => written,
+        };
+        names.iter().map(|name| name.as_str().into()).collect()
+    }
 }
 
 /// With the proxy's own certificate, to a workload of the mesh.
@@ -74,16 +98,6 @@ pub(super) fn tunnel(view: &View, tls: &UpstreamTls) -> Option<Tunnel> {
     is_mesh.then_some(Tunnel { tls, baggage })
 }
 
-/// Those written in a rule, else the ServiceEntry's.
-fn subject_alt_names(view: &View, port: &Port, written: &[String]) -> Arc<[Arc<str>]> {
-    let owner = view.store.find(&port.owner);
-    let names = match owner.map(|object| &object.spec) {
-        Some(Spec::ServiceEntry(entry)) if written.is_empty() => &entry.subject_alt_names,
-        _ => written,
-    };
-    names.iter().map(|name| name.as_str().into()).collect()
-}
-
 impl Origination<'_> {
     pub(super) fn compile(
         &self,
@@ -93,14 +107,14 @@ impl Origination<'_> {
     ) -> Result<Option<UpstreamTls>, Unavailable> {
         match settings.mode {
             ClientTlsMode::Disable => return Ok(None),
-            ClientTlsMode::IstioMutual if self.view.proxy.has_identity => {
+            ClientTlsMode::IstioMutual if self.upstream.view.proxy.has_identity => {
                 return Ok(Some(self.mesh(settings)));
             }
             ClientTlsMode::IstioMutual => {
                 let message = format!(
                     "ISTIO_MUTUAL is not available without a mesh certificate; requests to {} are \
                      answered 503",
-                    self.service.host
+                    self.upstream.service.host
                 );
                 findings.warn(self.object, format!("{}.mode", self.field), message);
                 return Err(Unavailable);
@@ -140,7 +154,7 @@ impl Origination<'_> {
 
     fn mesh(&self, settings: &ClientTlsSettings) -> UpstreamTls {
         let sni = match settings.sni.as_str() {
-            "" => Some(format!("outbound_.{}_._.{}", self.port.number, self.service.host).into()),
+            "" => Some(self.upstream.mesh_server_name()),
             // No name but many: the one the client asked for.
             sni if sni.starts_with('*') => None,
             sni => Some(sni.into()),
@@ -149,11 +163,11 @@ impl Origination<'_> {
     }
 
     fn names(&self, settings: &ClientTlsSettings) -> Arc<[Arc<str>]> {
-        subject_alt_names(self.view, self.port, &settings.subject_alt_names)
+        self.upstream.subject_alt_names(&settings.subject_alt_names)
     }
 
     fn alpn(&self) -> Arc<[Arc<str>]> {
-        let names: &[&str] = match self.protocol {
+        let names: &[&str] = match self.upstream.protocol {
             UpstreamProtocol::Http2 => &["h2"],
             UpstreamProtocol::MatchDownstream => &["h2", "http/1.1"],
             UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => &[],
@@ -172,7 +186,7 @@ struct Secrets<'a> {
 impl Secrets<'_> {
     fn of(&mut self, field: &str) -> Credentials<'_> {
         Credentials {
-            view: self.origination.view,
+            view: self.origination.upstream.view,
             object: self.origination.object,
             field: format!("{}.{field}", self.origination.field),
             findings: self.findings,

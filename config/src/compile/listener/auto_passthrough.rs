@@ -13,7 +13,7 @@ use crate::{
         View,
         cluster::{Service, compile_endpoints},
         finding::Findings,
-        name::cluster_name,
+        name::{cluster_name, mesh_server_name},
         route::mesh,
         sidecar::Made,
     },
@@ -59,7 +59,7 @@ pub(in crate::compile) fn compile<'a>(
         for subset in std::iter::once("").chain(subsets) {
             let own = cluster_name(&service.host, port.number, subset);
             let Some(cluster) = clusters.get(&own) else { continue };
-            let name: Arc<str> = server_name(port.number, subset, &service.host).into();
+            let name = mesh_server_name(&service.host, port.number, subset);
             let passed = ClusterName::new(name.to_string());
             let ends_tls = endpoints.remove(&own).into_iter().flat_map(|members| {
                 let ends_tls = members.endpoints.iter().filter(|endpoint| endpoint.mesh_tls);
@@ -78,11 +78,6 @@ pub(in crate::compile) fn compile<'a>(
         }
     }
     made
-}
-
-/// What clients of the mesh say in their ClientHello.
-fn server_name(port: u16, subset: &str, host: &str) -> String {
-    format!("outbound_.{port}_.{subset}_.{host}")
 }
 
 fn chain(server: &AutoServer, name: &Arc<str>, cluster: &ClusterName) -> FilterChain {

@@ -362,11 +362,15 @@ spec:
   host: up.example.com
   trafficPolicy:
     tls: {mode: ISTIO_MUTUAL, subjectAltNames: [spiffe://cluster.local/ns/shop/sa/web]}
+  subsets: [{name: v1, labels: {version: v1}}]
 ";
     let member = Proxy { has_identity: true, ..proxy() };
     let (resources, diagnostics) = compile(member, None, objects(yaml));
     assert_eq!(diagnostics, []);
-    let tls = resources.clusters.values().next().unwrap().tls.clone().unwrap();
+    let tls = |name: &str| resources.clusters[name].tls.clone().unwrap();
+    let of_subset = tls("outbound|80|v1|up.example.com");
+    assert_eq!(of_subset.sni.as_deref(), Some("outbound_.80_.v1_.up.example.com"));
+    let tls = tls("outbound|80||up.example.com");
     assert_eq!(tls.sni.as_deref(), Some("outbound_.80_._.up.example.com"));
     assert_eq!(tls.certificate, Some(SecretName::workload()));
     let identities: Arc<[Arc<str>]> = ["spiffe://cluster.local/ns/shop/sa/web".into()].into();

@@ -358,6 +358,11 @@ ports: [{name: tcp, port: 5432}]
 endpoints:
 - {addresses: [10.1.0.8], serviceAccount: db, labels: {security.istio.io/tlsMode: istio}}
 - {addresses: [10.1.0.9], labels: {app: db}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: db, namespace: data}
+spec: {host: db, subsets: [{name: v1, labels: {version: v1}}]}
 ");
     let resources = resources(&yaml);
     let name = "outbound|5432||db.data.svc.cluster.local";
@@ -366,6 +371,9 @@ endpoints:
     let tls = cluster.tls.as_ref().unwrap();
     assert_eq!(tls.sni.as_deref(), Some("outbound_.5432_._.db.data.svc.cluster.local"));
     assert!(matches!(tls.trust, UpstreamTrust::Mesh { .. }));
+    let of_subset = &resources.clusters["outbound|5432|v1|db.data.svc.cluster.local"];
+    let of_subset = of_subset.tls.as_ref().unwrap().sni.as_deref();
+    assert_eq!(of_subset, Some("outbound_.5432_.v1_.db.data.svc.cluster.local"));
     let endpoints = &resources.endpoints[name].endpoints;
     assert_eq!(endpoints.iter().map(|it| it.mesh_tls).collect::<Vec<_>>(), [true, false]);
     assert_eq!(&*endpoints[0].workload.principal, "cluster.local/ns/data/sa/db");

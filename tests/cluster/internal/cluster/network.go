@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -221,7 +222,8 @@ func routeTo(to netip.Prefix, via netip.Addr) *netlink.Route {
 	return &netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}
 }
 
-// unplug removes the host's end of the cable, if it is still there.
+// unplug removes the host's end of the cable, if it is still there: it goes with the other end, and the
+// kernel takes that away a moment after the last process of its namespace.
 func (c *Cluster) unplug() error {
 	device, err := netlink.LinkByName(c.hostLink())
 	if _, gone := err.(netlink.LinkNotFoundError); gone {
@@ -230,5 +232,8 @@ func (c *Cluster) unplug() error {
 	if err != nil {
 		return err
 	}
-	return netlink.LinkDel(device)
+	if err := netlink.LinkDel(device); !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
 }
