@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
@@ -15,6 +15,9 @@ use super::{api::ApiServer, objects, until};
 
 /// Objects written at once.
 const WRITERS: usize = 32;
+
+/// A list of all objects is not asked for more often.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Of all proxies.
 pub const SERVICE_ACCOUNT: &str = "proxy";
@@ -92,6 +95,19 @@ impl Bed {
         until("the controller publishes its root", async || {
             let found = self.api.get(&path).await?.unwrap_or_default();
             Ok(found["data"]["root-cert.pem"].as_str().map(str::to_owned))
+        })
+        .await
+    }
+
+    /// Waits until each object of the kind of `example` has its status: what the controller writes after
+    /// many objects were created is over then.
+    pub async fn has_all_status(&self, example: &Value) -> anyhow::Result<()> {
+        let path = objects::collection(example)?;
+        until("every object has its status", async || {
+            tokio::time::sleep(SETTLING).await;
+            let found = self.api.get(&path).await?.context("the kind is there")?;
+            let mut items = found["items"].as_array().into_iter().flatten();
+            Ok(items.all(|item| item["status"]["conditions"].is_array()).then_some(()))
         })
         .await
     }

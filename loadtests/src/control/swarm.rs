@@ -44,6 +44,8 @@ pub async fn take(stage: &Stage<'_>) -> anyhow::Result<Found> {
     let mut swarm = Swarm::connect(&access, tokens).await?;
     let connected = controller.resident().await?;
     drop(first);
+    let route = objects::virtual_service(&stage.bed.namespace, "", "");
+    stage.bed.has_all_status(&route).await?;
 
     let cpu = controller.cpu_time()?;
     let (mut each, mut all) = (Vec::new(), Vec::new());

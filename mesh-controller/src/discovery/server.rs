@@ -143,8 +143,9 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
     let stream = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|chain| chain.first()).cloned().map(Arc::new);
+    // One token for both: it is looked at whenever the connection does something.
     let ended = shared.ended.clone();
-    let cut = CancellationToken::new();
+    let cut = ended.child_token();
     let peer = Peer { certificate, cut: cut.clone() };
     let service = service_fn(move |request| {
         let (shared, peer) = (Arc::clone(&shared), peer.clone());
@@ -161,8 +162,10 @@ async fn connection(socket: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()
     let mut connection = pin!(connection);
     tokio::select! {
         result = &mut connection => return result.context("serve"),
-        () = cut.cancelled() => bail!("the proxy reads no more"),
-        () = ended.cancelled() => {}
+        () = cut.cancelled() => {}
+    }
+    if !ended.is_cancelled() {
+        bail!("the proxy reads no more");
     }
     connection.as_mut().graceful_shutdown();
     connection.await.context("serve to the end")
