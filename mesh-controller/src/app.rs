@@ -65,6 +65,7 @@ struct Running {
     writer: JoinHandle<()>,
     ending: CancellationToken,
     discovery: Server,
+    admission: webhook::server::Server,
     election: JoinHandle<()>,
     /// Ends when it is dropped.
     _authority: ca::Ca,
@@ -74,6 +75,7 @@ impl Running {
     async fn end(self, drain_time: Duration) -> anyhow::Result<()> {
         self.ending.cancel();
         self.discovery.drain(drain_time).await;
+        self.admission.drain().await;
         // The next replica need not wait for the Lease to run out.
         self.election.await.context("let the Lease go")
     }
@@ -131,7 +133,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
             leadership: leadership.clone(),
         });
     }
-    admission(arguments, &client, &serving, &metrics, leadership).await?;
+    let admission = admission(arguments, &client, &serving, &metrics, leadership, &ending).await?;
     let parts = Parts {
         serving,
         writer,
@@ -143,7 +145,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Running> {
         authorities: Arc::clone(&ca.authorities),
     };
     let discovery = server::start(arguments.discovery_addr, parts).await?;
-    Ok(Running { writer: writer_task, ending, discovery, election, _authority: ca })
+    Ok(Running { writer: writer_task, ending, discovery, admission, election, _authority: ca })
 }
 
 /// The webhook, and that the API server knows of it.
@@ -153,14 +155,16 @@ async fn admission(
     serving: &Arc<Serving>,
     metrics: &Arc<Metrics>,
     leadership: Leadership,
-) -> anyhow::Result<()> {
+    ending: &CancellationToken,
+) -> anyhow::Result<webhook::server::Server> {
     let (address, serving) = (arguments.webhook_addr, Arc::clone(serving));
     let injector = injector(arguments, client, metrics)?;
     let injects = injector.is_some();
-    webhook::server::start(address, Arc::clone(&serving), Arc::clone(metrics), injector).await?;
+    let (shown, counted, ending) = (Arc::clone(&serving), Arc::clone(metrics), ending.clone());
+    let server = webhook::server::start(address, shown, counted, injector, ending).await?;
     let name = arguments.webhook_configuration();
     tokio::spawn(webhook::keep_registered(client.clone(), name, injects, serving, leadership));
-    Ok(())
+    Ok(server)
 }
 
 /// What injects pods, if that is configured.

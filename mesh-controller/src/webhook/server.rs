@@ -1,6 +1,6 @@
 //! Port 15017: HTTPS for the API server.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -36,6 +37,11 @@ const MAX_REVIEWS: usize = 8;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// What the API server waits for at most.
 const REQUEST: Duration = Duration::from_secs(30);
+/// How long after it was asked to end a replica tells the API server so: by then new connections go to
+/// the others.
+const SPREAD: Duration = Duration::from_secs(1);
+/// How long reviews under way may take then.
+const FLUSH: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 struct Webhook {
@@ -43,9 +49,28 @@ struct Webhook {
     /// None: nothing is injected here.
     injector: Option<Arc<Injector>>,
     reviews: Semaphore,
+    ending: CancellationToken,
 }
 
-/// Starts to serve.
+/// The running server.
+#[derive(Debug)]
+pub struct Server {
+    connections: TaskTracker,
+}
+
+impl Server {
+    /// Waits, a while at most, until the API server has left: a review that nobody answers is a write that
+    /// fails.
+    pub async fn drain(self) {
+        self.connections.close();
+        if timeout(SPREAD + FLUSH, self.connections.wait()).await.is_err() {
+            warn!("connections for admission are cut off");
+        }
+    }
+}
+
+/// Starts to serve. When it is `ending`, connections are ended in order, and new ones still taken: some
+/// may not know yet.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -54,19 +79,26 @@ pub async fn start(
     serving: Arc<Serving>,
     metrics: Arc<Metrics>,
     injector: Option<Injector>,
-) -> anyhow::Result<SocketAddr> {
+    ending: CancellationToken,
+) -> anyhow::Result<Server> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} for admission"))?;
     let address = listener.local_addr().context("find out where admission listens")?;
     info!(%address, "admission");
     let (injector, reviews) = (injector.map(Arc::new), Semaphore::new(MAX_REVIEWS));
-    let webhook = Arc::new(Webhook { metrics, injector, reviews });
-    tokio::spawn(accept(listener, serving, webhook));
-    Ok(address)
+    let webhook = Arc::new(Webhook { metrics, injector, reviews, ending });
+    let connections = TaskTracker::new();
+    tokio::spawn(accept(listener, serving, webhook, connections.clone()));
+    Ok(Server { connections })
 }
 
-async fn accept(listener: TcpListener, serving: Arc<Serving>, webhook: Arc<Webhook>) {
+async fn accept(
+    listener: TcpListener,
+    serving: Arc<Serving>,
+    webhook: Arc<Webhook>,
+    connections: TaskTracker,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // The semaphore is never closed.
@@ -76,7 +108,7 @@ async fn accept(listener: TcpListener, serving: Arc<Serving>, webhook: Arc<Webho
             continue;
         };
         let (serving, webhook) = (Arc::clone(&serving), Arc::clone(&webhook));
-        tokio::spawn(async move {
+        connections.spawn(async move {
             if let Err(error) = connection(socket, &serving, webhook).await {
                 debug!(%peer, "a connection for admission ended: {error:#}");
             }
@@ -102,6 +134,7 @@ async fn serve(
     is_http2: bool,
     webhook: Arc<Webhook>,
 ) -> anyhow::Result<()> {
+    let leaves = webhook.leaves();
     let service = service_fn(move |request| {
         let webhook = Arc::clone(&webhook);
         async move { Ok::<_, Infallible>(webhook.respond(request).await) }
@@ -110,11 +143,23 @@ async fn serve(
     if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST);
-        builder.serve_connection(stream, service).await?;
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            result = &mut connection => return Ok(result?),
+            () = leaves => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await?;
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
-        builder.serve_connection(stream, service).await?;
+        let mut connection = pin!(builder.serve_connection(stream, service));
+        tokio::select! {
+            result = &mut connection => return Ok(result?),
+            () = leaves => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await?;
     }
     Ok(())
 }
@@ -128,6 +173,15 @@ enum Judged {
 }
 
 impl Webhook {
+    /// Waits until the API server is to turn to another replica.
+    fn leaves(&self) -> impl Future<Output = ()> + use<> {
+        let ending = self.ending.clone();
+        async move {
+            ending.cancelled().await;
+            tokio::time::sleep(SPREAD).await;
+        }
+    }
+
     async fn respond(&self, request: Request<Incoming>) -> Answer {
         let injector = match (request.method(), request.uri().path(), &self.injector) {
             (&Method::POST, "/validate", _) => None,
@@ -155,6 +209,9 @@ impl Webhook {
             Ok(Some(Judged::Validated(verdict))) => self.answer(&verdict),
             Ok(Some(Judged::Injected(review))) => json(&review),
             Ok(None) => plain(StatusCode::BAD_REQUEST, "not an AdmissionReview\n"),
+            Err(error) if error.is_cancelled() => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "this replica is ending\n")
+            }
             Err(panic) => {
                 // Of this request only; the failurePolicy says what becomes of the object.
                 warn!("a review failed; this is a bug, please report it: {panic}");
@@ -202,6 +259,7 @@ mod tests {
             metrics: Arc::new(Metrics::new().expect("metrics")),
             injector: None,
             reviews: Semaphore::new(1),
+            ending: CancellationToken::new(),
         };
         let (mut client, server) = duplex(1024);
         let serving = tokio::spawn(serve(server, false, Arc::new(webhook)));
@@ -220,6 +278,31 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
         assert!(answer.ends_with("the review is too slow\n"), "{answer}");
         slow.abort();
+        serving.await.expect("no panic").expect("the connection ends in peace");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_api_server_is_told_that_a_replica_ends_and_what_it_asks_until_then_is_answered() {
+        let ending = CancellationToken::new();
+        let webhook = Webhook {
+            metrics: Arc::new(Metrics::new().expect("metrics")),
+            injector: None,
+            reviews: Semaphore::new(1),
+            ending: ending.clone(),
+        };
+        let (mut client, server) = duplex(1024);
+        let serving = tokio::spawn(serve(server, false, Arc::new(webhook)));
+        let request = "POST /validate HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}";
+        let mut answer = [0; 1024];
+        for _ in 0..2 {
+            // The second comes when the replica is ending, and nobody has noticed.
+            client.write_all(request.as_bytes()).await.expect("a request");
+            let length = client.read(&mut answer).await.expect("an answer");
+            assert!(answer[..length].starts_with(b"HTTP/1.1 400 Bad Request\r\n"));
+            ending.cancel();
+        }
+        let end = timeout(2 * SPREAD, client.read(&mut answer)).await.expect("soon");
+        assert_eq!(end.expect("the end"), 0);
         serving.await.expect("no panic").expect("the connection ends in peace");
     }
 }
