@@ -1,7 +1,10 @@
 //! Requests go on through a gateway while its controller is killed again and again: none may fail, and
 //! what changed meanwhile is served once the controller is back.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use tokio::time::sleep;
@@ -40,8 +43,8 @@ pub async fn take(stage: &Stage<'_>) -> anyhow::Result<Found> {
     let gateway = Follower::new(stage, &controller, &root, &tokens[0])?.start().await?;
 
     let rate = stage.case.load.rate;
-    let work =
-        Work::new(stage.case, &credentials, std::net::SocketAddr::from(([127, 0, 0, 1], port)))?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let work = Work::new(stage.case, &credentials, address)?;
     let load = Load::start(&work, Pace::Open { rate, poisson: false }).await;
     let mut back = Vec::new();
     for kill in 0..stage.changes() {

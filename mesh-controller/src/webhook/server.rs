@@ -1,6 +1,12 @@
 //! Port 15017: HTTPS for the API server.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -143,25 +149,30 @@ async fn serve(
     if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST);
-        let mut connection = pin!(builder.serve_connection(stream, service));
-        tokio::select! {
-            result = &mut connection => return Ok(result?),
-            () = leaves => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await?;
+        let connection = pin!(builder.serve_connection(stream, service));
+        to_its_end(connection, leaves, |connection| connection.graceful_shutdown()).await?;
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(REQUEST);
-        let mut connection = pin!(builder.serve_connection(stream, service));
-        tokio::select! {
-            result = &mut connection => return Ok(result?),
-            () = leaves => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        connection.await?;
+        let connection = pin!(builder.serve_connection(stream, service));
+        to_its_end(connection, leaves, |connection| connection.graceful_shutdown()).await?;
     }
     Ok(())
+}
+
+/// Serves until the client leaves, or until `leaves`; what it asked by then is still answered. Generic
+/// because the protocols' connections have `shutdown` by the same name only.
+async fn to_its_end<C: Future<Output = hyper::Result<()>>>(
+    mut connection: Pin<&mut C>,
+    leaves: impl Future<Output = ()>,
+    shutdown: impl FnOnce(Pin<&mut C>),
+) -> hyper::Result<()> {
+    tokio::select! {
+        result = &mut connection => return result,
+        () = leaves => {}
+    }
+    shutdown(connection.as_mut());
+    connection.await
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -248,21 +259,25 @@ fn plain(status: StatusCode, text: &'static str) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+        task::JoinHandle,
+    };
 
     use super::*;
+
+    /// Connected to a webhook that may be told to end, and what serves it.
+    fn client(ending: CancellationToken) -> (DuplexStream, JoinHandle<anyhow::Result<()>>) {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let webhook = Webhook { metrics, injector: None, reviews: Semaphore::new(1), ending };
+        let (client, server) = duplex(1024);
+        (client, tokio::spawn(serve(server, false, Arc::new(webhook))))
+    }
 
     /// Hardening C03.
     #[tokio::test(start_paused = true)]
     async fn a_review_that_does_not_come_is_given_up() {
-        let webhook = Webhook {
-            metrics: Arc::new(Metrics::new().expect("metrics")),
-            injector: None,
-            reviews: Semaphore::new(1),
-            ending: CancellationToken::new(),
-        };
-        let (mut client, server) = duplex(1024);
-        let serving = tokio::spawn(serve(server, false, Arc::new(webhook)));
+        let (mut client, serving) = client(CancellationToken::new());
         let head = "POST /validate HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n";
         client.write_all(head.as_bytes()).await.expect("a head");
         // Something comes all the time, and never all of it.
@@ -284,14 +299,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_api_server_is_told_that_a_replica_ends_and_what_it_asks_until_then_is_answered() {
         let ending = CancellationToken::new();
-        let webhook = Webhook {
-            metrics: Arc::new(Metrics::new().expect("metrics")),
-            injector: None,
-            reviews: Semaphore::new(1),
-            ending: ending.clone(),
-        };
-        let (mut client, server) = duplex(1024);
-        let serving = tokio::spawn(serve(server, false, Arc::new(webhook)));
+        let (mut client, serving) = client(ending.clone());
         let request = "POST /validate HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}";
         let mut answer = [0; 1024];
         for _ in 0..2 {
