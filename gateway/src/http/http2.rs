@@ -34,6 +34,8 @@ const MAX_MALFORMED: u32 = 32;
 const RESET_SAMPLE: u32 = 500;
 /// A stream given up within this time was not worth waiting for.
 const PREMATURE: Duration = Duration::from_secs(1);
+/// Timers a connection keeps for its next streams.
+const SPARE_TIMERS: usize = 32;
 /// Time for a client to take note of GOAWAY when nothing else is going on.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -42,17 +44,62 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) async fn serve(downstream: Arc<Downstream>, io: Io, read: BytesMut) {
     let config = server_config(&downstream.engine.limits);
     let mut connection = Connection::server(io, read, config);
-    let mut streams = JoinSet::new();
+    let mut streams = Streams::default();
     serve_streams(&downstream, &mut connection, &mut streams).await;
     // Without its connection a stream fails, and its exchange ends and is recorded.
     drop(connection);
-    while streams.join_next().await.is_some() {}
+    while streams.tasks.join_next().await.is_some() {}
+}
+
+/// The streams of a connection that are served.
+#[derive(Default)]
+struct Streams {
+    tasks: JoinSet<(Ended, Option<Timer>)>,
+    /// Left by those that have ended: to put a timer off costs less than to make one.
+    timers: Vec<Timer>,
+}
+
+type Timer = Pin<Box<Sleep>>;
+
+impl Streams {
+    fn serve(&mut self, downstream: &Arc<Downstream>, session: H2Session) {
+        let downstream = Arc::clone(downstream);
+        let timer = self.timers.pop().unwrap_or_else(|| Box::pin(sleep(Duration::ZERO)));
+        // Boxed, because a task is copied whole when it is made and when it ends; room first, so that it
+        // is made there.
+        let room = Box::new_uninit();
+        let stream = Box::into_pin(Box::write(room, serve_stream(downstream, session, timer)));
+        self.tasks.spawn(stream);
+    }
+
+    fn refuse(&mut self, downstream: &Arc<Downstream>, malformed: Box<Malformed>) {
+        let refused = refuse_stream(Arc::clone(downstream), malformed);
+        self.tasks.spawn(async move { (refused.await, None) });
+    }
+
+    /// The next that has ended; `None`: none is left.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended>> {
+        let Some(ended) = ready!(self.tasks.poll_join_next(cx)) else { return Poll::Ready(None) };
+        let (ended, timer) = ended.unwrap_or((Ended::Served, None));
+        if self.tasks.is_empty() {
+            // Who may be idle for long keeps no more than one.
+            self.timers.clear();
+            self.timers.extend(timer);
+        } else if self.timers.len() < SPARE_TIMERS {
+            self.timers.extend(timer);
+        }
+        Poll::Ready(Some(ended))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
 }
 
 async fn serve_streams(
     downstream: &Arc<Downstream>,
     connection: &mut Connection<Io>,
-    streams: &mut JoinSet<Ended>,
+    streams: &mut Streams,
 ) {
     let idle_timeout = downstream.engine.limits.idle_timeout;
     // A preface is not enough to be let sit idle; the first frame is.
@@ -69,7 +116,7 @@ async fn serve_streams(
         let drain_now = || !closing && downstream.drain.is_draining();
         let event = poll_fn(|cx| {
             // With one stream there is nothing to gather.
-            if streams.len() > 1 {
+            if streams.tasks.len() > 1 {
                 ready!(turn.poll(cx));
             }
             let event = poll_event(connection, streams, idle.as_mut(), drain_now, cx);
@@ -85,18 +132,13 @@ async fn serve_streams(
             }
         });
         match event.await {
-            Event::Request(accepted) => {
-                match H2Session::accept(*accepted, &downstream.options()) {
-                    Ok(session) => {
-                        // Boxed, because a task is copied whole when it is made and when it ends.
-                        streams.spawn(Box::pin(serve_stream(Arc::clone(downstream), session)));
-                    }
-                    Err(malformed) => {
-                        budget.malformed += 1;
-                        streams.spawn(refuse_stream(Arc::clone(downstream), malformed));
-                    }
+            Event::Request(accepted) => match H2Session::accept(*accepted, &downstream.options()) {
+                Ok(session) => streams.serve(downstream, session),
+                Err(malformed) => {
+                    budget.malformed += 1;
+                    streams.refuse(downstream, malformed);
                 }
-            }
+            },
             Event::StreamEnded(ended) => {
                 budget.count(ended);
                 introduced = true;
@@ -136,7 +178,7 @@ enum Event {
 
 fn poll_event(
     connection: &mut Connection<Io>,
-    streams: &mut JoinSet<Ended>,
+    streams: &mut Streams,
     idle: Pin<&mut Sleep>,
     drain_now: impl Fn() -> bool,
     cx: &mut Context<'_>,
@@ -150,8 +192,8 @@ fn poll_event(
         Poll::Ready(None) => return Poll::Ready(Event::Closed),
         Poll::Pending => {}
     }
-    match streams.poll_join_next(cx) {
-        Poll::Ready(Some(ended)) => Poll::Ready(Event::StreamEnded(ended.unwrap_or(Ended::Served))),
+    match streams.poll_ended(cx) {
+        Poll::Ready(Some(ended)) => Poll::Ready(Event::StreamEnded(ended)),
         Poll::Ready(None) => idle.poll(cx).map(|()| Event::Idle),
         Poll::Pending => Poll::Pending,
     }
@@ -164,17 +206,23 @@ enum Ended {
     Premature,
 }
 
-async fn serve_stream(downstream: Arc<Downstream>, session: H2Session) -> Ended {
+async fn serve_stream(
+    downstream: Arc<Downstream>,
+    session: H2Session,
+    mut timer: Timer,
+) -> (Ended, Option<Timer>) {
     let started = Instant::now();
     let mut session = ServerSession::H2(Box::new(session));
     {
-        let timer = pin!(sleep(Duration::ZERO));
-        let serving = pin!(exchange::serve(&downstream, &mut session, timer));
+        let serving = pin!(exchange::serve(&downstream, &mut session, timer.as_mut()));
         downstream.cut.waking(serving).await;
     }
-    let ServerSession::H2(session) = &mut session else { return Ended::Served };
-    let given_up = poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await;
-    if given_up && started.elapsed() < PREMATURE { Ended::Premature } else { Ended::Served }
+    let given_up = match &mut session {
+        ServerSession::H2(session) => poll_fn(|cx| Poll::Ready(session.is_given_up(cx))).await,
+        ServerSession::H1(_) => false,
+    };
+    let is_premature = given_up && started.elapsed() < PREMATURE;
+    (if is_premature { Ended::Premature } else { Ended::Served }, Some(timer))
 }
 
 async fn refuse_stream(downstream: Arc<Downstream>, malformed: Box<Malformed>) -> Ended {

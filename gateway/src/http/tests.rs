@@ -642,3 +642,36 @@ async fn a_request_that_does_not_come_is_408_and_a_response_that_does_not_is_504
         assert_eq!(counted(&engine, status, "SI"), 1.0);
     }
 }
+
+/// A stream's deadlines are its own, whatever timer of an earlier one it goes by.
+#[tokio::test]
+async fn streams_one_after_another_end_at_their_own_deadlines() {
+    let silent = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let timed = |path: &str, timeout: Duration| {
+        let mut route = route_to_cluster(path);
+        if let RouteAction::Forward(forward) = &mut route.action {
+            forward.timeout = Some(timeout);
+        }
+        route
+    };
+    let routes = vec![
+        timed("/long", Duration::from_secs(3600)),
+        timed("/short", Duration::from_millis(100)),
+    ];
+    let engine = engine_to(Limits::default(), vec![address], routes);
+    let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
+    let (mut sender, _frames, _drain) = http2_client(connection).await;
+    let mut get = |path: &str| {
+        let request = ::http::Request::get(format!("http://a{path}")).body(()).unwrap();
+        sender.send_request(request, true).unwrap().0
+    };
+    // Its timer has an hour to go when it is given up.
+    let long = get("/long");
+    assert_eq!(get("/short").await.unwrap().status(), 504);
+    drop(long);
+    for _ in 0..3 {
+        assert_eq!(get("/short").await.unwrap().status(), 504);
+    }
+    assert_eq!(counted(&engine, 504, "UT"), 4.0);
+}

@@ -7,6 +7,7 @@
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -330,8 +331,8 @@ fn poll_read_into(
     io: &mut Io,
     bytes: &mut Vec<u8>,
 ) -> Poll<io::Result<usize>> {
-    let mut room = [0; READ_BYTES];
-    let mut buf = ReadBuf::new(&mut room);
+    let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
+    let mut buf = ReadBuf::uninit(&mut room);
     ready!(Pin::new(io).poll_read(cx, &mut buf))?;
     bytes.extend_from_slice(buf.filled());
     Poll::Ready(Ok(buf.filled().len()))
