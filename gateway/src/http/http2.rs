@@ -84,15 +84,11 @@ impl Streams {
         if self.tasks.is_empty() {
             // Who may be idle for long keeps no more than one.
             self.timers.clear();
-            self.timers.extend(timer);
-        } else if self.timers.len() < SPARE_TIMERS {
+        }
+        if self.timers.len() < SPARE_TIMERS {
             self.timers.extend(timer);
         }
         Poll::Ready(Some(ended))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
     }
 }
 
@@ -125,7 +121,7 @@ async fn serve_streams(
             }
             match event {
                 // What the last streams wrote went out before this was found pending.
-                Poll::Pending if streams.is_empty() && downstream.cut.has_passed() => {
+                Poll::Pending if streams.tasks.is_empty() && downstream.cut.has_passed() => {
                     Poll::Ready(Event::Closed)
                 }
                 event => event,
@@ -142,7 +138,7 @@ async fn serve_streams(
             Event::StreamEnded(ended) => {
                 budget.count(ended);
                 introduced = true;
-                if streams.is_empty() {
+                if streams.tasks.is_empty() {
                     let timeout = if closing { CLOSE_TIMEOUT } else { idle_timeout };
                     idle.as_mut().reset(Instant::now() + timeout);
                 }

@@ -133,9 +133,13 @@ fn slow(path: &str) -> model::Route {
 
 /// A route with a timeout no configuration can have, and no clock can reach: the addition panics.
 fn panicking(path: &str) -> model::Route {
+    timed(path, Duration::MAX)
+}
+
+fn timed(path: &str, timeout: Duration) -> model::Route {
     let mut route = route_to_cluster(path);
     if let RouteAction::Forward(forward) = &mut route.action {
-        forward.timeout = Some(Duration::MAX);
+        forward.timeout = Some(timeout);
     }
     route
 }
@@ -566,6 +570,15 @@ async fn http2_client(
     (sender.ready().await.unwrap(), frames, connection.drain)
 }
 
+/// The response to a GET, sent by HTTP/2.
+fn get(
+    sender: &mut h2::client::SendRequest<bytes::Bytes>,
+    path: &str,
+) -> h2::client::ResponseFuture {
+    let request = ::http::Request::get(format!("http://a{path}")).body(()).unwrap();
+    sender.send_request(request, true).unwrap().0
+}
+
 #[tokio::test]
 async fn a_panic_is_answered_500_recorded_and_ends_the_connection() {
     let engine = engine_with(vec![panicking("/")]);
@@ -584,10 +597,7 @@ async fn a_panic_in_one_stream_leaves_the_others_alone() {
     let engine = engine_with(vec![panicking("/panic"), slow("/slow"), route_to_cluster("/")]);
     let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
     let (mut sender, _frames, _drain) = http2_client(connection).await;
-    let mut get = |path: &str| {
-        let request = ::http::Request::get(format!("http://a{path}")).body(()).unwrap();
-        sender.send_request(request, true).unwrap().0
-    };
+    let mut get = |path: &str| get(&mut sender, path);
     let slow = get("/slow");
     assert_eq!(get("/panic").await.unwrap().status(), 500);
     assert_eq!(get("/").await.unwrap().status(), 503, "the cluster has no endpoints");
@@ -613,12 +623,7 @@ async fn streams_that_outlast_the_drain_are_answered_503_and_recorded() {
     let engine = engine_with(vec![slow("/")]);
     let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
     let (mut sender, frames, drain) = http2_client(connection).await;
-    let responses: Vec<_> = (0..3)
-        .map(|_| {
-            let request = ::http::Request::get("http://a/").body(()).unwrap();
-            sender.send_request(request, true).unwrap().0
-        })
-        .collect();
+    let responses: Vec<_> = (0..3).map(|_| get(&mut sender, "/")).collect();
     drain.drain_within(Duration::from_millis(200));
     for response in responses {
         assert_eq!(response.await.unwrap().status(), 503);
@@ -648,13 +653,6 @@ async fn a_request_that_does_not_come_is_408_and_a_response_that_does_not_is_504
 async fn streams_one_after_another_end_at_their_own_deadlines() {
     let silent = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = silent.local_addr().unwrap();
-    let timed = |path: &str, timeout: Duration| {
-        let mut route = route_to_cluster(path);
-        if let RouteAction::Forward(forward) = &mut route.action {
-            forward.timeout = Some(timeout);
-        }
-        route
-    };
     let routes = vec![
         timed("/long", Duration::from_secs(3600)),
         timed("/short", Duration::from_millis(100)),
@@ -662,10 +660,7 @@ async fn streams_one_after_another_end_at_their_own_deadlines() {
     let engine = engine_to(Limits::default(), vec![address], routes);
     let connection = connect_to(Arc::clone(&engine), connection_info(None, false)).await;
     let (mut sender, _frames, _drain) = http2_client(connection).await;
-    let mut get = |path: &str| {
-        let request = ::http::Request::get(format!("http://a{path}")).body(()).unwrap();
-        sender.send_request(request, true).unwrap().0
-    };
+    let mut get = |path: &str| get(&mut sender, path);
     // Its timer has an hour to go when it is given up.
     let long = get("/long");
     assert_eq!(get("/short").await.unwrap().status(), 504);
