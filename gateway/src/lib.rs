@@ -36,6 +36,7 @@ pub mod local_reply;
 pub mod redirection;
 mod sharded_map;
 pub mod snapshot;
+pub mod worker;
 
 pub mod admin;
 pub mod application;

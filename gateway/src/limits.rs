@@ -38,6 +38,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// TLS handshakes in progress at once.
     pub max_handshakes: usize,
+    /// Threads that serve, among which connections are shared out.
+    pub workers: usize,
 }
 
 impl Default for Limits {
@@ -60,6 +62,7 @@ impl Default for Limits {
             max_drain_bytes: 64 * 1024,
             max_connections: 100_000,
             max_handshakes: 2_000,
+            workers: 1,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Which processor runs what. The proxy has one for itself; the generator and the origin share another.
+//! Which processor runs what. The proxy has one for itself, unless it is asked to have several workers; the
+//! generator and the origin share another.
 
 use std::{
     io,
@@ -8,7 +9,7 @@ use std::{
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
+    unistd::{Pid, SysconfVar, sysconf},
 };
 
 /// The processors of a run.
@@ -16,8 +17,10 @@ use nix::{
 pub struct Cpus {
     /// Of the load generator and the origin.
     pub generator: usize,
-    /// Of the proxy, alone.
+    /// Of the proxy, alone; the first of them where it has several workers.
     pub proxy: usize,
+    /// Of each proxy, a processor for each: the generator's as well where there are no others.
+    pub workers: usize,
 }
 
 impl Cpus {
@@ -26,28 +29,41 @@ impl Cpus {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true));
         let generator = cpus.next().unwrap_or(0);
-        Ok(Self { generator, proxy: cpus.next().unwrap_or(generator) })
+        Ok(Self { generator, proxy: cpus.next().unwrap_or(generator), workers: 1 })
     }
 
     /// Whether the proxy has its processor for itself; if not, figures say little.
     pub fn apart(self) -> bool {
-        self.generator != self.proxy
+        self.of_proxy().all(|cpu| cpu != self.generator)
+    }
+
+    /// One for each worker.
+    fn of_proxy(self) -> impl Iterator<Item = usize> {
+        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+        let online = online.and_then(|online| usize::try_from(online).ok()).unwrap_or(1);
+        (self.proxy..).take(self.workers).map(move |cpu| cpu % online.max(self.proxy + 1))
     }
 }
 
 /// Binds the calling thread, and what it starts from now on.
 pub fn pin(cpu: usize) -> io::Result<()> {
+    bind([cpu])
+}
+
+fn bind(cpus: impl IntoIterator<Item = usize>) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu)?;
+    for cpu in cpus {
+        set.set(cpu)?;
+    }
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Starts a process on one processor. It inherits the binding from a thread that exists only for
+/// Starts a proxy on its processors. It inherits the binding from a thread that exists only for
 /// that, so that no thread of the process ever ran elsewhere.
-pub fn spawn(cpu: usize, command: &mut Command) -> io::Result<Child> {
+pub fn spawn(cpus: Cpus, command: &mut Command) -> io::Result<Child> {
     thread::scope(|scope| {
         let starter = scope.spawn(|| {
-            pin(cpu)?;
+            bind(cpus.of_proxy())?;
             command.spawn()
         });
         starter.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))

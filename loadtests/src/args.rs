@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -63,6 +63,10 @@ pub struct RunArguments {
     /// The processor of the generator and the origin, and that of the proxy; the first two otherwise.
     #[arg(long, value_parser = cpus)]
     pub cpus: Option<Cpus>,
+    /// Of each proxy, on as many processors from its own on, the generator's last: for what workers have
+    /// to do with each other. Figures of proxies beside the generator vary more.
+    #[arg(long, default_value = "1")]
+    pub workers: NonZeroUsize,
     /// The API server that the control plane is measured on; otherwise one is brought up.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -77,7 +81,9 @@ pub struct RunArguments {
 fn cpus(text: &str) -> Result<Cpus, String> {
     let parse = |text: &str| text.trim().parse::<usize>().map_err(|error| error.to_string());
     match text.split_once(',') {
-        Some((generator, proxy)) => Ok(Cpus { generator: parse(generator)?, proxy: parse(proxy)? }),
+        Some((generator, proxy)) => {
+            Ok(Cpus { generator: parse(generator)?, proxy: parse(proxy)?, workers: 1 })
+        }
         None => Err("two processors, like 0,1".into()),
     }
 }

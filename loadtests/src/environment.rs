@@ -21,6 +21,9 @@ pub struct Environment {
     pub cpus_online: usize,
     pub generator_cpu: usize,
     pub proxy_cpu: usize,
+    /// Of each proxy.
+    #[serde(default = "one")]
+    pub workers: usize,
     /// The frequency governor, where the kernel has one.
     pub governor: Option<String>,
     /// Processes that wanted to run just before, on average over a minute.
@@ -45,12 +48,18 @@ impl Environment {
             cpus_online: std::thread::available_parallelism().map_or(1, usize::from),
             generator_cpu: cpus.generator,
             proxy_cpu: cpus.proxy,
+            workers: cpus.workers,
             governor: read(&governor),
             load_average: load.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0),
             programs,
             missing,
         }
     }
+}
+
+/// Of results that do not say it.
+fn one() -> usize {
+    1
 }
 
 fn now() -> u64 {

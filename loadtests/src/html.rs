@@ -67,13 +67,14 @@ fn environment(result: &RunResult, out: &mut String) {
     let _ = write!(
         out,
         "<p>{cpu}, {count} processors, kernel {kernel}; generator and origin on processor {a}, one \
-         proxy with one worker on processor {b}. {quads} quads of {seconds} s. Commit {commit}. \
+         proxy with workers on so many processors from {b} on: {workers}. {quads} quads of {seconds} s. Commit {commit}. \
          Load average before: {load:.1}.</p><ul>",
         cpu = escape(&env.cpu),
         count = env.cpus_online,
         kernel = escape(&env.kernel),
         a = env.generator_cpu,
         b = env.proxy_cpu,
+        workers = env.workers,
         quads = result.quads,
         seconds = result.seconds,
         commit = escape(env.commit.as_deref().unwrap_or("unknown")),

@@ -21,6 +21,7 @@ use crate::{
     discovery::apply::{Applier, Update},
     limits::Limits,
     telemetry::{Telemetry, labels::Reporter},
+    worker::Workers,
 };
 
 const CONFIG: &str = r#"
@@ -69,7 +70,8 @@ impl Fixture {
         let reporter = Reporter::new("default", &Default::default());
         let telemetry = Arc::new(Telemetry::new(&reporter, 1));
         let engine = Arc::new(Engine::new(Limits::default(), telemetry));
-        let listeners = ListenerManager::new(Arc::clone(&engine), Handle::current());
+        let listeners =
+            ListenerManager::new(Arc::clone(&engine), Workers::new([Handle::current()]));
         let resolver = Resolver::with_name_server((Ipv4Addr::LOCALHOST, 53).into()).unwrap();
         let applier = Applier::new(
             Arc::clone(&engine),

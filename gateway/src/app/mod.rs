@@ -60,15 +60,12 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
     // Supervisors send it on log rotation and terminals when they close; neither is meant.
     let _hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
 
-    let principal = bootstrap.principal().unwrap_or_default().into();
-    let instance = bootstrap.instance.as_str().into();
-    let Bootstrap { namespace, labels, workload, .. } = bootstrap;
-    let reporter = Reporter::named(namespace, labels, workload.as_deref());
-    let reporter = Reporter { principal, instance, ..reporter };
-    let telemetry = Arc::new(Telemetry::new(&reporter, bootstrap.workers));
+    let workers = data_plane.workers();
+    let telemetry = Arc::new(Telemetry::new(&reporter(bootstrap), workers.count()));
     log::report_panics(telemetry.metrics.panics.clone());
-    let engine = Arc::new(Engine::new(Limits::default(), telemetry));
-    let listeners = ListenerManager::new(Arc::clone(&engine), data_plane.handle().clone());
+    let limits = Limits { workers: workers.count(), ..Limits::default() };
+    let engine = Arc::new(Engine::new(limits, telemetry));
+    let listeners = ListenerManager::new(Arc::clone(&engine), workers.clone());
     let resolver = match bootstrap.name_server {
         Some(address) => Resolver::with_name_server(address),
         None => Resolver::system(),
@@ -91,13 +88,13 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
         Arc::clone(&engine),
         Arc::clone(&listeners),
         resolver,
-        data_plane.handle().clone(),
+        workers.first().clone(),
         proxy,
     );
     let source = Source::new(bootstrap, &engine.telemetry)?;
 
     let _dns = {
-        let _runtime = data_plane.handle().enter();
+        let _runtime = workers.first().enter();
         let options =
             dns::Options { listen: bootstrap.dns.clone(), name_servers: name_servers(bootstrap) };
         DnsServer::start(options, Arc::clone(&engine)).context("listen for DNS queries")?
@@ -157,6 +154,15 @@ async fn serve(bootstrap: &Bootstrap, data_plane: &DataPlane) -> anyhow::Result<
     engine.telemetry.flush(FLUSH_LIMIT);
     admin.stop();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who tells what happened.
+fn reporter(bootstrap: &Bootstrap) -> Reporter {
+    let Bootstrap { namespace, labels, workload, .. } = bootstrap;
+    let principal = bootstrap.principal().unwrap_or_default().into();
+    let instance = bootstrap.instance.as_str().into();
+    let reporter = Reporter::named(namespace, labels, workload.as_deref());
+    Reporter { principal, instance, ..reporter }
 }
 
 /// Who is asked for names of others.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     telemetry::{Protocol, clusters::ClusterGauges},
-    upstream::{Address, Pool, Target},
+    upstream::{Address, Pool, Target, WorkerPools},
 };
 
 /// Which endpoint, for as long as it is a member; never given twice.
@@ -100,11 +100,11 @@ impl State {
 
 #[derive(Debug, Clone)]
 enum Pools {
-    One(Arc<Pool>),
+    One(Arc<WorkerPools>),
     /// `useClientProtocol`: upstream is spoken what downstream is.
     MatchDownstream {
-        http1: Arc<Pool>,
-        http2: Arc<Pool>,
+        http1: Arc<WorkerPools>,
+        http2: Arc<WorkerPools>,
     },
 }
 
@@ -189,23 +189,16 @@ impl Endpoint {
         self.weight
     }
 
-    /// The connections for an exchange whose client speaks `downstream`.
+    /// The calling worker's connections for an exchange whose client speaks `downstream`.
     #[must_use]
     pub fn pool(&self, downstream: Protocol) -> &Arc<Pool> {
-        match (&self.pools, downstream) {
-            (Pools::One(pool), _) => pool,
-            (Pools::MatchDownstream { http2, .. }, Protocol::Http2) => http2,
-            (
-                Pools::MatchDownstream { http1, .. },
-                Protocol::Http10 | Protocol::Http11 | Protocol::Tcp,
-            ) => http1,
-        }
+        self.pools.of(downstream).local()
     }
 
     /// For connections that are not pooled: what to `dial`.
     #[must_use]
     pub fn target(&self) -> &Target {
-        self.pool(Protocol::Tcp).target()
+        self.pools.of(Protocol::Tcp).target()
     }
 
     /// Requests (or TCP connections) it has to do with at the moment.
@@ -240,9 +233,9 @@ impl Endpoint {
     /// Closes what is idle and keeps no connection any more, unless `successor` goes on using them.
     pub(super) fn retire(&self, successor: Option<&Self>) {
         let kept = successor.map(|successor| &successor.pools);
-        for pool in self.pools.iter() {
-            if !kept.is_some_and(|kept| kept.iter().any(|other| Arc::ptr_eq(pool, other))) {
-                pool.retire();
+        for pools in self.pools.iter() {
+            if !kept.is_some_and(|kept| kept.iter().any(|other| Arc::ptr_eq(pools, other))) {
+                pools.retire();
             }
         }
     }
@@ -259,13 +252,24 @@ impl Pools {
             let transport = Arc::clone(transport);
             let target =
                 Target { address: address.clone(), transport, identity: identity.cloned() };
-            Pool::new(target, Arc::clone(gauges))
+            WorkerPools::new(target, Arc::clone(gauges))
         };
         match ways {
             Ways::One(transport) => Self::One(pool(transport)),
             Ways::MatchDownstream { http1, http2 } => {
                 Self::MatchDownstream { http1: pool(http1), http2: pool(http2) }
             }
+        }
+    }
+
+    fn of(&self, downstream: Protocol) -> &WorkerPools {
+        match (self, downstream) {
+            (Self::One(pools), _) => pools,
+            (Self::MatchDownstream { http2, .. }, Protocol::Http2) => http2,
+            (
+                Self::MatchDownstream { http1, .. },
+                Protocol::Http10 | Protocol::Http11 | Protocol::Tcp,
+            ) => http1,
         }
     }
 
@@ -289,7 +293,7 @@ impl Pools {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+    fn iter(&self) -> impl Iterator<Item = &Arc<WorkerPools>> {
         let (first, second) = match self {
             Self::One(pool) => (pool, None),
             Self::MatchDownstream { http1, http2 } => (http1, Some(http2)),

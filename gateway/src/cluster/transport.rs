@@ -165,6 +165,7 @@ fn transport(
     limits: &Limits,
 ) -> Transport {
     let scheme = if tls.is_some() { "https" } else { "http" };
+    let max_connections = config.circuit_breakers.max_connections;
     Transport {
         protocol,
         tls,
@@ -176,8 +177,11 @@ fn transport(
         source_address: config.source_address,
         max_requests_per_connection: config.max_requests_per_connection,
         max_concurrent_streams: config.max_concurrent_streams,
-        max_connections: config.circuit_breakers.max_connections,
+        max_connections,
         max_pending_requests: config.circuit_breakers.max_pending_requests,
+        // Connections that are limited serve whoever needs one: what is idle at one worker must not be
+        // what another waits for.
+        pools: if max_connections == u32::MAX { limits.workers } else { 1 },
         codec: codec::Options::new(limits, scheme),
     }
 }

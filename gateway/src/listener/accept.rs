@@ -1,9 +1,19 @@
 //! The accept loop: every connection is taken in or turned away at once, whatever the machine is
 //! short of.
 
-use std::{fs::File, future::poll_fn, io, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fs::File,
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use super::{bind::ListeningSocket, serve::Binding};
+use super::{
+    bind::ListeningSocket,
+    serve::{Accepted, Binding},
+};
 
 /// Between attempts while nothing can be accepted; doubled each time.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
@@ -17,10 +27,10 @@ pub(super) async fn run(socket: ListeningSocket, binding: Arc<Binding>) {
     let mut spare = Spare::new();
     let mut pause = MIN_PAUSE;
     loop {
-        match socket.accept().await {
-            Ok((io, peer, local)) => {
+        match poll_fn(|cx| poll_accept(&socket, &binding, cx)).await {
+            Ok((worker, accepted)) => {
                 pause = MIN_PAUSE;
-                Binding::take_in(&binding, io, peer, local);
+                Binding::take_in(&binding, worker, accepted);
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -34,6 +44,18 @@ pub(super) async fn run(socket: ListeningSocket, binding: Arc<Binding>) {
             }
         }
     }
+}
+
+/// The next connection, and the number of the worker that is to serve it.
+fn poll_accept(
+    socket: &ListeningSocket,
+    binding: &Binding,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<(usize, Accepted)>> {
+    let worker = binding.shared.overload.idlest_worker();
+    // A socket belongs to the reactor of the runtime it is made in.
+    let _runtime = binding.shared.workers.runtime(worker).enter();
+    socket.poll_accept(cx).map_ok(|accepted| (worker, accepted))
 }
 
 /// The client gave up between its SYN and our accept.
@@ -70,6 +92,5 @@ impl Spare {
 
 /// Accepts and closes one connection if one is there.
 async fn accept_waiting(socket: &ListeningSocket) -> bool {
-    let mut accept = pin!(socket.accept());
-    poll_fn(|cx| Poll::Ready(matches!(accept.as_mut().poll(cx), Poll::Ready(Ok(_))))).await
+    poll_fn(|cx| Poll::Ready(matches!(socket.poll_accept(cx), Poll::Ready(Ok(_))))).await
 }

@@ -13,6 +13,7 @@ use std::{
     },
     path::Path,
     sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,6 +21,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use weir_config::model::listener::BindAddress;
 
+use super::serve::Accepted;
 use crate::io::Io;
 
 const BACKLOG: i32 = 4096;
@@ -122,20 +124,28 @@ impl ListeningSocket {
         }
     }
 
-    /// The next connection with its peer's and its own address. Safe to cancel.
-    pub(super) async fn accept(&self) -> io::Result<(Io, SocketAddr, SocketAddr)> {
+    /// The next connection, of the runtime this is called in.
+    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
             Self::Tcp { socket, .. } => {
-                let (stream, peer) = socket.accept().await?;
+                let (stream, peer) = ready!(socket.poll_accept(cx))?;
                 // Only a socket that is gone already refuses; it ends at its first read.
                 let _ = stream.set_nodelay(true);
                 let local = stream.local_addr()?;
-                Ok((Io::Tcp(stream), canonical(peer), canonical(local)))
+                Poll::Ready(Ok(Accepted {
+                    io: Io::Tcp(stream),
+                    peer_addr: canonical(peer),
+                    local_addr: canonical(local),
+                }))
             }
             Self::Unix { socket, .. } => {
-                let (stream, _) = socket.accept().await?;
+                let (stream, _) = ready!(socket.poll_accept(cx))?;
                 let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                Ok((Io::Unix(stream), unspecified, unspecified))
+                Poll::Ready(Ok(Accepted {
+                    io: Io::Unix(stream),
+                    peer_addr: unspecified,
+                    local_addr: unspecified,
+                }))
             }
         }
     }

@@ -10,7 +10,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    runtime::Handle,
     sync::{Mutex, Notify},
     time::{Instant, sleep_until, timeout},
 };
@@ -26,7 +25,7 @@ use super::{
     overload::Overload,
     serve::{Binding, Shared},
 };
-use crate::engine::Engine;
+use crate::{engine::Engine, worker::Workers};
 
 /// Between attempts to bind an address; doubled each time.
 const MIN_RETRY: Duration = Duration::from_millis(100);
@@ -38,8 +37,6 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ListenerManager {
     shared: Arc<Shared>,
-    /// Where connections are accepted and served.
-    runtime: Handle,
     state: Mutex<State>,
     /// Told when there may be something to bind again.
     applied: Arc<Notify>,
@@ -105,11 +102,13 @@ enum SocketState {
 }
 
 impl ListenerManager {
-    /// Nothing is bound before `apply`. `runtime` is the data plane's.
+    /// Nothing is bound before `apply`. `workers` serve the connections; the first accepts them.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, runtime: Handle) -> Arc<Self> {
+    pub fn new(engine: Arc<Engine>, workers: Workers) -> Arc<Self> {
+        let runtime = workers.first().clone();
         let shared = Arc::new(Shared {
-            overload: Overload::new(&engine.limits, runtime.metrics().num_workers()),
+            overload: Overload::new(&engine.limits),
+            workers,
             connections: TaskTracker::new(),
             engine,
         });
@@ -119,7 +118,6 @@ impl ListenerManager {
             state: Mutex::default(),
             applied: Arc::clone(&applied),
             _retry: AbortOnDropHandle::new(runtime.spawn(retry(Weak::clone(this), applied))),
-            runtime,
         })
     }
 
@@ -193,7 +191,8 @@ impl ListenerManager {
 
     fn open(&self, binding: &Arc<Binding>) -> Result<SocketState, BindError> {
         // The socket belongs to the reactor of the runtime it is made in.
-        let _runtime = self.runtime.enter();
+        let runtime = self.shared.workers.first();
+        let _entered = runtime.enter();
         let config = Arc::clone(&binding.state.load().config);
         on_purpose::panic_opening(&text(&config.address));
         let options = BindOptions {
@@ -203,7 +202,7 @@ impl ListenerManager {
         let socket = ListeningSocket::bind(&config.address, options)?;
         let address = socket.address();
         tracing::info!(listener = %binding.name(), %address, "listening");
-        let accept = self.runtime.spawn(accept::run(socket, Arc::clone(binding)));
+        let accept = runtime.spawn(accept::run(socket, Arc::clone(binding)));
         Ok(SocketState::Accepting { address, accept: AbortOnDropHandle::new(accept) })
     }
 

@@ -9,7 +9,7 @@ use std::sync::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::limits::Limits;
+use crate::{limits::Limits, worker};
 
 /// Files that are not connections: logs, configuration, admin, listening sockets.
 const OTHER_FILES: usize = 64;
@@ -17,37 +17,66 @@ const OTHER_FILES: usize = 64;
 /// Shared by all listeners of a process.
 #[derive(Debug)]
 pub(super) struct Overload {
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     max_open: usize,
     /// Handshakes whose ClientHello has arrived; slow ClientHellos do not take from it.
     handshakes: Semaphore,
-    /// Handshakes computing right now.
-    turns: Semaphore,
+    workers: Box<[Arc<Load>]>,
 }
 
-/// A connection that counts against the cap until dropped.
+/// What one worker has to do.
 #[derive(Debug)]
-pub(super) struct OpenConnection(Arc<Overload>);
+#[repr(align(64))]
+struct Load {
+    open: AtomicUsize,
+    /// Of all workers.
+    all_open: Arc<AtomicUsize>,
+    /// For the handshake that is computing right now.
+    turn: Semaphore,
+}
+
+/// A connection that counts against the cap, and as its worker's, until dropped.
+#[derive(Debug)]
+pub(super) struct OpenConnection(Arc<Load>);
 
 impl Overload {
-    /// `workers`: the threads connections are served by.
-    pub(super) fn new(limits: &Limits, workers: usize) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        // One turn for each: the next handshake queues up behind the requests that are ready, so that
+        // these lose about one signature's time to a flood, however large.
+        let open = Arc::<AtomicUsize>::default();
+        let idle = || Load {
+            open: AtomicUsize::default(),
+            all_open: Arc::clone(&open),
+            turn: Semaphore::new(1),
+        };
         Arc::new(Self {
-            open: AtomicUsize::new(0),
             max_open: limits.max_connections.min(connections_for_open_files()),
             handshakes: Semaphore::new(limits.max_handshakes),
-            // One for each worker: the next handshake queues up behind the requests that are ready,
-            // so that these lose about one signature's time to a flood, however large.
-            turns: Semaphore::new(workers.max(1)),
+            workers: (0..limits.workers.max(1)).map(|_| Arc::new(idle())).collect(),
+            open,
         })
     }
 
-    /// `None`: as many connections are open as may be.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<OpenConnection> {
+    /// The worker with the fewest connections; of several the calling one, because another would have to
+    /// be woken.
+    pub(super) fn idlest_worker(&self) -> usize {
+        let (here, count) = (worker::current(), self.workers.len());
+        let candidates = (0..count).map(|offset| (here + offset) % count);
+        candidates
+            .min_by_key(|worker| self.workers[*worker].open.load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+
+    /// A connection that `worker` is to serve. `None`: as many are open as may be.
+    pub(super) fn admit(&self, worker: usize) -> Option<OpenConnection> {
         let admitted = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
             (open < self.max_open).then_some(open + 1)
         });
-        admitted.is_ok().then(|| OpenConnection(Arc::clone(self)))
+        admitted.is_ok().then(|| {
+            let load = Arc::clone(&self.workers[worker]);
+            load.open.fetch_add(1, Ordering::Relaxed);
+            OpenConnection(load)
+        })
     }
 
     pub(super) fn open_connections(&self) -> usize {
@@ -62,7 +91,7 @@ impl Overload {
 
     /// Waits for the turn to sign and derive keys. Must be given back before waiting for the client.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        let turn = self.turns.acquire().await.ok();
+        let turn = self.workers[worker::current() % self.workers.len()].turn.acquire().await.ok();
         // Behind the requests that are ready; a woken waiter would run before them.
         tokio::task::yield_now().await;
         turn
@@ -72,6 +101,7 @@ impl Overload {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.all_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -93,5 +123,24 @@ pub fn raise_open_file_limit() -> u64 {
             tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
             soft
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_idlest_worker_is_the_calling_one_or_one_with_fewer_connections() {
+        let overload = Overload::new(&Limits { workers: 3, ..Limits::default() });
+        worker::enlist(1);
+        assert_eq!(overload.idlest_worker(), 1);
+        let first = overload.admit(1).unwrap();
+        assert_eq!(overload.idlest_worker(), 2);
+        let _second = overload.admit(2).unwrap();
+        assert_eq!(overload.idlest_worker(), 0);
+        drop(first);
+        assert_eq!(overload.idlest_worker(), 1);
+        assert_eq!(overload.open_connections(), 1);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     io::Io,
     tcp::{self, Serving, TcpProxy},
     telemetry::{Protocol, ResponseFlag, StreamInfo, metrics::ListenerMetrics},
+    worker::Workers,
 };
 
 /// What the connections of one bound address share. The state is replaced when the configuration
@@ -41,6 +42,7 @@ pub(super) struct Binding {
 pub(super) struct Shared {
     pub(super) engine: Arc<Engine>,
     pub(super) overload: Arc<Overload>,
+    pub(super) workers: Workers,
     pub(super) connections: TaskTracker,
 }
 
@@ -55,14 +57,14 @@ impl Binding {
         }
     }
 
-    /// Serves a connection in a task of its own, or closes it.
-    pub(super) fn take_in(this: &Arc<Self>, io: Io, peer_addr: SocketAddr, local_addr: SocketAddr) {
-        let Some(open) = this.shared.overload.admit() else {
+    /// Serves a connection in a task of its own of that worker, or closes it.
+    pub(super) fn take_in(this: &Arc<Self>, worker: usize, accepted: Accepted) {
+        let Shared { overload, workers, connections, .. } = &*this.shared;
+        let Some(open) = overload.admit(worker) else {
             this.refused(1, "connection limit");
             return;
         };
-        let accepted = Accepted { io, peer_addr, local_addr };
-        this.shared.connections.spawn(serve(this, accepted, open));
+        connections.spawn_on(serve(this, accepted, open), workers.runtime(worker));
     }
 }
 
@@ -280,7 +282,7 @@ impl ListenerState {
 mod tests {
     use std::{collections::BTreeMap, net::Ipv4Addr};
 
-    use tokio::net::UnixStream;
+    use tokio::{net::UnixStream, runtime::Handle};
     use weir_config::model::{Listener, listener::BindAddress};
 
     use super::*;
@@ -294,7 +296,7 @@ mod tests {
     async fn the_task_of_a_connection_is_small() {
         let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 1);
         let limits = Limits::default();
-        let overload = Overload::new(&limits, 1);
+        let overload = Overload::new(&limits);
         let config = Arc::new(Listener {
             name: ListenerName::new("tls"),
             address: BindAddress::Ip((Ipv4Addr::LOCALHOST, 0).into()),
@@ -309,13 +311,14 @@ mod tests {
             shared: Arc::new(Shared {
                 engine: Arc::new(Engine::new(limits, Arc::new(telemetry))),
                 overload: Arc::clone(&overload),
+                workers: Workers::new([Handle::current()]),
                 connections: TaskTracker::new(),
             }),
         });
         let (io, _other_end) = UnixStream::pair().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let accepted = Accepted { io: Io::Unix(io), peer_addr: address, local_addr: address };
-        let task = serve(&binding, accepted, overload.admit().unwrap());
+        let task = serve(&binding, accepted, overload.admit(0).unwrap());
         let size = size_of_val(&task);
         assert!(size <= 64, "{size} bytes");
     }

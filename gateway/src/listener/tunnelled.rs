@@ -24,6 +24,7 @@ use crate::{
     io::Io,
     limits::Limits,
     tunnel::Tunnel,
+    worker,
 };
 
 /// Requests a connection may send that are refused; more are no mistake.
@@ -174,7 +175,7 @@ impl Outer {
         let NetworkFilter::Connect { listener, .. } = &self.network else { return };
         let snapshot = self.binding.shared.engine.snapshot();
         let state = snapshot.listeners.find(listener).cloned();
-        let open = self.binding.shared.overload.admit();
+        let open = self.binding.shared.overload.admit(worker::current());
         let (Some(state), Some(open), Some(tls)) = (state, open, self.info.tls.as_deref().cloned())
         else {
             return self.refuse(OVERLOAD, &mut stream);

@@ -2,13 +2,14 @@
 //! never moves a cache line between cores; a scrape sums the slots.
 
 use std::{
-    cell::Cell,
     sync::{
         OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
+
+use crate::worker;
 
 /// Upper bounds of the standard histograms, in milliseconds and in bytes (Envoy's defaults, which
 /// Istio's dashboards expect). Above the last one there is only `+Inf`.
@@ -57,7 +58,7 @@ pub struct Sharded<T> {
 }
 
 impl<T: Default> Sharded<T> {
-    /// `slots`: how many threads count; more threads than that share slots.
+    /// `slots`: how many workers count; other threads count with the first.
     #[must_use]
     pub fn new(slots: usize) -> Self {
         Self { slots: (0..slots.max(1)).map(|_| OnceLock::new()).collect() }
@@ -66,26 +67,12 @@ impl<T: Default> Sharded<T> {
     /// The calling thread's own.
     #[must_use]
     pub fn local(&self) -> &T {
-        self.slots[thread_number() % self.slots.len()].get_or_init(Box::default)
+        self.slots[worker::current() % self.slots.len()].get_or_init(Box::default)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(OnceLock::get).map(Box::as_ref)
     }
-}
-
-/// Numbers threads in the order in which they first ask.
-#[must_use]
-pub fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-    NUMBER.get().unwrap_or_else(|| {
-        let number = NEXT.fetch_add(1, Relaxed);
-        NUMBER.set(Some(number));
-        number
-    })
 }
 
 /// The HTTP families of one thread. The number of requests is the number of durations.
@@ -239,8 +226,10 @@ mod tests {
     fn threads_that_count_at_once_lose_nothing() {
         let sharded = Sharded::<TcpCounts>::new(3);
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
+            for number in 0..8 {
+                let sharded = &sharded;
+                scope.spawn(move || {
+                    worker::enlist(number);
                     for _ in 0..1_000 {
                         sharded.local().opened.fetch_add(1, Relaxed);
                     }

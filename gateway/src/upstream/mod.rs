@@ -25,6 +25,7 @@ mod source;
 mod tls;
 mod tunnels;
 mod verify;
+mod worker_pools;
 
 pub use self::{
     count::Slot,
@@ -35,6 +36,7 @@ pub use self::{
     source::{TransparentError, may_be_transparent},
     tls::TlsContext,
     tunnels::Tunnels,
+    worker_pools::WorkerPools,
 };
 
 /// One endpoint and how to talk to it.
@@ -100,6 +102,9 @@ pub struct Transport {
     pub max_connections: u32,
     /// Requests of the cluster that wait for a connection.
     pub max_pending_requests: u32,
+    /// Into how many pools the connections to an endpoint are parted. Follows from the above and from what
+    /// is the same for the whole proxy, so not compared.
+    pub pools: usize,
     /// The same for the whole proxy, so not compared.
     pub codec: codec::Options,
 }
@@ -134,6 +139,7 @@ impl PartialEq for Transport {
             max_concurrent_streams,
             max_connections,
             max_pending_requests,
+            pools: _,
             codec: _,
         } = self;
         is_same(tls.as_ref(), other.tls.as_ref())

@@ -21,6 +21,7 @@ use crate::{
     http2::{self, Connection, HeadBlock, Opener, Request, ResponseHead},
     io::Io,
     tunnel::{OpenStream, Tunnel},
+    worker,
 };
 
 /// Where workloads listen for it.
@@ -44,8 +45,9 @@ pub struct Tunnels {
     lanes: BlockingMutex<FxHashMap<Workload, Arc<Lane>>>,
 }
 
-/// An address, and whose certificate is expected there.
-type Workload = (IpAddr, Option<Arc<str>>);
+/// An address, and whose certificate is expected there; of each worker of ours its own, so that what comes
+/// through a tunnel wakes the worker it is for.
+type Workload = (IpAddr, Option<Arc<str>>, usize);
 
 /// The connections to one workload. Held while one more is made: who wants a stream meanwhile wants it
 /// on that one, and gives up by his own deadline.
@@ -90,7 +92,7 @@ impl Tunnels {
         identity: Option<&Arc<str>>,
         transport: &Transport,
     ) -> Result<Tunnel, ConnectError> {
-        let lane = self.lane((address.ip(), identity.cloned()));
+        let lane = self.lane((address.ip(), identity.cloned(), worker::current()));
         let at_hand = lane.0.lock().await.take_stream();
         if let Some(stream) = at_hand {
             match self.connect(stream, address).await {

@@ -47,6 +47,7 @@ pub struct Settings {
     by_path: bool,
     /// Objects of Istio's YAML in one file.
     chunk: usize,
+    pub workers: usize,
 }
 
 /// Whose sidecar it is.
@@ -98,6 +99,7 @@ impl Settings {
             workload: None,
             by_path: case.proxy.routes > 0,
             chunk: if changes && case.proxy.hosts > 0 { 1 } else { CHUNK },
+            workers: 1,
         })
     }
 
@@ -135,7 +137,15 @@ impl Settings {
             workload: Some(Workload { ip, labels, identity }),
             by_path: false,
             chunk: CHUNK,
+            workers: 1,
         })
+    }
+
+    #[must_use]
+    pub fn with_workers(mut self, workers: usize) -> Self {
+        self.values.text("WORKERS", workers);
+        self.workers = workers;
+        self
     }
 
     /// What is started.

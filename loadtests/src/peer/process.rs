@@ -68,7 +68,7 @@ impl Running {
     ) -> anyhow::Result<Self> {
         let mut running = match case.proxy.listener {
             Listener::Sidecar => Self::sidecars(program, case, credentials, cpus)?,
-            _ => Self::alone(program, case, origin, credentials, cpus.proxy)?,
+            _ => Self::alone(program, case, origin, credentials, cpus)?,
         };
         if case.measure == Measure::Memory {
             running.configured().await?;
@@ -88,14 +88,15 @@ impl Running {
         case: &Case,
         origin: &Origin,
         credentials: &Credentials,
-        cpu: usize,
+        cpus: Cpus,
     ) -> anyhow::Result<Self> {
         let dir = folder(program.peer)?;
-        let settings = Settings::new(program, case, origin, credentials, dir.path())?;
+        let settings = Settings::new(program, case, origin, credentials, dir.path())?
+            .with_workers(cpus.workers);
         settings.write()?;
         let work = Work::new(case, credentials, settings.listen)?;
         let mut running = Self::of(case, settings, work, dir);
-        let child = affinity::spawn(cpu, &mut command(program, &running.settings)?);
+        let child = affinity::spawn(cpus, &mut command(program, &running.settings)?);
         running.take(child.with_context(|| format!("start {}", program.path.display()))?);
         Ok(running)
     }
@@ -112,6 +113,7 @@ impl Running {
         let origin = Origin::start(case, credentials, cpus.generator, Some(&lan))?;
         let [client, server] = Side::BOTH.map(|side| {
             let settings = Settings::of_sidecar(program, case, credentials, dir.path(), side)?;
+            let settings = settings.with_workers(cpus.workers);
             settings.write()?;
             anyhow::Ok(settings)
         });
@@ -129,7 +131,7 @@ impl Running {
             if case.measure != Measure::Memory {
                 sidecar::redirect(side.namespace(&pair.lan))?;
             }
-            let child = sidecar::start(*side, program, settings, &pair.lan, cpus.proxy)?;
+            let child = sidecar::start(*side, program, settings, &pair.lan, cpus)?;
             running.take(child);
         }
         running.pair = Some(pair);
@@ -283,7 +285,7 @@ fn folder(peer: Peer) -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix(&format!("weir-loadtests-{peer}-")).tempdir()
 }
 
-/// The command line of each; one worker each.
+/// The command line of each.
 pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command> {
     let mut command = Command::new(settings.program(program));
     let file = |name: &str| -> std::path::PathBuf { settings.dir.join(name) };
@@ -291,7 +293,7 @@ pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command
         Peer::Weir => {
             command.arg("--config").arg(file("config"));
             command.arg("--mesh-config").arg(file("mesh.yaml"));
-            command.args(["--workers", "1", "--log-level", "warn"]);
+            command.args(["--workers", &settings.workers.to_string(), "--log-level", "warn"]);
             command.args(["--admin", &settings.admin.to_string()]);
             match &settings.workload {
                 Some(workload) => {
@@ -313,7 +315,8 @@ pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command
         }
         Peer::Envoy => {
             command.arg("-c").arg(file("envoy.yaml"));
-            command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error"]);
+            command.args(["--concurrency", &settings.workers.to_string()]);
+            command.args(["--disable-hot-restart", "-l", "error"]);
             command.args(["--file-flush-interval-msec", "1000"]);
         }
     }

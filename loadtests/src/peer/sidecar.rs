@@ -12,7 +12,11 @@ use anyhow::{Context as _, ensure};
 use weir_tests::net::{self, Namespace, Owner};
 
 use super::{Program, Settings, process};
-use crate::{affinity, lan::Lan, origin::Origin};
+use crate::{
+    affinity::{self, Cpus},
+    lan::Lan,
+    origin::Origin,
+};
 
 /// Whom the rules leave alone: the proxies run in this group.
 const PROXY_GROUP: u32 = 1337;
@@ -102,10 +106,11 @@ pub fn start(
     program: &Program,
     settings: &Settings,
     lan: &Lan,
-    cpu: usize,
+    cpus: Cpus,
 ) -> anyhow::Result<Child> {
     let mut command: Command = process::command(program, settings)?;
     std::os::unix::process::CommandExt::gid(&mut command, PROXY_GROUP);
-    let child = side.namespace(lan).within(Owner::ROOT, move || affinity::spawn(cpu, &mut command));
+    let child =
+        side.namespace(lan).within(Owner::ROOT, move || affinity::spawn(cpus, &mut command));
     child.with_context(|| format!("start {}", settings.program(program).display()))
 }

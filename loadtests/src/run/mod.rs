@@ -30,6 +30,7 @@ pub async fn run(args: RunArguments) -> anyhow::Result<bool> {
         Some(cpus) => cpus,
         None => Cpus::allowed().context("ask which processors may be used")?,
     };
+    let cpus = Cpus { workers: args.workers.get(), ..cpus };
     let (proxied, controlled): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|scenario| !scenario.cases.iter().all(is_of_control_plane));
     let (programs, missing) = if proxied.is_empty() { Default::default() } else { find(&args)? };
@@ -37,7 +38,7 @@ pub async fn run(args: RunArguments) -> anyhow::Result<bool> {
     let cases = controlled.iter().map(|scenario| scenario.cases.len()).sum::<usize>();
     let mut progress = Progress::start(plan.steps(&proxied) + cases);
     if !cpus.apart() {
-        progress.note("there is one processor only: the figures say little");
+        progress.note("the generator has no processor for itself: the figures say little");
     }
     for line in &missing {
         progress.note(line);

@@ -39,6 +39,7 @@ use crate::{
     snapshot::Snapshot,
     telemetry::{Telemetry, labels::Reporter},
     tls::{provider, test_ca::Issued},
+    worker::Workers,
 };
 
 mod client_auth;
@@ -68,7 +69,7 @@ impl Gateway {
         let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 2);
         let engine = Arc::new(Engine::new(limits, Arc::new(telemetry)));
         Self {
-            manager: ListenerManager::new(Arc::clone(&engine), Handle::current()),
+            manager: ListenerManager::new(Arc::clone(&engine), Workers::new([Handle::current()])),
             engine,
             resources: Resources::default(),
             secrets: Secrets::default(),

@@ -23,7 +23,7 @@ use prometheus::IntCounter;
 use tracing::{info, warn};
 
 use super::time::TimeCache;
-use crate::telemetry::series::thread_number;
+use crate::worker;
 
 /// A buffer this full is written without waiting for the interval.
 const FLUSH_BYTES: usize = 64 * 1024;
@@ -100,9 +100,9 @@ impl Sink {
     /// Lets `append` add one line to the calling thread's buffer.
     pub fn write(&self, append: impl FnOnce(&mut Buffer)) {
         let shared = &*self.0;
-        let slot = thread_number() % shared.buffers.len();
+        let slot = worker::current() % shared.buffers.len();
         // Held for the formatting of one line by this worker, or for a swap of two pointers by the
-        // writer; workers share a buffer only if there are more of them than were announced.
+        // writer; other threads than the workers share the first buffer.
         let mut buffer = lock(&shared.buffers[slot]);
         if buffer.bytes.len() >= MAX_BYTES {
             shared.counters.dropped.inc();

@@ -3,7 +3,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -32,6 +32,7 @@ use crate::{
 mod http1;
 mod http2;
 mod tls;
+mod workers;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -65,6 +66,7 @@ fn transport(protocol: Protocol) -> Transport {
         max_concurrent_streams: 1 << 30,
         max_connections: u32::MAX,
         max_pending_requests: u32::MAX,
+        pools: 1,
         codec: codec::Options::new(&Limits::default(), "http"),
     }
 }
