@@ -91,6 +91,10 @@ async fn a_client_goes_to_the_worker_with_the_fewest() {
         workers.values().map(Vec::len).collect()
     };
     assert_eq!(counts(&by_worker), [2, 2]);
+    let metrics = gateway.metrics().await;
+    for number in ["0", "1"] {
+        assert_eq!(metrics.sum("weir_worker_connections_active", &[("worker", number)]), 2.0);
+    }
 
     // Those of one leave: the next two are his.
     let left = by_worker.keys().next().unwrap().clone();
@@ -110,7 +114,7 @@ async fn a_client_goes_to_the_worker_with_the_fewest() {
 /// The thread that serves a connection: the one that runs most while it is asked.
 async fn worker_of(connection: &mut Connection, gateway: &Gateway) -> String {
     let before = switches(gateway);
-    for _ in 0..200 {
+    for _ in 0..50 {
         send(connection).await;
     }
     let after = switches(gateway);

@@ -7,9 +7,10 @@ use std::sync::{
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prometheus::IntGauge;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{limits::Limits, worker};
+use crate::{limits::Limits, telemetry::metrics::Metrics, worker};
 
 /// Files that are not connections: logs, configuration, admin, listening sockets.
 const OTHER_FILES: usize = 64;
@@ -28,7 +29,7 @@ pub(super) struct Overload {
 #[derive(Debug)]
 #[repr(align(64))]
 struct Load {
-    open: AtomicUsize,
+    open: IntGauge,
     /// Of all workers.
     all_open: Arc<AtomicUsize>,
     /// For the handshake that is computing right now.
@@ -40,19 +41,18 @@ struct Load {
 pub(super) struct OpenConnection(Arc<Load>);
 
 impl Overload {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, metrics: &Metrics) -> Arc<Self> {
         // One turn for each: the next handshake queues up behind the requests that are ready, so that
         // these lose about one signature's time to a flood, however large.
         let open = Arc::<AtomicUsize>::default();
-        let idle = || Load {
-            open: AtomicUsize::default(),
-            all_open: Arc::clone(&open),
-            turn: Semaphore::new(1),
+        let idle = |number| {
+            let (open, all_open) = (metrics.worker_connections(number), Arc::clone(&open));
+            Arc::new(Load { open, all_open, turn: Semaphore::new(1) })
         };
         Arc::new(Self {
             max_open: limits.max_connections.min(connections_for_open_files()),
             handshakes: Semaphore::new(limits.max_handshakes),
-            workers: (0..limits.workers.max(1)).map(|_| Arc::new(idle())).collect(),
+            workers: (0..limits.workers.max(1)).map(idle).collect(),
             open,
         })
     }
@@ -62,9 +62,7 @@ impl Overload {
     pub(super) fn idlest_worker(&self) -> usize {
         let (here, count) = (worker::current(), self.workers.len());
         let candidates = (0..count).map(|offset| (here + offset) % count);
-        candidates
-            .min_by_key(|worker| self.workers[*worker].open.load(Ordering::Relaxed))
-            .unwrap_or(0)
+        candidates.min_by_key(|worker| self.workers[*worker].open.get()).unwrap_or(0)
     }
 
     /// A connection that `worker` is to serve. `None`: as many are open as may be.
@@ -74,7 +72,7 @@ impl Overload {
         });
         admitted.is_ok().then(|| {
             let load = Arc::clone(&self.workers[worker]);
-            load.open.fetch_add(1, Ordering::Relaxed);
+            load.open.inc();
             OpenConnection(load)
         })
     }
@@ -100,7 +98,7 @@ impl Overload {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.dec();
         self.0.all_open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -128,11 +126,16 @@ pub fn raise_open_file_limit() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::telemetry::{Telemetry, labels::Reporter};
 
     #[test]
     fn the_idlest_worker_is_the_calling_one_or_one_with_fewer_connections() {
-        let overload = Overload::new(&Limits { workers: 3, ..Limits::default() });
+        let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 3);
+        let limits = Limits { workers: 3, ..Limits::default() };
+        let overload = Overload::new(&limits, &telemetry.metrics);
         worker::enlist(1);
         assert_eq!(overload.idlest_worker(), 1);
         let first = overload.admit(1).unwrap();

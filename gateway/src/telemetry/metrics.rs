@@ -28,6 +28,7 @@ use super::{
 pub struct Metrics {
     registry: Registry,
     listeners: ListenerFamilies,
+    worker_connections: IntGaugeVec,
     protocol_errors: IntCounterVec,
     clusters: ClusterMetrics,
     pub config: ConfigMetrics,
@@ -57,11 +58,19 @@ impl Metrics {
             "weir_downstream_protocol_errors_total",
             "Requests refused because they break the protocol, by reason.",
         );
+        let worker_connections = Opts::new(
+            "weir_worker_connections_active",
+            "Connections open now, by the worker that serves them.",
+        );
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
         Ok(Self {
             protocol_errors: register(
                 &registry,
                 IntCounterVec::new(protocol_errors, &["reason"])?,
+            )?,
+            worker_connections: register(
+                &registry,
+                IntGaugeVec::new(worker_connections, &["worker"])?,
             )?,
             config: ConfigMetrics::new(&registry)?,
             panics: counter(
@@ -93,6 +102,12 @@ impl Metrics {
     #[must_use]
     pub fn listener(&self, name: &ListenerName) -> ListenerMetrics {
         self.listeners.resolve(name)
+    }
+
+    /// How many connections the worker of that number has.
+    #[must_use]
+    pub fn worker_connections(&self, number: usize) -> IntGauge {
+        self.worker_connections.with_label_values(&[number.to_string()])
     }
 
     /// The handles of a cluster. Its series exist for as long as anyone holds them.
