@@ -36,6 +36,9 @@ const START: Duration = Duration::from_secs(180);
 
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// A proxy that has not grown for this long has started.
+const AT_REST: Duration = Duration::from_millis(500);
+
 /// How long a proxy may take to end before it is killed.
 const END: Duration = Duration::from_secs(3);
 
@@ -48,7 +51,7 @@ pub struct Running {
     pub settings: Settings,
     /// What is sent to it.
     pub work: Rc<Work>,
-    /// Bytes resident before the first request.
+    /// Bytes resident before the first request, of a case that is about connections that are idle.
     pub resident_at_start: u64,
     children: Vec<Child>,
     /// Of sidecars.
@@ -75,7 +78,9 @@ impl Running {
             return Ok(running);
         }
         running.listening().await?;
-        running.resident_at_start = running.account.resident_bytes()?;
+        if case.measure == Measure::Idle {
+            running.resident_at_start = running.resident_when_started().await?;
+        }
         running.ready().await?;
         let features = probe::features(&running, credentials).await;
         features.with_context(|| running.peer.to_string())?;
@@ -181,6 +186,21 @@ impl Running {
             work.target.connect_plain().await.map(drop).map_err(|error| error.to_string())
         })
         .await
+    }
+
+    /// Memory once a proxy whose port is open has done the rest of its start as well: when it has not grown
+    /// for a while.
+    async fn resident_when_started(&self) -> anyhow::Result<u64> {
+        let deadline = Instant::now() + START;
+        let mut resident = self.account.resident_bytes()?;
+        loop {
+            tokio::time::sleep(AT_REST).await;
+            let now = self.account.resident_bytes()?;
+            if now <= resident || Instant::now() > deadline {
+                return Ok(now);
+            }
+            resident = now;
+        }
     }
 
     /// Waits until an exchange of the load succeeds.
