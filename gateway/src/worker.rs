@@ -15,6 +15,15 @@ pub fn current() -> usize {
     NUMBER.get()
 }
 
+/// The calling worker's, of what there is one of for each; of fewer, one that it shares.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn own<T>(each: &[T]) -> &T {
+    &each[current() % each.len()]
+}
+
 /// Makes the calling thread a worker: the one of that number.
 pub fn enlist(number: usize) {
     NUMBER.set(number);

@@ -67,8 +67,8 @@ fn environment(result: &RunResult, out: &mut String) {
     let _ = write!(
         out,
         "<p>{cpu}, {count} processors, kernel {kernel}; generator and origin on processor {a}, one \
-         proxy with workers on so many processors from {b} on: {workers}. {quads} quads of {seconds} s. Commit {commit}. \
-         Load average before: {load:.1}.</p><ul>",
+         proxy with workers on so many processors from {b} on: {workers}. {quads} quads of \
+         {seconds} s. Commit {commit}. Load average before: {load:.1}.</p><ul>",
         cpu = escape(&env.cpu),
         count = env.cpus_online,
         kernel = escape(&env.kernel),

@@ -126,28 +126,23 @@ impl ListeningSocket {
 
     /// The next connection, of the runtime this is called in.
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        match self {
+        let accepted = match self {
             Self::Tcp { socket, .. } => {
                 let (stream, peer) = ready!(socket.poll_accept(cx))?;
                 // Only a socket that is gone already refuses; it ends at its first read.
                 let _ = stream.set_nodelay(true);
                 let local = stream.local_addr()?;
-                Poll::Ready(Ok(Accepted {
-                    io: Io::Tcp(stream),
-                    peer_addr: canonical(peer),
-                    local_addr: canonical(local),
-                }))
+                let (peer_addr, local_addr) = (canonical(peer), canonical(local));
+                Accepted { io: Io::Tcp(stream), peer_addr, local_addr }
             }
             Self::Unix { socket, .. } => {
                 let (stream, _) = ready!(socket.poll_accept(cx))?;
                 let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                Poll::Ready(Ok(Accepted {
-                    io: Io::Unix(stream),
-                    peer_addr: unspecified,
-                    local_addr: unspecified,
-                }))
+                let (peer_addr, local_addr) = (unspecified, unspecified);
+                Accepted { io: Io::Unix(stream), peer_addr, local_addr }
             }
-        }
+        };
+        Poll::Ready(Ok(accepted))
     }
 }
 

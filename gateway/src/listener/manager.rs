@@ -107,7 +107,7 @@ impl ListenerManager {
     pub fn new(engine: Arc<Engine>, workers: Workers) -> Arc<Self> {
         let runtime = workers.first().clone();
         let shared = Arc::new(Shared {
-            overload: Overload::new(&engine.limits, &engine.telemetry.metrics),
+            overload: Overload::new(&engine.limits, workers.count(), &engine.telemetry.metrics),
             workers,
             connections: TaskTracker::new(),
             engine,

@@ -27,12 +27,13 @@ pub(super) struct Overload {
 
 /// What one worker has to do.
 #[derive(Debug)]
-#[repr(align(64))]
 struct Load {
     open: IntGauge,
     /// Of all workers.
     all_open: Arc<AtomicUsize>,
-    /// For the handshake that is computing right now.
+    /// For the handshake that is computing right now. One for each worker: the next handshake queues up
+    /// behind the requests that are ready, so that these lose about one signature's time to a flood, however
+    /// large.
     turn: Semaphore,
 }
 
@@ -41,9 +42,8 @@ struct Load {
 pub(super) struct OpenConnection(Arc<Load>);
 
 impl Overload {
-    pub(super) fn new(limits: &Limits, metrics: &Metrics) -> Arc<Self> {
-        // One turn for each: the next handshake queues up behind the requests that are ready, so that
-        // these lose about one signature's time to a flood, however large.
+    /// `workers`: how many there are.
+    pub(super) fn new(limits: &Limits, workers: usize, metrics: &Metrics) -> Arc<Self> {
         let open = Arc::<AtomicUsize>::default();
         let idle = |number| {
             let (open, all_open) = (metrics.worker_connections(number), Arc::clone(&open));
@@ -52,7 +52,7 @@ impl Overload {
         Arc::new(Self {
             max_open: limits.max_connections.min(connections_for_open_files()),
             handshakes: Semaphore::new(limits.max_handshakes),
-            workers: (0..limits.workers.max(1)).map(idle).collect(),
+            workers: (0..workers).map(idle).collect(),
             open,
         })
     }
@@ -89,7 +89,7 @@ impl Overload {
 
     /// Waits for the turn to sign and derive keys. Must be given back before waiting for the client.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        let turn = self.workers[worker::current() % self.workers.len()].turn.acquire().await.ok();
+        let turn = worker::own(&self.workers).turn.acquire().await.ok();
         // Behind the requests that are ready; a woken waiter would run before them.
         tokio::task::yield_now().await;
         turn
@@ -134,8 +134,7 @@ mod tests {
     #[test]
     fn the_idlest_worker_is_the_calling_one_or_one_with_fewer_connections() {
         let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 3);
-        let limits = Limits { workers: 3, ..Limits::default() };
-        let overload = Overload::new(&limits, &telemetry.metrics);
+        let overload = Overload::new(&Limits::default(), 3, &telemetry.metrics);
         worker::enlist(1);
         assert_eq!(overload.idlest_worker(), 1);
         let first = overload.admit(1).unwrap();

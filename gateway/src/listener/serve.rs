@@ -296,7 +296,7 @@ mod tests {
     async fn the_task_of_a_connection_is_small() {
         let telemetry = Telemetry::new(&Reporter::new("test", &BTreeMap::new()), 1);
         let limits = Limits::default();
-        let overload = Overload::new(&limits, &telemetry.metrics);
+        let overload = Overload::new(&limits, 1, &telemetry.metrics);
         let config = Arc::new(Listener {
             name: ListenerName::new("tls"),
             address: BindAddress::Ip((Ipv4Addr::LOCALHOST, 0).into()),

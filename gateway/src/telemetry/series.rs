@@ -67,7 +67,7 @@ impl<T: Default> Sharded<T> {
     /// The calling thread's own.
     #[must_use]
     pub fn local(&self) -> &T {
-        self.slots[worker::current() % self.slots.len()].get_or_init(Box::default)
+        worker::own(&self.slots).get_or_init(Box::default)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {

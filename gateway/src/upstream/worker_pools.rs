@@ -34,7 +34,7 @@ impl WorkerPools {
     /// The calling worker's.
     #[must_use]
     pub fn local(&self) -> &Arc<Pool> {
-        self.pools[worker::current() % self.pools.len()].get_or_init(|| {
+        worker::own(&self.pools).get_or_init(|| {
             let pool = Pool::new(self.target.clone(), Arc::clone(&self.gauges));
             // One that is missed here by a hair keeps what is idle until the last request has let go of
             // the endpoint.

@@ -47,7 +47,6 @@ pub struct Settings {
     by_path: bool,
     /// Objects of Istio's YAML in one file.
     chunk: usize,
-    pub workers: usize,
 }
 
 /// Whose sidecar it is.
@@ -67,6 +66,7 @@ impl Settings {
         origin: &Origin,
         credentials: &Credentials,
         dir: &Path,
+        workers: usize,
     ) -> anyhow::Result<Self> {
         let peer = program.peer;
         let kind = match case.proxy.listener {
@@ -78,6 +78,7 @@ impl Settings {
         let routes = case.proxy.routes.max(case.proxy.hosts);
         let mut values = values(case, credentials)?;
         origin_values(origin, &mut values);
+        values.text("WORKERS", workers);
         values.text("LISTEN", listen.port());
         values.text("ADMIN", admin.port());
         values.text("STATUS", status.port());
@@ -99,7 +100,6 @@ impl Settings {
             workload: None,
             by_path: case.proxy.routes > 0,
             chunk: if changes && case.proxy.hosts > 0 { 1 } else { CHUNK },
-            workers: 1,
         })
     }
 
@@ -137,15 +137,7 @@ impl Settings {
             workload: Some(Workload { ip, labels, identity }),
             by_path: false,
             chunk: CHUNK,
-            workers: 1,
         })
-    }
-
-    #[must_use]
-    pub fn with_workers(mut self, workers: usize) -> Self {
-        self.values.text("WORKERS", workers);
-        self.workers = workers;
-        self
     }
 
     /// What is started.

@@ -96,12 +96,12 @@ impl Running {
         cpus: Cpus,
     ) -> anyhow::Result<Self> {
         let dir = folder(program.peer)?;
-        let settings = Settings::new(program, case, origin, credentials, dir.path())?
-            .with_workers(cpus.workers);
+        let workers = cpus.workers;
+        let settings = Settings::new(program, case, origin, credentials, dir.path(), workers)?;
         settings.write()?;
         let work = Work::new(case, credentials, settings.listen)?;
         let mut running = Self::of(case, settings, work, dir);
-        let child = affinity::spawn(cpus, &mut command(program, &running.settings)?);
+        let child = affinity::spawn(cpus, &mut command(program, &running.settings, workers)?);
         running.take(child.with_context(|| format!("start {}", program.path.display()))?);
         Ok(running)
     }
@@ -118,7 +118,6 @@ impl Running {
         let origin = Origin::start(case, credentials, cpus.generator, Some(&lan))?;
         let [client, server] = Side::BOTH.map(|side| {
             let settings = Settings::of_sidecar(program, case, credentials, dir.path(), side)?;
-            let settings = settings.with_workers(cpus.workers);
             settings.write()?;
             anyhow::Ok(settings)
         });
@@ -306,14 +305,15 @@ fn folder(peer: Peer) -> std::io::Result<TempDir> {
 }
 
 /// The command line of each.
-pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command> {
+pub fn command(program: &Program, settings: &Settings, workers: usize) -> anyhow::Result<Command> {
+    let workers = workers.to_string();
     let mut command = Command::new(settings.program(program));
     let file = |name: &str| -> std::path::PathBuf { settings.dir.join(name) };
     match program.peer {
         Peer::Weir => {
             command.arg("--config").arg(file("config"));
             command.arg("--mesh-config").arg(file("mesh.yaml"));
-            command.args(["--workers", &settings.workers.to_string(), "--log-level", "warn"]);
+            command.args(["--workers", &workers, "--log-level", "warn"]);
             command.args(["--admin", &settings.admin.to_string()]);
             match &settings.workload {
                 Some(workload) => {
@@ -335,7 +335,7 @@ pub fn command(program: &Program, settings: &Settings) -> anyhow::Result<Command
         }
         Peer::Envoy => {
             command.arg("-c").arg(file("envoy.yaml"));
-            command.args(["--concurrency", &settings.workers.to_string()]);
+            command.args(["--concurrency", &workers]);
             command.args(["--disable-hot-restart", "-l", "error"]);
             command.args(["--file-flush-interval-msec", "1000"]);
         }

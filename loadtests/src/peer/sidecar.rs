@@ -108,7 +108,7 @@ pub fn start(
     lan: &Lan,
     cpus: Cpus,
 ) -> anyhow::Result<Child> {
-    let mut command: Command = process::command(program, settings)?;
+    let mut command: Command = process::command(program, settings, cpus.workers)?;
     std::os::unix::process::CommandExt::gid(&mut command, PROXY_GROUP);
     let child =
         side.namespace(lan).within(Owner::ROOT, move || affinity::spawn(cpus, &mut command));

@@ -100,10 +100,9 @@ impl Sink {
     /// Lets `append` add one line to the calling thread's buffer.
     pub fn write(&self, append: impl FnOnce(&mut Buffer)) {
         let shared = &*self.0;
-        let slot = worker::current() % shared.buffers.len();
         // Held for the formatting of one line by this worker, or for a swap of two pointers by the
         // writer; other threads than the workers share the first buffer.
-        let mut buffer = lock(&shared.buffers[slot]);
+        let mut buffer = lock(worker::own(&shared.buffers));
         if buffer.bytes.len() >= MAX_BYTES {
             shared.counters.dropped.inc();
             return;
